@@ -1,0 +1,9 @@
+// Package migrations holds the schema, one goose file per step, embedded in the binary.
+package migrations
+
+import "embed"
+
+// FS holds the goose migrations.
+//
+//go:embed *.sql
+var FS embed.FS

@@ -1,0 +1,47 @@
+-- name: FindOrderByKey :one
+SELECT id, fingerprint, answer FROM orders
+WHERE customer_id = $1 AND idempotency_key = $2;
+
+-- name: InsertOrder :execrows
+INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'placed', $7, $8, $9, now() + sqlc.arg(expiry)::interval)
+ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING;
+
+-- name: InsertOrderLines :exec
+INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
+SELECT sqlc.arg(order_id)::uuid, l.line, l.sku, l.name, l.quantity, l.unit_price
+FROM (SELECT unnest(sqlc.arg(lines)::int[]) AS line, unnest(sqlc.arg(skus)::text[]) AS sku,
+             unnest(sqlc.arg(names)::text[]) AS name, unnest(sqlc.arg(quantities)::bigint[]) AS quantity,
+             unnest(sqlc.arg(unit_prices)::bigint[]) AS unit_price) AS l;
+
+-- name: GetOrder :one
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1;
+
+-- name: LockOrder :one
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: GetOrderLines :many
+SELECT order_id, sku, name, quantity, unit_price FROM order_lines
+WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[])
+ORDER BY order_id, line;
+
+-- name: ListOrders :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE customer_id = $1 AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before))
+ORDER BY id DESC
+LIMIT $2;
+
+-- name: ChangeStatus :execrows
+UPDATE orders SET status = sqlc.arg(new_status) WHERE id = sqlc.arg(id) AND status = sqlc.arg(old_status);
+
+-- KeepOpen moves the expiry of an order on: its buyer is paying.
+-- name: KeepOpen :exec
+UPDATE orders SET expires_at = greatest(expires_at, now() + sqlc.arg(expiry)::interval) WHERE id = $1;
+
+-- LockExpired skips orders that somebody is working on: they come again.
+-- name: LockExpired :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE status IN ('placed', 'paying') AND expires_at < now()
+ORDER BY expires_at
+LIMIT $1
+FOR NO KEY UPDATE SKIP LOCKED;

@@ -1,0 +1,63 @@
+-- name: ListProducts :many
+SELECT p.sku, p.name, p.description, p.currency, p.unit_price, s.available
+FROM products p JOIN stock s USING (sku)
+ORDER BY p.position, p.sku;
+
+-- name: GetProducts :many
+SELECT sku, name, currency, unit_price FROM products WHERE sku = ANY(sqlc.arg(skus)::text[]);
+
+-- name: InsertProduct :execrows
+WITH product AS (
+    INSERT INTO products (sku, name, description, currency, unit_price, position)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (sku) DO NOTHING
+    RETURNING sku
+)
+INSERT INTO stock (sku) SELECT sku FROM product;
+
+-- LockStock takes the rows in SKU order: two baskets with the same products in another order cannot deadlock.
+-- The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
+-- name: LockStock :many
+SELECT sku, available FROM stock WHERE sku = ANY(sqlc.arg(skus)::text[]) ORDER BY sku FOR NO KEY UPDATE;
+
+-- MoveStockForOrder writes one movement per SKU of the order and its effect on what is available.
+-- name: MoveStockForOrder :exec
+WITH moved AS (
+    INSERT INTO stock_movements (sku, kind, quantity, order_id)
+    SELECT l.sku, sqlc.arg(kind)::text, sum(l.quantity), l.order_id FROM order_lines l
+    WHERE l.order_id = sqlc.arg(order_id)::uuid
+    GROUP BY l.order_id, l.sku
+    RETURNING stock_movements.sku, stock_movements.delta
+)
+UPDATE stock SET available = available + moved.delta FROM moved
+WHERE stock.sku = moved.sku AND moved.delta <> 0;
+
+-- InsertDeliveryLines records the lines that were not booked before and returns those. Stock is raised by RaiseStock,
+-- last in the transaction, so that buyers do not wait for a whole delivery.
+-- name: InsertDeliveryLines :many
+INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
+SELECT l.sku, 'delivered', l.quantity, sqlc.arg(supplier)::text, l.delivery_id, l.line
+FROM (SELECT unnest(sqlc.arg(delivery_ids)::text[]) AS delivery_id, unnest(sqlc.arg(lines)::int[]) AS line,
+             unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(quantities)::bigint[]) AS quantity) AS l
+ON CONFLICT ON CONSTRAINT stock_movements_one_per_delivery_line DO NOTHING
+RETURNING delivery_id::text AS delivery_id, line::int AS line, sku, quantity;
+
+-- RaiseStock expects the rows to be locked by LockStock.
+-- name: RaiseStock :exec
+UPDATE stock SET available = available + l.quantity
+FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(quantities)::bigint[]) AS quantity) AS l
+WHERE stock.sku = l.sku;
+
+-- FindDeliveryLines reads what stands under lines that were booked before.
+-- name: FindDeliveryLines :many
+SELECT delivery_id::text AS delivery_id, line::int AS line, sku, quantity FROM stock_movements
+WHERE supplier = sqlc.arg(supplier)::text
+  AND (delivery_id, line) IN (SELECT unnest(sqlc.arg(delivery_ids)::text[]), unnest(sqlc.arg(lines)::int[]));
+
+-- name: FindDeliveryByKey :one
+SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempotency_key = $2;
+
+-- name: InsertDelivery :execrows
+INSERT INTO deliveries (id, customer_id, idempotency_key, fingerprint, answer, created_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT ON CONSTRAINT deliveries_one_per_key DO NOTHING;

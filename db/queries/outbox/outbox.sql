@@ -1,0 +1,24 @@
+-- name: Enqueue :exec
+INSERT INTO outbox (id, type, order_id, payload) VALUES ($1, $2, $3, $4);
+
+-- ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
+-- where it stopped: a transaction that commits late shows its rows behind those already sent.
+-- name: ClaimUnsent :many
+UPDATE outbox SET claimed_until = now() + sqlc.arg(lease)::interval
+WHERE id IN (
+    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
+    ORDER BY o.id LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+RETURNING id, type, order_id, payload, created_at;
+
+-- name: MarkSent :exec
+UPDATE outbox SET sent_at = now(), stream_seq = sent.seq
+FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(seqs)::bigint[]) AS seq) AS sent
+WHERE outbox.id = sent.id;
+
+-- name: Backlog :one
+SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
+FROM outbox WHERE sent_at IS NULL;
+
+-- ReleaseClaims gives rows back that could not be published.
+-- name: ReleaseClaims :exec
+UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY(sqlc.arg(ids)::uuid[]) AND sent_at IS NULL;
