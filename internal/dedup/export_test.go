@@ -1,0 +1,34 @@
+package dedup
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Size is the number of keys held, once the cache has tidied up.
+func (s *Seen) Size() int {
+	s.set.CleanUp()
+	return s.set.EstimatedSize()
+}
+
+// Weight is the weight of the answers held, once the cache has tidied up.
+func (r *Replays) Weight() uint64 {
+	r.answers.CleanUp()
+	return r.answers.WeightedSize()
+}
+
+// Patient gives each step as long as a busy machine may take, where the budget is not the subject.
+func (c *Claims) Patient() *Claims {
+	c.budget = 20 * time.Second
+	return c
+}
+
+// In is the same claim, finished with the patience of other claims.
+func (c Claim) In(claims *Claims) Claim {
+	c.claims = claims
+	return c
+}
+
+// JetStream is the stream's broker.
+func (s *Stream) JetStream() jetstream.JetStream { return s.js }

@@ -1,0 +1,117 @@
+package dedup
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// What a key can lead to besides a first effect or a replay.
+var (
+	ErrKeyMissing = errors.New("dedup: the idempotency key is missing")
+	ErrKeyInvalid = errors.New("dedup: the idempotency key is not 1 to 255 visible ASCII characters")
+	ErrKeyReused  = errors.New("dedup: the idempotency key stands for another request")
+	ErrInProgress = errors.New("dedup: the first request with this idempotency key is still running")
+)
+
+// Key is the name a client gave to one intent. It means something only within its scope:
+// one customer and one operation, which are the other columns of the UNIQUE constraint.
+type Key string
+
+// ParseKey reads an Idempotency-Key header: the key itself, or a structured-field string
+// (RFC 9651) that quotes it.
+func ParseKey(header string) (Key, error) {
+	if header == "" {
+		return "", ErrKeyMissing
+	}
+	key := header
+	if strings.HasPrefix(header, `"`) {
+		var err error
+		if key, err = unquote(header); err != nil {
+			return "", err
+		}
+	}
+	if len(key) < 1 || len(key) > 255 {
+		return "", ErrKeyInvalid
+	}
+	for _, c := range []byte(key) {
+		if c < 0x21 || c > 0x7e {
+			return "", ErrKeyInvalid
+		}
+	}
+	return Key(key), nil
+}
+
+// unquote follows RFC 9651, section 3.3.3: only the quote and the backslash are escaped.
+func unquote(s string) (string, error) {
+	var out strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; c {
+		case '"':
+			if i != len(s)-1 {
+				return "", ErrKeyInvalid
+			}
+			return out.String(), nil
+		case '\\':
+			i++
+			if i == len(s) || (s[i] != '"' && s[i] != '\\') {
+				return "", ErrKeyInvalid
+			}
+			out.WriteByte(s[i])
+		default:
+			out.WriteByte(c)
+		}
+	}
+	return "", ErrKeyInvalid
+}
+
+// Hash identifies the key in logs without giving it away: the key of a request is all it takes to read its answer.
+func (k Key) Hash() string {
+	sum := sha256.Sum256([]byte(k))
+	return hex.EncodeToString(sum[:6])
+}
+
+// Fingerprint is what a request means, so that a key cannot be used for two meanings.
+type Fingerprint [sha256.Size]byte
+
+// FingerprintOf hashes a decoded command, not the bytes it came in: JSON key order and white space of
+// the request do not count. The command must marshal to JSON deterministically, as structs do.
+func FingerprintOf(command any) Fingerprint {
+	canonical, err := json.Marshal(command)
+	if err != nil {
+		panic(fmt.Sprintf("dedup: a command that cannot be marshaled: %v", err))
+	}
+	return sha256.Sum256(canonical)
+}
+
+// Answer is what a client is told, once made and then kept: ID names the object that the request
+// created or changed, Body is sent byte for byte.
+type Answer struct {
+	ID     uuid.UUID
+	Status int
+	Body   []byte
+	// Replayed says that an earlier request made the answer.
+	Replayed bool
+	// Final says that the answer will never change; other answers describe the moment.
+	Final bool
+}
+
+// Replay decides what a stored row means to a request that came with the row's key: the row's answer
+// if both mean the same, ErrKeyReused otherwise.
+//
+// The row is read in a statement of its own after INSERT … ON CONFLICT DO NOTHING wrote nothing.
+// A caught unique violation would have aborted the transaction, and a CTE that inserts
+// and selects would not see the winner's row.
+func Replay(stored []byte, asked Fingerprint, answer Answer) (Answer, error) {
+	if !bytes.Equal(stored, asked[:]) {
+		return Answer{}, ErrKeyReused
+	}
+	answer.Replayed = true
+	return answer, nil
+}

@@ -1,0 +1,49 @@
+// Package problem is the shape of every error answer: RFC 9457, plus a code and the one thing a
+// client with an idempotency key needs to know.
+package problem
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// ContentType of every Problem.
+const ContentType = "application/problem+json"
+
+// Problem is the body of an error answer. SafeNewKey tells whether trying again with a new
+// idempotency key cannot cause a second effect; false means that only the same key is safe.
+type Problem struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	Code       string `json:"code"`
+	SafeNewKey bool   `json:"safe_new_key"`
+
+	// What some codes add; see the OpenAPI document.
+	Items    any    `json:"items,omitempty"`
+	Charge   any    `json:"charge,omitempty"`
+	ChargeID string `json:"charge_id,omitempty"`
+}
+
+// New builds a problem whose type is derived from its code.
+func New(status int, code, title, detail string, safeNewKey bool) Problem {
+	return Problem{Type: "/problems/" + code, Title: title, Status: status, Detail: detail, Code: code, SafeNewKey: safeNewKey}
+}
+
+// Body is the problem as the bytes to send.
+func (p Problem) Body() []byte {
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic("problem: " + err.Error()) // only marshalable values are ever put in
+	}
+	return body
+}
+
+// Write answers the request with the problem.
+func (p Problem) Write(w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", ContentType)
+	w.WriteHeader(p.Status)
+	_, err := w.Write(p.Body())
+	return err
+}
