@@ -1,0 +1,165 @@
+package shoptest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
+
+	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/pg"
+)
+
+// One server per test binary, started by the first test that needs it.
+var cluster struct {
+	once   sync.Once
+	server *embedded.Postgres
+	dir    string
+	err    error
+	count  atomic.Int64
+}
+
+// Main runs a package's tests, then stops their Postgres and fails if a goroutine is left.
+// Use it as the body of TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if cluster.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if err := cluster.server.Stop(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "stop the tests' Postgres:", err)
+			code = 1
+		}
+		cancel()
+	}
+	if cluster.dir != "" {
+		_ = os.RemoveAll(cluster.dir)
+	}
+	if code == 0 {
+		if err := goleak.Find(
+			// An embedded NATS server that stops while its streams are at work leaves these behind.
+			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Missing ends a test that lacks a server: as a failure in CI, where nothing is skipped, and
+// as a skip that names what to install elsewhere.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("CI must have it: %s", what)
+	}
+	t.Skip(what)
+}
+
+// DatabaseURL returns the address of a migrated, empty database that only this test uses.
+func DatabaseURL(t testing.TB) string {
+	t.Helper()
+	cluster.once.Do(startCluster)
+	if errors.Is(cluster.err, embedded.ErrNoPostgres) {
+		Missing(t, cluster.err.Error())
+	}
+	if cluster.err != nil {
+		t.Fatalf("start Postgres: %v", cluster.err)
+	}
+	name := fmt.Sprintf("test_%d", cluster.count.Add(1))
+	if err := admin("CREATE DATABASE " + name + " TEMPLATE template_shop"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := admin("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return urlOf(name)
+}
+
+// DB returns a pool on a migrated, empty database that only this test uses.
+func DB(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	return Pool(t, DatabaseURL(t))
+}
+
+// Pool opens a pool that is closed when the test ends.
+func Pool(t testing.TB, databaseURL string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pg.Open(t.Context(), databaseURL, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func startCluster() {
+	base := ""
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		base = "/dev/shm" // memory: nothing here has to survive
+	}
+	cluster.dir, cluster.err = os.MkdirTemp(base, "onceshop-test-")
+	if cluster.err != nil {
+		return
+	}
+	// Started as root, the server runs as another user, who must be able to enter.
+	if cluster.err = os.Chmod(cluster.dir, 0o755); cluster.err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cluster.server, cluster.err = embedded.StartPostgres(ctx, embedded.PostgresConfig{
+		Dir: cluster.dir, Volatile: true, Settings: []string{"max_connections=300", "log_min_messages=fatal"}})
+	if cluster.err == nil {
+		cluster.err = makeTemplate(ctx)
+	}
+}
+
+// makeTemplate migrates one database; the tests' databases are copies of it.
+func makeTemplate(ctx context.Context) error {
+	if err := admin("CREATE DATABASE template_shop"); err != nil {
+		return err
+	}
+	pool, err := pg.Open(ctx, urlOf("template_shop"), 2)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	_, err = pg.Migrate(ctx, pool)
+	return err
+}
+
+func urlOf(database string) string {
+	u, err := url.Parse(cluster.server.URL())
+	if err != nil {
+		panic(err)
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+func admin(statement string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, cluster.server.URL())
+	if err != nil {
+		return fmt.Errorf("connect to the tests' Postgres: %w", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
+}

@@ -1,0 +1,5 @@
+package shoptest
+
+import "testing"
+
+func TestMain(m *testing.M) { Main(m) }

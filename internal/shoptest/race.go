@@ -1,0 +1,41 @@
+package shoptest
+
+import (
+	"sync"
+	"testing"
+	"time"
+)
+
+// Race lets n goroutines go at the same moment, waits for all and returns their results in order.
+func Race[T any](n int, run func(i int) T) []T {
+	results := make([]T, n)
+	gate := make(chan struct{})
+	var ready, finished sync.WaitGroup
+	ready.Add(n)
+	for i := range n {
+		finished.Go(func() {
+			ready.Done()
+			<-gate
+			results[i] = run(i)
+		})
+	}
+	ready.Wait()
+	close(gate)
+	finished.Wait()
+	return results
+}
+
+// Eventually waits until the condition holds and fails the test when it does not within the time.
+func Eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(within)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within %s: %s", within, what)
+		case <-tick.C:
+		}
+	}
+}
