@@ -1,0 +1,152 @@
+package orders
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+	"github.com/onceshop/onceshop/internal/pg"
+)
+
+const maxDeliveryLines = 1000
+
+// apiSupplier is the supplier of deliveries that came through the API; their delivery id is ours.
+const apiSupplier = "api"
+
+// ReceiveDelivery is the wish to raise stock.
+type ReceiveDelivery struct {
+	CustomerID uuid.UUID `json:"-"`
+	Key        dedup.Key `json:"-"`
+
+	Lines []LineRequest `json:"lines"`
+}
+
+// Fingerprint is what the command means.
+func (c ReceiveDelivery) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
+
+// Delivery as the API shows it.
+type Delivery struct {
+	ID        uuid.UUID     `json:"id"`
+	Lines     []LineRequest `json:"lines"`
+	CreatedAt time.Time     `json:"created_at"`
+}
+
+// Receive raises stock once per key; answers and errors are as for Place.
+func (s *Service) Receive(ctx context.Context, c ReceiveDelivery) (dedup.Answer, error) {
+	if err := validateLines(c.Lines, maxDeliveryLines); err != nil {
+		return dedup.Answer{}, err
+	}
+	if answer, found, err := s.findDelivery(ctx, s.db, c); found || err != nil {
+		return answer, err
+	}
+	var answer dedup.Answer
+	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		answer, err = s.receiveTx(ctx, tx, c)
+		return err
+	})
+	if err != nil {
+		return dedup.Answer{}, err
+	}
+	return answer, nil
+}
+
+func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (dedup.Answer, error) {
+	db := ordersdb.New(tx)
+	raise := units(c.Lines)
+	known, err := db.GetProducts(ctx, slices.Collect(maps.Keys(raise)))
+	if err != nil {
+		return dedup.Answer{}, fmt.Errorf("read the products: %w", err)
+	}
+	if len(known) < len(raise) {
+		unknown := maps.Clone(raise)
+		for _, product := range known {
+			delete(unknown, product.Sku)
+		}
+		return dedup.Answer{}, UnknownSKUError{SKUs: slices.Sorted(maps.Keys(unknown))}
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return dedup.Answer{}, fmt.Errorf("make a delivery id: %w", err)
+	}
+	delivery := Delivery{ID: id, Lines: c.Lines, CreatedAt: s.timestamp()}
+	body, err := json.Marshal(delivery)
+	if err != nil {
+		return dedup.Answer{}, fmt.Errorf("encode the delivery: %w", err)
+	}
+	fingerprint := c.Fingerprint()
+	inserted, err := db.InsertDelivery(ctx, ordersdb.InsertDeliveryParams{ID: id, CustomerID: c.CustomerID,
+		IdempotencyKey: string(c.Key), Fingerprint: fingerprint[:], Answer: body, CreatedAt: delivery.CreatedAt})
+	if err != nil {
+		return dedup.Answer{}, fmt.Errorf("insert the delivery: %w", err)
+	}
+	if inserted == 0 {
+		answer, found, err := s.findDelivery(ctx, db, c)
+		if err == nil && !found {
+			err = errors.New("the delivery that holds the key is gone")
+		}
+		return answer, err
+	}
+	lines := ordersdb.InsertDeliveryLinesParams{Supplier: apiSupplier}
+	for i, line := range c.Lines {
+		lines.DeliveryIds = append(lines.DeliveryIds, id.String())
+		lines.Lines = append(lines.Lines, int32(i+1))
+		lines.Skus = append(lines.Skus, line.SKU)
+		lines.Quantities = append(lines.Quantities, line.Quantity)
+	}
+	if _, err := db.InsertDeliveryLines(ctx, lines); err != nil {
+		return dedup.Answer{}, fmt.Errorf("insert the delivery's lines: %w", err)
+	}
+	return deliveryAnswer(id, body), raiseStockTx(ctx, db, raise)
+}
+
+// raiseStockTx adds units per SKU to what is available.
+func raiseStockTx(ctx context.Context, db *ordersdb.Queries, units map[string]int64) error {
+	skus := slices.Sorted(maps.Keys(units))
+	if _, err := db.LockStock(ctx, skus); err != nil {
+		return fmt.Errorf("lock the stock: %w", err)
+	}
+	raise := ordersdb.RaiseStockParams{Skus: skus}
+	for _, sku := range skus {
+		raise.Quantities = append(raise.Quantities, units[sku])
+	}
+	if err := db.RaiseStock(ctx, raise); err != nil {
+		return fmt.Errorf("raise the stock: %w", err)
+	}
+	return nil
+}
+
+func (s *Service) findDelivery(ctx context.Context, db *ordersdb.Queries, c ReceiveDelivery) (dedup.Answer, bool, error) {
+	row, err := db.FindDeliveryByKey(ctx, ordersdb.FindDeliveryByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dedup.Answer{}, false, nil
+	}
+	if err != nil {
+		return dedup.Answer{}, false, fmt.Errorf("find the delivery by its key: %w", err)
+	}
+	answer, err := dedup.Replay(row.Fingerprint, c.Fingerprint(), deliveryAnswer(row.ID, row.Answer))
+	return answer, true, err
+}
+
+func deliveryAnswer(id uuid.UUID, body []byte) dedup.Answer {
+	return dedup.Answer{ID: id, Status: http.StatusCreated, Body: body, Final: true}
+}
+
+// AddProduct puts a product on sale, without stock. A product that is there already stays as it is.
+func (s *Service) AddProduct(ctx context.Context, p Product, position int) error {
+	_, err := s.db.InsertProduct(ctx, ordersdb.InsertProductParams{Sku: p.SKU, Name: p.Name, Description: p.Description,
+		Currency: p.Currency, UnitPrice: p.UnitPrice, Position: int32(position)}) //nolint:gosec // a catalog is small
+	if err != nil {
+		return fmt.Errorf("add product %s: %w", p.SKU, err)
+	}
+	return nil
+}

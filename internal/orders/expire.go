@@ -1,0 +1,67 @@
+package orders
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+	"github.com/onceshop/onceshop/internal/pg"
+)
+
+const (
+	expireBatch = 100
+	expireIdle  = 5 * time.Second
+)
+
+// RunExpiry ends unpaid orders until ctx ends. Failures are logged and tried again.
+func (s *Service) RunExpiry(ctx context.Context) error {
+	for ctx.Err() == nil {
+		expired, err := s.ExpireOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "expiry failed; trying again", "error", err)
+		}
+		if err == nil && expired == expireBatch {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(expireIdle):
+		}
+	}
+	return nil
+}
+
+// ExpireOnce ends up to a batch of orders that were not paid in time and puts their stock back on sale. It returns how
+// many. An order whose charge is not settled by then expires too: if the money moves after all, it is refunded.
+func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
+	for expired := range expireBatch {
+		more, err := s.expireNext(ctx)
+		if err != nil || !more {
+			return expired, err
+		}
+	}
+	return expireBatch, nil
+}
+
+// expireNext ends one order. Several in one transaction would lock stock out of SKU order.
+func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
+	var order Order
+	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		rows, err := ordersdb.New(tx).LockExpired(ctx, 1)
+		if err != nil {
+			return fmt.Errorf("find an expired order: %w", err)
+		}
+		if found = len(rows) == 1; !found {
+			return nil
+		}
+		order = header(ordersdb.GetOrderRow(rows[0]))
+		return s.ChangeStatusTx(ctx, tx, order, Expired)
+	})
+	if found && err == nil {
+		s.log.InfoContext(ctx, "order expired", "order_id", order.ID, "was", order.Status)
+	}
+	return found, err
+}

@@ -1,0 +1,178 @@
+package orders_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+// late lets the time of all orders run out.
+func (b *bundle) late(t testing.TB) {
+	t.Helper()
+	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 millisecond'")
+}
+
+func (b *bundle) status(t testing.TB, id uuid.UUID) orders.Status {
+	t.Helper()
+	order, err := b.shop.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return order.Status
+}
+
+func expireOnce(t testing.TB, shop *orders.Service, want int) {
+	t.Helper()
+	if n, err := shop.ExpireOnce(t.Context()); n != want || err != nil {
+		t.Errorf("%d orders expired, %v; want %d", n, err, want)
+	}
+}
+
+func TestExpiryGivesStockBackOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 10), line("TEA", 10))
+	placed := b.place(t, b.order("placed", line("CUP", 1), line("TEA", 2), line("CUP", 2))).ID
+	paying := b.place(t, b.order("paying", line("CUP", 3))).ID
+	if err := move(t, b, paying, orders.Paying); err != nil {
+		t.Fatal(err)
+	}
+	paid := b.place(t, b.order("paid", line("TEA", 1))).ID
+	payOrder(t, b, paid)
+	expireOnce(t, b.shop, 0)
+	b.late(t)
+	expireOnce(t, b.shop, 2)
+	expireOnce(t, b.shop, 0)
+	if is := []orders.Status{b.status(t, placed), b.status(t, paying), b.status(t, paid)}; is[0] != orders.Expired || is[1] != orders.Expired || is[2] != orders.Paid {
+		t.Errorf("the orders are %s", is)
+	}
+	if cups, tea := b.available(t, "CUP"), b.available(t, "TEA"); cups != 10 || tea != 9 {
+		t.Errorf("%d cups and %d teas are available, want 10 and 9", cups, tea)
+	}
+}
+
+// Whatever has ended, or is paid, does not expire.
+func TestExpiryEndsOpenOrdersOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 10))
+	ends := map[orders.Status][]orders.Status{
+		orders.Paid:     {orders.Paying, orders.Paid},
+		orders.Refunded: {orders.Paying, orders.Paid, orders.Refunded},
+		orders.Canceled: {orders.Canceled},
+		orders.Expired:  {orders.Expired},
+	}
+	ids := map[orders.Status]uuid.UUID{}
+	for end, steps := range ends {
+		ids[end] = b.place(t, b.order(dedup.Key(end), line("CUP", 1))).ID
+		for _, to := range steps {
+			if err := move(t, b, ids[end], to); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.late(t)
+	before := b.snapshot(t)
+	expireOnce(t, b.shop, 0)
+	b.unchanged(t, before)
+}
+
+// Two nodes, one with a clock that is ten minutes late, share the work, more than a batch of it.
+func TestExpiryOnTwoNodes(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const many = 150
+	b.deliver(t, line("CUP", 2*many), line("TEA", many))
+	for i := range many {
+		lines := []orders.LineRequest{line("CUP", 1), line("TEA", 1)}
+		if i%2 == 0 { // the other way round: stock is locked in SKU order all the same
+			lines[0], lines[1] = lines[1], lines[0]
+		}
+		b.place(t, b.order(dedup.Key(fmt.Sprint(i)), lines...))
+	}
+	b.late(t)
+	nodes := []*orders.Service{b.shop, b.node(t)}
+	total := 0
+	for range 2 {
+		for _, n := range shoptest.Race(4, func(i int) int {
+			n, err := nodes[i%2].ExpireOnce(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			return n
+		}) {
+			total += n
+		}
+	}
+	if expired := b.count(t, "SELECT count(*) FROM orders WHERE status = 'expired'"); total != many || expired != many {
+		t.Errorf("the nodes expired %d orders, %d have", total, expired)
+	}
+	if cups, tea := b.available(t, "CUP"), b.available(t, "TEA"); cups != 2*many || tea != many {
+		t.Errorf("%d cups and %d teas are available", cups, tea)
+	}
+}
+
+// A buyer who starts to pay at the last moment has the whole time again; the time is the setting's, by the database's clock.
+func TestPayingMovesTheExpiryOn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 2))
+	shop := orders.New(b.pool, 5*time.Minute, func() time.Time { return time.Now().Add(-time.Hour) }, slog.New(slog.DiscardHandler))
+	answer, err := shop.Place(t.Context(), b.order("k", line("CUP", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func() time.Duration {
+		return time.Duration(b.count(t, "SELECT extract(epoch FROM expires_at - now())::int FROM orders WHERE id = $1", answer.ID)) * time.Second
+	}
+	near := func(d time.Duration) bool { return d > 4*time.Minute && d <= 5*time.Minute }
+	if !near(left()) {
+		t.Errorf("a new order has %s", left())
+	}
+	b.exec(t, "UPDATE orders SET expires_at = now() + interval '1 second'")
+	err = pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		order, err := shop.LockTx(t.Context(), tx, answer.ID)
+		if err != nil {
+			return err
+		}
+		return shop.ChangeStatusTx(t.Context(), tx, order, orders.Paying)
+	})
+	if err != nil || !near(left()) {
+		t.Errorf("an order that is being paid has %s, %v", left(), err)
+	}
+}
+
+// An order that somebody works on is left alone, and has its end when they are done.
+func TestExpiryDoesNotWaitForALockedOrder(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 2))
+	busy := b.place(t, b.order("busy", line("CUP", 1))).ID
+	idle := b.place(t, b.order("idle", line("CUP", 1))).ID
+	b.late(t)
+	rollback := errors.New("not now")
+	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		if _, err := b.shop.LockTx(t.Context(), tx, busy); err != nil {
+			return err
+		}
+		expireOnce(t, b.shop, 1)
+		return rollback
+	})
+	if !errors.Is(err, rollback) {
+		t.Error(err)
+	}
+	if b.status(t, busy) != orders.Placed || b.status(t, idle) != orders.Expired {
+		t.Errorf("the busy order is %s, the idle one %s", b.status(t, busy), b.status(t, idle))
+	}
+	expireOnce(t, b.shop, 1)
+}

@@ -1,0 +1,161 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+)
+
+const (
+	// maxTries is how often an event may fail before it becomes a dead letter.
+	maxTries = 5
+	// ackWait is longer than any handler may take; an event that is not acknowledged by then comes again.
+	ackWait = time.Minute
+	// handlers is how many events one node works on at a time.
+	handlers  = 8
+	fetchWait = 5 * time.Second
+)
+
+// RetryError says that a handler failed for a reason that passes: the event comes again after the
+// delay, however often. Every other error counts towards the event's dead letter.
+type RetryError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *RetryError) Error() string { return e.Err.Error() }
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// Consumer hands each event of one type to a handler, at least once. The handler guards its own effect.
+type Consumer struct {
+	name     string
+	handle   func(context.Context, Event) error
+	consumer jetstream.Consumer
+	streams  *Streams
+	log      *slog.Logger
+	retry    func(tries uint64) time.Duration
+}
+
+// NewConsumer opens the durable consumer name for events of the type. All nodes share it.
+func NewConsumer(ctx context.Context, streams *Streams, name, eventType string, handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
+	consumer, err := streams.js.CreateOrUpdateConsumer(ctx, EventStream, jetstream.ConsumerConfig{
+		Durable: name, FilterSubject: eventSubject + eventType, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+		MaxDeliver: -1, // the dead letter is ours: the server would drop the event without a trace
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open consumer %s: %w", name, err)
+	}
+	return &Consumer{name: name, handle: handle, consumer: consumer, streams: streams, log: log, retry: backoff}, nil
+}
+
+// Run consumes until ctx ends, then waits for the handlers at work.
+func (c *Consumer) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if _, err := c.RunOnce(ctx); err != nil && ctx.Err() == nil {
+			c.log.WarnContext(ctx, "consumer failed; trying again", "consumer", c.name, "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+// RunOnce waits up to five seconds for events, handles a batch, and returns how many it handled.
+func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
+	fetch, cancel := context.WithTimeout(ctx, fetchWait)
+	defer cancel()
+	batch, err := c.consumer.Fetch(handlers, jetstream.FetchContext(fetch))
+	if err != nil {
+		return 0, fmt.Errorf("fetch events: %w", err)
+	}
+	var group errgroup.Group
+	count := 0
+	for msg := range batch.Messages() {
+		count++
+		group.Go(func() error {
+			// An event in hand is finished even when the service is stopping.
+			work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
+			defer cancel()
+			return c.one(work, msg)
+		})
+	}
+	err = group.Wait()
+	if fault := batch.Error(); fault != nil && !errors.Is(fault, context.DeadlineExceeded) && !errors.Is(fault, context.Canceled) && !errors.Is(fault, nats.ErrTimeout) {
+		err = errors.Join(err, fault)
+	}
+	return count, err
+}
+
+// one handles a message and tells the broker what became of it. An error means that the broker could not be
+// told; the message then comes again after ackWait.
+func (c *Consumer) one(ctx context.Context, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return fmt.Errorf("read the message's metadata: %w", err)
+	}
+	err = c.safely(ctx, msg.Data())
+	var later *RetryError
+	switch {
+	case err == nil:
+		handled.WithLabelValues(c.name, "done").Inc()
+		return msg.DoubleAck(ctx)
+	case errors.As(err, &later):
+		handled.WithLabelValues(c.name, "retried").Inc()
+		c.log.WarnContext(ctx, "event put off", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "after", later.After, "error", err)
+		return msg.NakWithDelay(later.After)
+	case meta.NumDelivered < maxTries:
+		handled.WithLabelValues(c.name, "failed").Inc()
+		c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "try", meta.NumDelivered, "error", err)
+		return msg.NakWithDelay(c.retry(meta.NumDelivered))
+	default:
+		return c.bury(ctx, msg, meta, err)
+	}
+}
+
+// safely decodes and handles; a panic is an error like another, so that one event cannot stop the rest.
+func (c *Consumer) safely(ctx context.Context, data []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	var event Event
+	if err := json.Unmarshal(data, &event); err != nil {
+		return fmt.Errorf("decode the event: %w", err)
+	}
+	return c.handle(ctx, event)
+}
+
+// bury moves the message to the dead letters, under an id of its own so that a repeat is no second letter.
+func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, cause error) error {
+	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
+	letter := dedup.Message{
+		Subject: deadSubject + c.name, ID: "dead." + c.name + "." + seq, Data: msg.Data(),
+		Header: nats.Header{"Shop-Subject": {msg.Subject()}, "Shop-Stream-Seq": {seq}, "Shop-Error": {strconv.Quote(cause.Error())}},
+	}
+	if ack := c.streams.dead.Publish(ctx, letter)[0]; ack.Err != nil {
+		return errors.Join(fmt.Errorf("publish the dead letter: %w", ack.Err), msg.NakWithDelay(c.retry(meta.NumDelivered)))
+	}
+	handled.WithLabelValues(c.name, "dead").Inc()
+	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "error", cause)
+	return msg.TermWithReason("dead letter")
+}
+
+func backoff(tries uint64) time.Duration {
+	base := min(time.Second<<min(tries, 5), 30*time.Second)
+	return base/2 + rand.N(base/2) //nolint:gosec // jitter needs no secrecy
+}

@@ -1,0 +1,456 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+const (
+	paid         = "order.paid"
+	consumerName = "receipts"
+	// An event that fails five times becomes a dead letter.
+	five = 5
+)
+
+var errBroken = errors.New("it is broken")
+
+// newConsumer opens the durable consumer; a failed event comes again almost at once.
+func newConsumer(t *testing.T, streams *Streams, handle func(context.Context, Event) error) *Consumer {
+	t.Helper()
+	c, err := NewConsumer(t.Context(), streams, consumerName, paid, handle, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.retry = func(uint64) time.Duration { return time.Millisecond }
+	return c
+}
+
+// run consumes until the test ends.
+func run(t *testing.T, c *Consumer) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// tally counts a handler's calls by event.
+type tally struct {
+	mu    sync.Mutex
+	calls map[uuid.UUID]int
+}
+
+// add returns which call for the event this is, from 1.
+func (c *tally) add(id uuid.UUID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.calls == nil {
+		c.calls = map[uuid.UUID]int{}
+	}
+	c.calls[id]++
+	return c.calls[id]
+}
+
+func (c *tally) of(ids ...uuid.UUID) (counts []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		counts = append(counts, c.calls[id])
+	}
+	return counts
+}
+
+// settled waits until the consumer has seen all of the stream and owes no acknowledgement.
+func (b *bundle) settled(t *testing.T) {
+	t.Helper()
+	shoptest.Eventually(t, patience, "all events are acknowledged", func() bool {
+		consumer, err := b.js.Consumer(t.Context(), EventStream, consumerName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := consumer.CachedInfo()
+		return info.NumPending == 0 && info.NumAckPending == 0
+	})
+}
+
+// ackWithin makes the broker deliver again, after d, what was not acknowledged.
+func (b *bundle) ackWithin(t *testing.T, d time.Duration) {
+	t.Helper()
+	consumer, err := b.js.Consumer(t.Context(), EventStream, consumerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := consumer.CachedInfo().Config
+	config.AckWait = d
+	if _, err := b.js.UpdateConsumer(t.Context(), EventStream, config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConsumerHandlesEventsOfItsType(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.publish(t, "order.placed", 2)
+	ids := b.publish(t, paid, 20)
+	var mu sync.Mutex
+	var got []uuid.UUID
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, event.ID)
+		if event.Type != paid || event.OrderID == uuid.Nil || string(event.Data) != fmt.Sprintf(`{"n": %d}`, slices.Index(ids, event.ID)) &&
+			string(event.Data) != fmt.Sprintf(`{"n":%d}`, slices.Index(ids, event.ID)) {
+			t.Errorf("event %+v with %s", event, event.Data)
+		}
+		return nil
+	}))
+	b.settled(t)
+	mu.Lock()
+	defer mu.Unlock()
+	slices.SortFunc(got, func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) })
+	if !slices.Equal(got, ids) {
+		t.Errorf("handled %v, want %v", got, ids)
+	}
+}
+
+func TestConsumerRetriesFailures(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 3)
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		if n := calls.add(event.ID); event.ID == ids[1] && n < five {
+			return errBroken
+		}
+		return nil
+	}))
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, []int{1, five, 1}) {
+		t.Errorf("called %v times, want 1, %d and 1", got, five)
+	}
+	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+		t.Errorf("%d dead letters of an event that was handled in the end", len(letters))
+	}
+}
+
+// checkDead expects one dead letter, made of the event at seq.
+func (b *bundle) checkDead(t *testing.T, seq uint64, reason string) {
+	t.Helper()
+	letters := stored(t, b.js, DeadStream)
+	if len(letters) != 1 {
+		t.Fatalf("%d dead letters, want 1", len(letters))
+	}
+	stream, err := b.js.Stream(t.Context(), EventStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event, err := stream.GetMsg(t.Context(), seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	letter := letters[0]
+	if letter.Subject != "shop.dead."+consumerName || string(letter.Data) != string(event.Data) {
+		t.Errorf("dead letter %s: %s, want %s", letter.Subject, letter.Data, event.Data)
+	}
+	why, err := strconv.Unquote(letter.Header.Get("Shop-Error"))
+	if err != nil || !strings.Contains(why, reason) {
+		t.Errorf("Shop-Error %q, %v, want %q", why, err, reason)
+	}
+	if from, at := letter.Header.Get("Shop-Subject"), letter.Header.Get("Shop-Stream-Seq"); from != "shop.events."+paid || at != strconv.FormatUint(seq, 10) {
+		t.Errorf("Shop-Subject %q, Shop-Stream-Seq %q, want %d", from, at, seq)
+	}
+}
+
+func TestConsumerBuriesPoison(t *testing.T) {
+	t.Parallel()
+	for what, fail := range map[string]func() error{
+		"an error":   func() error { return fmt.Errorf("no way:\r\nX-Header: forged: %w", errBroken) },
+		"it is shot": func() error { panic("it is shot") },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			ids := b.publish(t, paid, 20)
+			poison := ids[4]
+			var calls tally
+			run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+				if calls.add(event.ID); event.ID == poison {
+					return fail()
+				}
+				return nil
+			}))
+			b.settled(t)
+			want := slices.Repeat([]int{1}, 20)
+			want[4] = five
+			if got := calls.of(ids...); !slices.Equal(got, want) {
+				t.Errorf("called %v times, want %v", got, want)
+			}
+			reason := "panic: it is shot"
+			if what == "an error" {
+				reason = "no way:\r\nX-Header: forged: it is broken"
+			}
+			b.checkDead(t, uint64(b.count(t, "SELECT stream_seq FROM outbox WHERE id = $1", poison)), reason)
+		})
+	}
+}
+
+func TestConsumerFailedEventHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 3*handlers)
+	var calls tally
+	c := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		if calls.add(event.ID); slices.Contains(ids[:handlers], event.ID) {
+			return errBroken
+		}
+		return nil
+	})
+	c.retry = func(uint64) time.Duration { return time.Hour }
+	run(t, c)
+	shoptest.Eventually(t, patience, "the events behind the failed ones are handled", func() bool {
+		return slices.Equal(calls.of(ids...), slices.Repeat([]int{1}, len(ids)))
+	})
+}
+
+func TestConsumerBuriesWhatItCannotRead(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ack, err := b.js.Publish(t.Context(), eventSubject+paid, []byte("\x00 no JSON"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := b.publish(t, paid, 3)
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		return nil
+	}))
+	b.settled(t)
+	b.checkDead(t, ack.Sequence, "decode the event")
+	if got := calls.of(append(ids, uuid.Nil)...); !slices.Equal(got, []int{1, 1, 1, 0}) {
+		t.Errorf("called %v times, want 1, 1, 1 and never without an event", got)
+	}
+}
+
+func TestConsumerKeepsAPoisonThatCannotBeBuried(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	if err := b.js.DeleteStream(t.Context(), DeadStream); err != nil {
+		t.Fatal(err)
+	}
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		return errBroken
+	}))
+	shoptest.Eventually(t, patience, "the event comes again", func() bool { return calls.of(ids...)[0] > five })
+	if _, err := OpenStreams(t.Context(), b.js, window, maxAge); err != nil {
+		t.Fatal(err)
+	}
+	b.settled(t)
+	b.checkDead(t, 1, errBroken.Error())
+}
+
+func TestConsumerNeverBuriesWhatPasses(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 2)
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		if n := calls.add(event.ID); event.ID == ids[0] && n <= 2*five {
+			return fmt.Errorf("the mail server: %w", &RetryError{After: time.Millisecond, Err: errBroken})
+		}
+		return nil
+	}))
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, []int{2*five + 1, 1}) {
+		t.Errorf("called %v times, want %d and 1", got, 2*five+1)
+	}
+	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+		t.Errorf("%d dead letters", len(letters))
+	}
+}
+
+func TestRetryError(t *testing.T) {
+	t.Parallel()
+	err := error(&RetryError{After: time.Second, Err: errBroken})
+	if !errors.Is(err, errBroken) || err.Error() != errBroken.Error() {
+		t.Errorf("%v does not show its cause", err)
+	}
+}
+
+// The work is done and the node dies before the broker hears of it: the event comes again, to another node.
+func TestConsumerLostAcknowledgement(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	conn := connect(t, b.broker.URL())
+	_, streams := openStreams(t, conn)
+	var calls tally
+	dying := newConsumer(t, streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		conn.Close()
+		return nil
+	})
+	next := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		return nil
+	})
+	b.ackWithin(t, 300*time.Millisecond)
+	if n, err := dying.RunOnce(t.Context()); n != 1 || err == nil {
+		t.Errorf("handled %d, %v, want 1 and an error: the broker was not told", n, err)
+	}
+	run(t, next)
+	b.settled(t)
+	if got := calls.of(ids...)[0]; got < 2 {
+		t.Errorf("called %d times, want 2, or more on a busy machine", got)
+	}
+}
+
+// A handler that outlasts the broker's patience meets its twin; the guard of the effect is the handler's own.
+func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	var calls tally
+	twin := make(chan struct{})
+	handle := func(ctx context.Context, event Event) error {
+		switch calls.add(event.ID) {
+		case 1:
+			select {
+			case <-twin:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case 2:
+			close(twin)
+		}
+		return nil
+	}
+	_, streams := openStreams(t, connect(t, b.broker.URL()))
+	nodes := []*Consumer{newConsumer(t, b.streams, handle), newConsumer(t, streams, handle)}
+	b.ackWithin(t, 300*time.Millisecond)
+	for _, node := range nodes {
+		run(t, node)
+	}
+	b.settled(t)
+	if got := calls.of(ids...)[0]; got < 2 {
+		t.Errorf("called %d times, want 2 or more", got)
+	}
+	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+		t.Errorf("%d dead letters of an event that was handled", len(letters))
+	}
+}
+
+// The same event under two message ids, as after the duplicate window, is for the handler to recognize.
+func TestConsumerSeesATwinInTheStream(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	first := stored(t, b.js, EventStream)[0]
+	if _, err := b.js.Publish(t.Context(), first.Subject, first.Data, jetstream.WithMsgID("another id")); err != nil {
+		t.Fatal(err)
+	}
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		return nil
+	}))
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, []int{2}) {
+		t.Errorf("called %v times, want 2", got)
+	}
+}
+
+func TestConsumersOfOneNameShareTheEvents(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, streams := openStreams(t, connect(t, b.broker.URL()))
+	var calls tally
+	both := make(chan struct{}) // closed when each node has an event in hand
+	var arrivals sync.WaitGroup
+	arrivals.Add(2)
+	go func() {
+		arrivals.Wait()
+		close(both)
+	}()
+	for _, s := range []*Streams{b.streams, streams} {
+		arrived := sync.OnceFunc(arrivals.Done)
+		run(t, newConsumer(t, s, func(ctx context.Context, event Event) error {
+			calls.add(event.ID)
+			arrived()
+			select {
+			case <-both:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}))
+	}
+	ids := b.publish(t, paid, 10*handlers)
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, slices.Repeat([]int{1}, len(ids))) {
+		t.Errorf("called %v times, want 1 each", got)
+	}
+}
+
+func TestConsumerFinishesWhatItHasInHand(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	started, release := make(chan struct{}), make(chan struct{})
+	var calls tally
+	c := newConsumer(t, b.streams, func(ctx context.Context, event Event) error {
+		calls.add(event.ID)
+		close(started)
+		<-release
+		return ctx.Err()
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	<-started
+	stop()
+	select {
+	case err := <-ended:
+		t.Fatalf("Run ended with a handler at work: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, []int{1}) {
+		t.Errorf("called %v times, want 1", got)
+	}
+}
+
+func TestBackoffGrowsToHalfAMinute(t *testing.T) {
+	t.Parallel()
+	for tries, most := range map[uint64]time.Duration{1: 2 * time.Second, 2: 4 * time.Second, 4: 16 * time.Second, 5: 30 * time.Second, 1 << 40: 30 * time.Second} {
+		for range 100 {
+			if d := backoff(tries); d < most/2 || d >= most {
+				t.Fatalf("after %d tries: %v, want between %v and %v", tries, d, most/2, most)
+			}
+		}
+	}
+}

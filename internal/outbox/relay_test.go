@@ -1,0 +1,339 @@
+package outbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+func TestEnqueueJoinsTheTransaction(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	changedMind := errors.New("changed my mind")
+	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		if err := EnqueueTx(t.Context(), tx, newID(t), "order.placed", newID(t), nil); err != nil {
+			return err
+		}
+		return changedMind
+	})
+	if !errors.Is(err, changedMind) {
+		t.Fatal(err)
+	}
+	if n := b.count(t, "SELECT count(*) FROM outbox"); n != 0 {
+		t.Errorf("%d events of a transaction that was rolled back", n)
+	}
+	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 0 || err != nil {
+		t.Errorf("relayed %d, %v", n, err)
+	}
+	err = pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		return EnqueueTx(t.Context(), tx, newID(t), "order.placed", newID(t), make(chan int))
+	})
+	if err == nil || !strings.Contains(err.Error(), "order.placed") {
+		t.Errorf("data that is not JSON: %v", err)
+	}
+}
+
+func TestRelayPublishesAndMarks(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, "order.placed", 3)
+	messages := stored(t, b.js, EventStream)
+	if len(messages) != 3 {
+		t.Fatalf("%d messages in the stream, want 3", len(messages))
+	}
+	for _, msg := range messages {
+		var event Event
+		if err := json.Unmarshal(msg.Data, &event); err != nil {
+			t.Fatal(err)
+		}
+		n := slices.Index(ids, event.ID)
+		if n < 0 || event.Type != "order.placed" || msg.Subject != "shop.events.order.placed" ||
+			msg.Header.Get(jetstream.MsgIDHeader) != "order.placed."+event.ID.String() {
+			t.Errorf("message %s %v: %s", msg.Subject, msg.Header, msg.Data)
+		}
+		var data struct{ N int }
+		if err := json.Unmarshal(event.Data, &data); err != nil || data.N != n || time.Since(event.CreatedAt) > time.Minute {
+			t.Errorf("event %+v, data %s, %v", event, event.Data, err)
+		}
+		if rows := b.count(t, "SELECT count(*) FROM outbox WHERE id = $1 AND order_id = $2 AND sent_at IS NOT NULL AND stream_seq = $3",
+			event.ID, event.OrderID, int64(msg.Sequence)); rows != 1 {
+			t.Errorf("event %s is not marked as sent with sequence %d", event.ID, msg.Sequence)
+		}
+	}
+	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 0 || err != nil {
+		t.Errorf("relayed %d again, %v", n, err)
+	}
+}
+
+// diary is a log that a test can read.
+type diary struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (d *diary) Write(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.text.Write(b)
+}
+
+func (d *diary) count(what string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Count(d.text.String(), what)
+}
+
+func (d *diary) log() *slog.Logger { return slog.New(slog.NewTextHandler(d, nil)) }
+
+func TestRelayKilledBetweenPublishAndMark(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.enqueue(t, "order.paid", 3)
+	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed.afterPublish = func() error { return errors.New("killed") }
+	if n, err := killed.RunOnce(t.Context()); n != 3 || err == nil {
+		t.Fatalf("relayed %d, %v, want 3 and its death", n, err)
+	}
+	if unsent, messages := b.unsent(t), stored(t, b.js, EventStream); unsent != 3 || len(messages) != 3 {
+		t.Fatalf("%d rows are unsent, %d messages stored, want 3 and 3", unsent, len(messages))
+	}
+	var heard diary
+	next := NewRelay(b.pool, b.streams, lease, heard.log())
+	if n, err := next.RunOnce(t.Context()); n != 0 || err != nil {
+		t.Errorf("while the dead relay's lease runs: relayed %d, %v", n, err)
+	}
+	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'") // the lease ends
+	if n, err := next.RunOnce(t.Context()); n != 3 || err != nil {
+		t.Errorf("after the lease: relayed %d, %v, want 3", n, err)
+	}
+	if n := heard.count("broker stopped a duplicate"); n != 3 {
+		t.Errorf("the broker answered duplicate %d times, want 3", n)
+	}
+	messages := stored(t, b.js, EventStream)
+	if len(messages) != 3 {
+		t.Errorf("%d messages in the stream, want 3", len(messages))
+	}
+	if n := b.unsent(t); n != 0 {
+		t.Errorf("%d rows are unsent", n)
+	}
+	for _, msg := range messages {
+		var event Event
+		if err := json.Unmarshal(msg.Data, &event); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.count(t, "SELECT count(*) FROM outbox WHERE id = $1 AND stream_seq = $2", event.ID, int64(msg.Sequence)); n != 1 {
+			t.Errorf("event %s is not marked with the sequence of its first publication, %d", event.ID, msg.Sequence)
+		}
+	}
+}
+
+func TestRelaySendsLateCommits(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	late, err := b.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Rollback(t.Context()) //nolint:errcheck // after the commit there is nothing to roll back
+	lateID := newID(t)
+	if err := EnqueueTx(t.Context(), late, lateID, "order.placed", newID(t), nil); err != nil {
+		t.Fatal(err)
+	}
+	if early := b.publish(t, "order.placed", 2); early[0].String() < lateID.String() {
+		t.Fatalf("the late event's id %s is not the smallest", lateID)
+	}
+	if err := late.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 1 || err != nil {
+		t.Errorf("relayed %d, %v, want the late one", n, err)
+	}
+	messages := stored(t, b.js, EventStream)
+	if len(messages) != 3 || !strings.Contains(string(messages[2].Data), lateID.String()) {
+		t.Errorf("%d messages, want 3 with %s at the end", len(messages), lateID)
+	}
+}
+
+func TestRelaysShareTheWork(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const events = 4 * relayBatch / 3
+	b.exec(t, `INSERT INTO outbox (id, type, order_id, payload)
+		SELECT gen_random_uuid(), 'order.placed', gen_random_uuid(), '{}' FROM generate_series(1, $1)`, events)
+	var heard diary
+	type result struct {
+		claimed int
+		err     error
+	}
+	results := shoptest.Race(4, func(int) (r result) {
+		relay := NewRelay(b.pool, b.streams, lease, heard.log())
+		for {
+			n, err := relay.RunOnce(t.Context())
+			r.claimed += n
+			if r.err = err; n == 0 || err != nil {
+				return r
+			}
+		}
+	})
+	claimed := 0
+	for _, r := range results {
+		if r.err != nil {
+			t.Error(r.err)
+		}
+		claimed += r.claimed
+	}
+	if claimed != events {
+		t.Errorf("the relays claimed %d events in all, want each of %d once", claimed, events)
+	}
+	if n := heard.count("broker stopped a duplicate"); n != 0 {
+		t.Errorf("%d events were published twice", n)
+	}
+	if n := b.count(t, "SELECT count(DISTINCT stream_seq) FROM outbox WHERE sent_at IS NOT NULL"); n != events {
+		t.Errorf("%d events are marked, want %d", n, events)
+	}
+	stream, err := b.js.Stream(t.Context(), EventStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != events {
+		t.Errorf("%d messages in the stream, want %d", n, events)
+	}
+}
+
+func TestRelayDrainsAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	for name, outage := range map[string]func(*wire){
+		"broker gone": (*wire).cut,
+		// The broker stores the messages, and its acknowledgements are lost.
+		"acknowledgements lost": func(w *wire) { w.deaf.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			wire, through := newWire(t, b.broker.URL())
+			_, streams := openStreams(t, connect(t, through))
+			relay := NewRelay(b.pool, streams, lease, quiet)
+			b.enqueue(t, "order.placed", 3)
+			outage(wire)
+			for range 2 {
+				if n, err := relay.RunOnce(within(t, time.Second)); n != 3 || err == nil {
+					t.Errorf("relayed %d, %v, want 3 and an error", n, err)
+				}
+				if n := b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND claimed_until = '-infinity'"); n != 3 {
+					t.Errorf("%d rows were given back, want 3", n)
+				}
+			}
+			wire.cut()
+			wire.mend()
+			// What was published into the void reaches the broker with the new connection, and again from the table.
+			shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
+				_, _ = relay.RunOnce(within(t, time.Second))
+				return b.unsent(t) == 0
+			})
+			if n := len(stored(t, b.js, EventStream)); n != 3 {
+				t.Errorf("%d messages in the stream, want 3", n)
+			}
+		})
+	}
+}
+
+func TestRelayAfterARestartOfTheBroker(t *testing.T) {
+	t.Parallel()
+	b := &bundle{pool: shoptest.DB(t)}
+	dir := t.TempDir()
+	b.broker = startNATS(t, dir)
+	b.js, b.streams = openStreams(t, connect(t, b.broker.URL()))
+	b.enqueue(t, "order.placed", 3)
+	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed.afterPublish = func() error { return errors.New("killed") }
+	if _, err := killed.RunOnce(t.Context()); err == nil {
+		t.Fatal("the relay lives")
+	}
+	b.broker.Stop()
+	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'")
+	b.enqueue(t, "order.placed", 2)
+	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(within(t, time.Second)); n != 5 || err == nil {
+		t.Errorf("without a broker: relayed %d, %v, want 5 and an error", n, err)
+	}
+	b.js, b.streams = openStreams(t, connect(t, startNATS(t, dir).URL()))
+	var heard diary
+	if n, err := NewRelay(b.pool, b.streams, lease, heard.log()).RunOnce(t.Context()); n != 5 || err != nil {
+		t.Errorf("with the broker back: relayed %d, %v, want 5", n, err)
+	}
+	if n := heard.count("broker stopped a duplicate"); n != 3 {
+		t.Errorf("the broker answered duplicate %d times, want 3: it has forgotten its ids", n)
+	}
+	if n := len(stored(t, b.js, EventStream)); n != 5 || b.unsent(t) != 0 {
+		t.Errorf("%d messages, %d rows unsent, want 5 and 0", n, b.unsent(t))
+	}
+}
+
+func TestRelayRunsUntilItIsStopped(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- NewRelay(b.pool, b.streams, lease, quiet).Run(ctx) }()
+	for range 2 {
+		b.enqueue(t, "order.placed", 2)
+		shoptest.Eventually(t, patience, "the events are sent", func() bool { return b.unsent(t) == 0 })
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := len(stored(t, b.js, EventStream)); n != 4 {
+		t.Errorf("%d messages in the stream, want 4", n)
+	}
+}
+
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewBacklog(b.pool))
+	gauges := func() map[string]float64 {
+		t.Helper()
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := map[string]float64{}
+		for _, family := range families {
+			values[family.GetName()] = family.GetMetric()[0].GetGauge().GetValue()
+		}
+		return values
+	}
+	if g := gauges(); len(g) != 2 || g["onceshop_outbox_backlog_events"] != 0 || g["onceshop_outbox_backlog_seconds"] != 0 {
+		t.Errorf("nothing waits: %v", g)
+	}
+	b.enqueue(t, "order.placed", 2)
+	b.exec(t, "UPDATE outbox SET created_at = created_at - interval '1 hour'")
+	if g := gauges(); g["onceshop_outbox_backlog_events"] != 2 || g["onceshop_outbox_backlog_seconds"] < 3600 {
+		t.Errorf("two events wait for an hour: %v", g)
+	}
+	if _, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if g := gauges(); g["onceshop_outbox_backlog_events"] != 0 {
+		t.Errorf("all are sent: %v", g)
+	}
+	b.pool.Close()
+	if _, err := registry.Gather(); err == nil {
+		t.Error("without a database, the backlog is reported all the same")
+	}
+}

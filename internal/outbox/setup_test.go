@@ -1,0 +1,265 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+// patience is how long a busy machine may take for what happens at once.
+const patience = 20 * time.Second
+
+// What a shop's settings are by default.
+const (
+	lease  = 30 * time.Second
+	window = 10 * time.Minute
+	maxAge = 24 * time.Hour
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// bundle is a database and a broker with the streams.
+type bundle struct {
+	pool    *pgxpool.Pool
+	broker  *embedded.NATS
+	js      jetstream.JetStream
+	streams *Streams
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	b := &bundle{pool: shoptest.DB(t), broker: startNATS(t, t.TempDir())}
+	b.js, b.streams = openStreams(t, connect(t, b.broker.URL()))
+	return b
+}
+
+func startNATS(t *testing.T, dir string) *embedded.NATS {
+	t.Helper()
+	broker, err := embedded.StartNATS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Stop)
+	return broker
+}
+
+func connect(t *testing.T, address string) *nats.Conn {
+	t.Helper()
+	conn, err := nats.Connect(address, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+func openStreams(t *testing.T, conn *nats.Conn) (jetstream.JetStream, *Streams) {
+	t.Helper()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams, err := OpenStreams(t.Context(), js, window, maxAge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, streams
+}
+
+// enqueue commits n events of the type and returns their ids.
+func (b *bundle) enqueue(t *testing.T, eventType string, n int) []uuid.UUID {
+	t.Helper()
+	ids := make([]uuid.UUID, n)
+	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		for i := range ids {
+			ids[i] = newID(t)
+			if err := EnqueueTx(t.Context(), tx, ids[i], eventType, newID(t), map[string]int{"n": i}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// publish enqueues n events of the type and relays them.
+func (b *bundle) publish(t *testing.T, eventType string, n int) []uuid.UUID {
+	t.Helper()
+	ids := b.enqueue(t, eventType, n)
+	if claimed, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); err != nil || claimed != n {
+		t.Fatalf("relayed %d events, %v, want %d", claimed, err, n)
+	}
+	return ids
+}
+
+func newID(t *testing.T) uuid.UUID {
+	t.Helper()
+	id, err := uuid.NewV7()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (b *bundle) count(t *testing.T, sql string, args ...any) (n int) {
+	t.Helper()
+	if err := b.pool.QueryRow(t.Context(), sql, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (b *bundle) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	if _, err := b.pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unsent is the number of rows that are not marked as sent.
+func (b *bundle) unsent(t *testing.T) int {
+	t.Helper()
+	return b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND stream_seq IS NULL")
+}
+
+// stored returns all messages of a stream, or none where the stream is missing.
+func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.RawStreamMsg {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := s.CachedInfo().State
+	var messages []*jetstream.RawStreamMsg
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		msg, err := s.GetMsg(t.Context(), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, msg)
+	}
+	return messages
+}
+
+// wire is a network between a client and the broker that a test can take down.
+type wire struct {
+	to    string
+	down  atomic.Bool // no connection is let in
+	deaf  atomic.Bool // what the broker says is lost
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// newWire returns the wire and the broker's URL through it.
+func newWire(t *testing.T, brokerURL string) (*wire, string) {
+	t.Helper()
+	u, err := url.Parse(brokerURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{to: u.Host}
+	u.Host = l.Addr().String()
+	var open sync.WaitGroup
+	open.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if w.down.Load() {
+				client.Close()
+				continue
+			}
+			open.Go(func() { w.join(client) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		w.cut()
+		open.Wait()
+	})
+	return w, u.String()
+}
+
+func (w *wire) join(client net.Conn) {
+	defer client.Close()
+	broker, err := net.Dial("tcp", w.to)
+	if err != nil {
+		return
+	}
+	defer broker.Close()
+	w.mu.Lock()
+	w.conns = append(w.conns, client, broker)
+	w.mu.Unlock()
+	var up sync.WaitGroup
+	up.Go(func() {
+		defer broker.Close()
+		_, _ = io.Copy(broker, client)
+	})
+	_, _ = io.Copy(ears{client, &w.deaf}, broker)
+	client.Close()
+	up.Wait()
+}
+
+// cut breaks the connections there are and lets no new one in.
+func (w *wire) cut() {
+	w.down.Store(true)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, conn := range w.conns {
+		conn.Close()
+	}
+	w.conns = nil
+}
+
+func (w *wire) mend() {
+	w.deaf.Store(false)
+	w.down.Store(false)
+}
+
+type ears struct {
+	io.Writer
+	deaf *atomic.Bool
+}
+
+func (e ears) Write(b []byte) (int, error) {
+	if e.deaf.Load() {
+		return len(b), nil
+	}
+	return e.Writer.Write(b)
+}
+
+// within returns a context that gives up after d.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
