@@ -1,0 +1,35 @@
+package payments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Get returns a charge, or ErrNotFound. Who may see it is the caller's to decide.
+func (s *Service) Get(ctx context.Context, id uuid.UUID) (Charge, error) {
+	row, err := s.db.GetCharge(ctx, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Charge{}, ErrNotFound
+	}
+	if err != nil {
+		return Charge{}, fmt.Errorf("read the charge: %w", err)
+	}
+	return view(row), nil
+}
+
+// OfOrder returns all charges of an order, oldest first.
+func (s *Service) OfOrder(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
+	rows, err := s.db.ListCharges(ctx, orderID)
+	if err != nil {
+		return nil, fmt.Errorf("list the order's charges: %w", err)
+	}
+	charges := make([]Charge, len(rows))
+	for i, row := range rows {
+		charges[i] = view(row)
+	}
+	return charges, nil
+}
