@@ -1,0 +1,90 @@
+package notify
+
+import (
+	"embed"
+	"fmt"
+	htmltemplate "html/template"
+	"net/url"
+	"strings"
+	"text/template"
+	"time"
+	"unicode/utf8"
+
+	"github.com/onceshop/onceshop/internal/money"
+)
+
+// Receipt is what a buyer is told about a paid order. Money is in minor units of Currency
+// (ISO 4217). ShopURL is the storefront's address; the order's page is below it.
+type Receipt struct {
+	OrderID, ShopName, ShopURL string
+	Email                      string
+	PaidAt                     time.Time
+	Currency                   string
+	Lines                      []ReceiptLine
+	Total                      int64
+}
+
+// ReceiptLine is one line of the order; Amount is what the line costs in all.
+type ReceiptLine struct {
+	SKU, Name                   string
+	Quantity, UnitPrice, Amount int64
+}
+
+//go:embed receipt.html.tmpl receipt.txt.tmpl
+var receiptFiles embed.FS
+
+var (
+	receiptFuncs = map[string]any{"money": money.Format, "row": row, "when": when}
+	receiptHTML  = htmltemplate.Must(htmltemplate.New("receipt.html.tmpl").Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.html.tmpl"))
+	receiptText  = template.Must(template.New("receipt.txt.tmpl").Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.txt.tmpl"))
+)
+
+// Message writes the receipt as a mail from an address such as "Onceshop <shop@example.com>".
+// Its Message-ID is receipt.ORDER-ID@host, the same however often it is written. It fails on
+// an unknown currency and on a ShopURL that is not an http address.
+func (r Receipt) Message(from, host string) (Message, error) {
+	if !money.Valid(r.Currency) {
+		return Message{}, fmt.Errorf("receipt: currency %q is not an ISO 4217 code", r.Currency)
+	}
+	shop, err := url.Parse(r.ShopURL)
+	if err != nil || (shop.Scheme != "https" && shop.Scheme != "http") || shop.Host == "" {
+		return Message{}, fmt.Errorf("receipt: shop URL %q: want http(s)://host", r.ShopURL)
+	}
+	data := struct {
+		Receipt
+		Subject, OrderURL string
+	}{r, fmt.Sprintf("Your receipt from %s · order %s", r.ShopName, r.OrderID), shop.JoinPath("orders", r.OrderID).String()}
+	var text, html strings.Builder
+	if err := receiptText.Execute(&text, data); err != nil {
+		return Message{}, fmt.Errorf("receipt: text: %w", err)
+	}
+	if err := receiptHTML.Execute(&html, data); err != nil {
+		return Message{}, fmt.Errorf("receipt: html: %w", err)
+	}
+	return Message{
+		ID:      "receipt." + r.OrderID + "@" + host,
+		From:    from,
+		To:      r.Email,
+		Subject: data.Subject,
+		Text:    text.String(),
+		HTML:    html.String(),
+	}, nil
+}
+
+func when(t time.Time) string {
+	return t.UTC().Format("2 January 2006, 15:04 UTC")
+}
+
+// textWidth fits a phone that shows mail in a fixed font, and any window.
+const textWidth = 60
+
+// row sets left and right on the two edges of one line of text; what does not fit on one line
+// gets two.
+func row(left, right string) string {
+	left = strings.Join(strings.Fields(left), " ")
+	gap := textWidth - utf8.RuneCountInString(left) - utf8.RuneCountInString(right)
+	if gap < 2 {
+		return left + "\n" + strings.Repeat(" ", max(0, textWidth-utf8.RuneCountInString(right))) + right
+	}
+	return left + strings.Repeat(" ", gap) + right
+}

@@ -1,0 +1,236 @@
+package notify
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/wneessen/go-mail"
+)
+
+// ErrRejected reports that a message will never be accepted as it is: the server refused it
+// with a 5xx answer, or it is malformed. Every other error of Send is temporary.
+var ErrRejected = errors.New("notify: the message is refused for good")
+
+// Message is one mail with a text part and, unless HTML is empty, an HTML part beside it.
+// From and To hold one address each, bare or with a name; ID is the Message-ID without its
+// angle brackets, and arrives unchanged, so that mail systems can drop a twin.
+type Message struct {
+	ID, From, To, Subject, Text, HTML string
+}
+
+// messageID is id-left@id-right in visible ASCII, with nothing that could end the header.
+var messageID = regexp.MustCompile(`^[!-;=?A-~]+@[!-;=?A-~]+$`)
+
+// Mailer sends messages over SMTP, each on a connection of its own. It is safe for
+// concurrent use.
+type Mailer struct {
+	host        string
+	timeout     time.Duration
+	implicitTLS bool
+	tls         *tls.Config
+	options     []mail.Option
+}
+
+// NewMailer reads SMTP_URL: smtp://user:pass@host:port, where STARTTLS is used if the server
+// offers it (?tls=none and ?tls=required change that), or smtps:// for TLS from the first
+// byte. The ports default to 587 and 465. Without a user there is no login; with one, the
+// password is never sent over an open line. The timeout bounds one whole Send or Ping. No
+// error contains the password.
+func NewMailer(smtpURL string, timeout time.Duration) (*Mailer, error) {
+	u, err := url.Parse(smtpURL)
+	if err != nil {
+		return nil, errors.New("SMTP_URL: not a URL; it looks like smtp://user:pass@host:port, with special characters percent-encoded")
+	}
+	if u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
+		return nil, errors.New("SMTP_URL: want smtp://user:pass@host:port, with a host and without a path")
+	}
+	policy, err := tlsPolicy(u)
+	if err != nil {
+		return nil, err
+	}
+	port, err := smtpPort(u)
+	if err != nil {
+		return nil, err
+	}
+	if timeout <= 0 {
+		return nil, fmt.Errorf("mail timeout: %v is not above zero", timeout)
+	}
+	m := &Mailer{
+		host:        u.Hostname(),
+		timeout:     timeout,
+		implicitTLS: u.Scheme == "smtps",
+		tls:         &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12},
+	}
+	m.options = []mail.Option{
+		mail.WithPort(port), mail.WithTLSPolicy(policy), mail.WithTLSConfig(m.tls),
+		mail.WithTimeout(timeout + time.Minute), // counts anew at each step; our context ends first
+		mail.WithoutNoop(), mail.WithoutRset(),  // one message per connection needs neither
+	}
+	if user := u.User.Username(); user != "" {
+		pass, _ := u.User.Password()
+		m.options = append(m.options, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover),
+			mail.WithUsername(user), mail.WithPassword(pass))
+	}
+	if _, err := mail.NewClient(m.host, m.options...); err != nil {
+		return nil, fmt.Errorf("SMTP_URL: %w", err)
+	}
+	return m, nil
+}
+
+// tlsPolicy reads the scheme and ?tls=, and refuses what it does not know: a misspelled
+// setting must not end as an open line.
+func tlsPolicy(u *url.URL) (mail.TLSPolicy, error) {
+	query := u.Query()
+	mode := query.Get("tls")
+	query.Del("tls")
+	if len(query) > 0 {
+		return 0, errors.New("SMTP_URL: the only parameter is tls=none, tls=opportunistic or tls=required")
+	}
+	switch {
+	case u.Scheme == "smtps" && mode == "":
+		// The dialer has done TLS by then, and such a server offers no STARTTLS.
+		return mail.TLSOpportunistic, nil
+	case u.Scheme == "smtps":
+		return 0, errors.New("SMTP_URL: smtps:// is always TLS; leave ?tls= out")
+	case u.Scheme != "smtp":
+		return 0, errors.New("SMTP_URL: the scheme is neither smtp:// nor smtps://")
+	case mode == "" || mode == "opportunistic":
+		return mail.TLSOpportunistic, nil
+	case mode == "none":
+		return mail.NoTLS, nil
+	case mode == "required":
+		return mail.TLSMandatory, nil
+	}
+	return 0, fmt.Errorf("SMTP_URL: tls=%q is not one of none, opportunistic, required", mode)
+}
+
+func smtpPort(u *url.URL) (int, error) {
+	switch {
+	case u.Port() != "":
+		port, err := strconv.ParseUint(u.Port(), 10, 16)
+		if err != nil || port == 0 {
+			return 0, fmt.Errorf("SMTP_URL: port %s is not between 1 and 65535", u.Port())
+		}
+		return int(port), nil
+	case u.Scheme == "smtps":
+		return mail.DefaultPortSSL, nil
+	}
+	return mail.DefaultPortTLS, nil
+}
+
+// Send hands one message to the server and returns nil once the server has taken it. After
+// any error but ErrRejected the message may still have been taken: a repeat carries the same
+// ID. The whole Send ends with ctx, or with the Mailer's timeout.
+func (m *Mailer) Send(ctx context.Context, msg Message) error {
+	out, err := msg.compose()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRejected, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	client, err := m.client(ctx)
+	if err != nil {
+		return fmt.Errorf("notify: send mail: %w", err)
+	}
+	err = client.DialAndSendWithContext(ctx, out)
+	switch {
+	case out.IsDelivered(): // whatever happened to the goodbye after it
+		return nil
+	case refused(err):
+		return fmt.Errorf("%w: %w", ErrRejected, err)
+	}
+	return m.failed(ctx, "send mail", err)
+}
+
+// Ping connects, says hello, logs in if there is a user, and leaves.
+func (m *Mailer) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	client, err := m.client(ctx)
+	if err != nil {
+		return fmt.Errorf("notify: reach the mail server: %w", err)
+	}
+	conn, err := client.DialToSMTPClientWithContext(ctx)
+	if err != nil {
+		return m.failed(ctx, "reach the mail server", err)
+	}
+	if err := client.CloseWithSMTPClient(conn); err != nil {
+		return m.failed(ctx, "reach the mail server", err)
+	}
+	return nil
+}
+
+// client returns a client whose connection is closed when ctx ends: the library itself
+// watches a context only while it dials.
+func (m *Mailer) client(ctx context.Context) (*mail.Client, error) {
+	dial := (&net.Dialer{}).DialContext
+	if m.implicitTLS {
+		dial = (&tls.Dialer{Config: m.tls}).DialContext
+	}
+	closing := func(_ context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(ctx, func() { _ = conn.Close() })
+		return conn, nil
+	}
+	options := append([]mail.Option{mail.WithDialContextFunc(closing)}, m.options...)
+	return mail.NewClient(m.host, options...)
+}
+
+// failed names the server, and the end of ctx where that is the reason: the library then
+// only sees a closed connection.
+func (m *Mailer) failed(ctx context.Context, doing string, err error) error {
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w (%w)", ctx.Err(), err)
+	}
+	return fmt.Errorf("notify: %s: server %s: %w", doing, m.host, err)
+}
+
+// refused reports whether the server answered the message itself with a 5xx. A 5xx to the
+// login or the greeting, and "authentication required" (530), blame the settings instead:
+// the same message passes once they are mended.
+func refused(err error) bool {
+	var sent *mail.SendError
+	return errors.As(err, &sent) && sent.ErrorCode() >= 500 && sent.ErrorCode() != 530
+}
+
+// compose builds the mail. It refuses control characters in everything that becomes a header
+// or a command, so that no field can start another one.
+func (msg Message) compose() (*mail.Msg, error) {
+	for _, field := range []struct{ name, value string }{
+		{"from", msg.From}, {"to", msg.To}, {"subject", msg.Subject},
+	} {
+		if strings.ContainsFunc(field.value, unicode.IsControl) {
+			return nil, fmt.Errorf("%s: line breaks and other control characters are not allowed", field.name)
+		}
+	}
+	if !messageID.MatchString(msg.ID) {
+		return nil, fmt.Errorf("id: %q is not of the form left@right", msg.ID)
+	}
+	out := mail.NewMsg(mail.WithNoDefaultUserAgent())
+	if err := out.From(msg.From); err != nil {
+		return nil, fmt.Errorf("from: %w", err)
+	}
+	if err := out.To(msg.To); err != nil {
+		return nil, fmt.Errorf("to: %w", err)
+	}
+	out.SetMessageIDWithValue(msg.ID)
+	out.Subject(msg.Subject)
+	out.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: no vacation replies
+	out.SetBodyString(mail.TypeTextPlain, msg.Text)
+	if msg.HTML != "" {
+		out.AddAlternativeString(mail.TypeTextHTML, msg.HTML)
+	}
+	return out, nil
+}
