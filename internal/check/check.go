@@ -1,0 +1,195 @@
+// Package check looks for broken promises: what must hold in the shop at any moment, each as one SQL statement that returns the rows
+// that break it, and what the payment provider and the mailbox witnessed from outside, compared with what the database says.
+//
+// All statements are in invariants.go; tests, the lab and operators (`shop check`) run the same ones. They read the tables of every
+// domain, which sqlc's packages, private to their domains, do not allow: that is why they are plain SQL here. They only read.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/onceshop/onceshop/internal/orders"
+)
+
+// Sources are what is compared. ProviderURL and MailboxURL are base URLs such as "http://127.0.0.1:8090"; without one, what it could
+// witness is not checked.
+type Sources struct {
+	DB                      *pgxpool.Pool
+	ProviderURL, MailboxURL string
+}
+
+// Report is the outcome of every invariant, in the design's order.
+type Report []Result
+
+// Result is the outcome of one invariant against one source.
+type Result struct {
+	// Invariant is its number in the design, such as "I5".
+	Invariant string
+	Source    Source
+	// Says is the promise in a few words.
+	Says string
+	// Rows is how many rows or messages were looked at.
+	Rows int64
+	// Violations break the promise. Warnings do not, but somebody should look at them.
+	Violations, Warnings Findings
+	// NotChecked says why there is no outcome; it is empty if there is one.
+	NotChecked string
+}
+
+// Findings are rows that stand out: how many, and the first of them.
+type Findings struct {
+	Count int64
+	First []Finding
+}
+
+// Finding is a row that stands out: its id and what is wrong with it.
+type Finding struct{ ID, Says string }
+
+// mostFindings is how many rows of a kind are told one by one.
+const mostFindings = 10
+
+// healing is how long something may be on its way before it counts as stuck.
+const healing = time.Minute
+
+// statementTimeout lets the statements read tables that have grown for years.
+const statementTimeout = 10 * time.Minute
+
+// Violated returns the results that break their promise.
+func (r Report) Violated() []Result {
+	var violated []Result
+	for _, result := range r {
+		if result.Violations.Count > 0 {
+			violated = append(violated, result)
+		}
+	}
+	return violated
+}
+
+// Run checks every invariant, also while the shop is at work. The witnesses are asked first, and then everything is read from one
+// snapshot of the database: what a witness saw has its row by then, because rows are written before the world is asked; and what was
+// settled before the witnesses were asked, they must have seen. Nothing is expected of what happened in between.
+// A witness that does not answer leaves its invariants unchecked, and its error is returned with the report on the others.
+func Run(ctx context.Context, sources Sources) (Report, error) {
+	args := legalChanges()
+	missing, askErr := ask(ctx, sources, args)
+	if missing == nil {
+		return nil, askErr
+	}
+	tx, err := sources.DB.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
+	report, err := readTx(ctx, tx, args, missing)
+	if err != nil {
+		return nil, err
+	}
+	return report, askErr
+}
+
+// readTx checks every invariant whose source is not missing.
+func readTx(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, missing map[Source]string) (Report, error) {
+	if err := prepare(ctx, tx); err != nil {
+		return nil, err
+	}
+	var report Report
+	for _, i := range invariants {
+		result := Result{Invariant: i.name, Source: i.source, Says: i.says, NotChecked: missing[i.source]}
+		if result.NotChecked == "" {
+			if err := i.check(ctx, tx, args, &result); err != nil {
+				return nil, err
+			}
+		}
+		report = append(report, result)
+	}
+	return report, nil
+}
+
+// prepare suits the transaction to a few large statements. They join whole tables on equal columns: a nested loop would be the planner's
+// mistake, and take for ever.
+func prepare(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('work_mem', '64MB', true),
+		set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), set_config('enable_nestloop', 'off', true)`, fmt.Sprint(statementTimeout.Milliseconds()))
+	if err != nil {
+		return fmt.Errorf("prepare the snapshot: %w", err)
+	}
+	return nil
+}
+
+// ask puts what the witnesses say, and when they were asked, into args. It returns which sources cannot be compared, and why; nil if
+// the database does not tell the time.
+func ask(ctx context.Context, sources Sources, args pgx.NamedArgs) (missing map[Source]string, err error) {
+	var asked time.Time
+	if err := sources.DB.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&asked); err != nil {
+		return nil, fmt.Errorf("ask the database for its time: %w", err)
+	}
+	args["asked"] = asked
+	missing = map[Source]string{}
+	var failures []error
+	for _, w := range []struct {
+		source       Source
+		url, setting string
+		read         func(ctx context.Context, url string, args pgx.NamedArgs) error
+	}{
+		{Provider, sources.ProviderURL, "PSP_URL", readProvider},
+		{Mailbox, sources.MailboxURL, "SHOP_MAILBOX_ADDR", readMailbox},
+	} {
+		if w.url == "" {
+			missing[w.source] = w.setting + " is missing"
+			continue
+		}
+		if err := w.read(ctx, w.url, args); err != nil {
+			missing[w.source] = "the " + string(w.source) + " does not answer"
+			failures = append(failures, fmt.Errorf("ask the %s of %s: %w", w.source, w.setting, err))
+		}
+	}
+	return missing, errors.Join(failures...)
+}
+
+// legalChanges are the arguments legal_event, legal_from and legal_to, and the time for healing.
+func legalChanges() pgx.NamedArgs {
+	var event, from, to []string
+	for _, change := range orders.LegalChanges() {
+		event, from, to = append(event, change.Event), append(from, string(change.From)), append(to, string(change.To))
+	}
+	return pgx.NamedArgs{"legal_event": event, "legal_from": from, "legal_to": to, "healing": healing}
+}
+
+// check fills in what the invariant's statements find.
+func (i invariant) check(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, result *Result) (err error) {
+	if err = tx.QueryRow(ctx, "SELECT "+i.rows, args).Scan(&result.Rows); err == nil {
+		result.Violations, err = find(ctx, tx, i.violations, args)
+	}
+	if err == nil && i.warnings != "" {
+		result.Warnings, err = find(ctx, tx, i.warnings, args)
+	}
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) && (answer.Code == "42P01" || answer.Code == "42703") {
+		err = fmt.Errorf("the schema is not this program's, try `shop migrate up`: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("check %s: %w", i.name, err)
+	}
+	return nil
+}
+
+// find runs a statement that returns (id, says).
+func find(ctx context.Context, tx pgx.Tx, statement string, args pgx.NamedArgs) (Findings, error) {
+	var found Findings
+	query := fmt.Sprintf("SELECT count(*) OVER (), coalesce(id, ''), coalesce(says, '') FROM (%s) AS found (id, says) ORDER BY id, says LIMIT %d", statement, mostFindings)
+	rows, err := tx.Query(ctx, query, args)
+	if err != nil {
+		return found, err
+	}
+	found.First, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Finding, err error) {
+		return f, row.Scan(&found.Count, &f.ID, &f.Says)
+	})
+	return found, err
+}

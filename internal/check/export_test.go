@@ -1,0 +1,26 @@
+package check
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// RunTx checks what the transaction sees, so that a test can break the data in it and roll back. The check believes that it runs later
+// by the time given.
+func RunTx(t testing.TB, tx pgx.Tx, sources Sources, later time.Duration) Report {
+	t.Helper()
+	args := legalChanges()
+	missing, err := ask(t.Context(), sources, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args["asked"] = args["asked"].(time.Time).Add(later)
+	report, err := readTx(context.WithoutCancel(t.Context()), tx, args, missing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}

@@ -1,0 +1,125 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+const (
+	// answerTimeout bounds one answer of a witness, maxAnswer its bytes: the provider tells all it ever did in one.
+	answerTimeout = 2 * time.Minute
+	maxAnswer     = 1 << 30
+	// mailPage is how many messages the mailbox is asked for at a time.
+	mailPage = 1000
+)
+
+var client = &http.Client{Timeout: answerTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
+
+// receiptID finds the order in the Message-ID of a receipt.
+var receiptID = regexp.MustCompile(`^<?receipt\.([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})@`)
+
+// readProvider sets the arguments capture_… and refund_… to the columns of everything that the provider holds.
+func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
+	var held struct {
+		Captures []payments.Capture        `json:"captures"`
+		Refunds  []payments.ProviderRefund `json:"refunds"`
+	}
+	for _, path := range []string{"/v1/captures", "/v1/refunds"} {
+		if err := get(ctx, url, path, &held); err != nil {
+			return err
+		}
+	}
+	c, r := held.Captures, held.Refunds
+	args["capture_id"] = column(c, func(c payments.Capture) string { return c.ID })
+	args["capture_charge"] = column(c, func(c payments.Capture) string { return c.Reference })
+	args["capture_order"] = column(c, func(c payments.Capture) string { return c.OrderID })
+	args["capture_status"] = column(c, func(c payments.Capture) string { return c.Status })
+	args["capture_amount"] = column(c, func(c payments.Capture) int64 { return c.Amount })
+	args["capture_currency"] = column(c, func(c payments.Capture) string { return c.Currency })
+	args["capture_at"] = column(c, func(c payments.Capture) time.Time { return c.CreatedAt })
+	args["refund_id"] = column(r, func(r payments.ProviderRefund) string { return r.ID })
+	args["refund_capture"] = column(r, func(r payments.ProviderRefund) string { return r.CaptureID })
+	args["refund_amount"] = column(r, func(r payments.ProviderRefund) int64 { return r.Amount })
+	args["refund_currency"] = column(r, func(r payments.ProviderRefund) string { return r.Currency })
+	return nil
+}
+
+// receipt is a message in the mailbox whose Message-ID is that of an order's receipt.
+type receipt struct{ id, orderID, to string }
+
+// readMailbox sets the arguments mail_… to the columns of the receipts in the mailbox.
+func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
+	var receipts []receipt
+	seen := map[string]bool{}
+	for start := 0; ; {
+		var page struct {
+			Total    int `json:"total"`
+			Messages []struct {
+				ID, MessageID string
+				To            []struct{ Address string }
+			} `json:"messages"`
+		}
+		if err := get(ctx, url, fmt.Sprintf("/api/v1/messages?limit=%d&start=%d", mailPage, start), &page); err != nil {
+			return err
+		}
+		for _, message := range page.Messages {
+			ours := receiptID.FindStringSubmatch(message.MessageID)
+			// Mail that arrives meanwhile moves the pages: what was last on one is first on the next.
+			if ours == nil || seen[message.ID] {
+				continue
+			}
+			seen[message.ID] = true
+			mail := receipt{id: message.ID, orderID: strings.ToLower(ours[1])}
+			if len(message.To) > 0 {
+				mail.to = message.To[0].Address
+			}
+			receipts = append(receipts, mail)
+		}
+		start += len(page.Messages)
+		if len(page.Messages) == 0 || start >= page.Total {
+			break
+		}
+	}
+	args["mail_id"] = column(receipts, func(r receipt) string { return r.id })
+	args["mail_order"] = column(receipts, func(r receipt) string { return r.orderID })
+	args["mail_to"] = column(receipts, func(r receipt) string { return r.to })
+	return nil
+}
+
+// column is what Postgres takes for a column of the rows: never NULL.
+func column[R, V any](rows []R, value func(R) V) []V {
+	values := make([]V, len(rows))
+	for i, row := range rows {
+		values[i] = value(row)
+	}
+	return values
+}
+
+func get(ctx context.Context, url, path string, into any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+path, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", path, answer.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(into); err != nil {
+		return fmt.Errorf("GET %s: unreadable answer: %w", path, err)
+	}
+	return nil
+}
