@@ -1,0 +1,139 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+const (
+	// maxBody is in bytes.
+	maxBody = 64 << 10
+	// operationTimeout bounds the work for one request, whether its client still waits or not.
+	operationTimeout = 10 * time.Second
+)
+
+// API answers everything under /v1.
+type API struct {
+	Orders   *orders.Service
+	Payments *payments.Service
+	Accounts *accounts.Service
+	// Replays may be nil: then every repeated request goes to the database.
+	Replays *dedup.Replays
+	// Webhooks reads a provider's events, by path.
+	Webhooks map[string]EventReader
+	Log      *slog.Logger
+}
+
+// Register adds the routes. Errors of the handlers reach the echo instance's error handler: see WriteError.
+func (a *API) Register(e *echo.Echo) {
+	e.GET("/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", OpenAPI) })
+	e.GET("/v1/products", a.listProducts, limits)
+
+	customer := []echo.MiddlewareFunc{limits, a.authenticate}
+	e.POST("/v1/orders", a.placeOrder, customer...)
+	e.GET("/v1/orders", a.listOrders, customer...)
+	e.GET("/v1/orders/:id", a.getOrder, customer...)
+	e.POST("/v1/orders/:id/charges", a.chargeOrder, customer...)
+	e.GET("/v1/charges/:id", a.getCharge, customer...)
+	e.POST("/v1/orders/:id/cancel", a.cancelOrder, customer...)
+
+	admin := append(slices.Clone(customer), a.adminOnly)
+	e.POST("/v1/charges/:id/refunds", a.refundCharge, admin...)
+	e.POST("/v1/deliveries", a.receiveDelivery, admin...)
+	for path, read := range a.Webhooks {
+		e.POST(path, a.receiveEvent(read), limits)
+	}
+}
+
+// limits bounds the body and keeps answers out of caches.
+func limits(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBody)
+		c.Response().Header().Set("Cache-Control", "no-store")
+		return next(c)
+	}
+}
+
+const customerKey = "customer"
+
+func customerOf(c echo.Context) accounts.Customer {
+	return c.Get(customerKey).(accounts.Customer) //nolint:forcetypeassert // set by authenticate on every route that asks
+}
+
+func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		scheme, token, _ := strings.Cut(c.Request().Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			token = ""
+		}
+		customer, err := a.Accounts.Authenticate(c.Request().Context(), token)
+		if err != nil {
+			return err
+		}
+		c.Set(customerKey, customer)
+		return next(c)
+	}
+}
+
+func (a *API) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if customer := customerOf(c); !customer.Admin {
+			a.Log.WarnContext(c.Request().Context(), "a customer tried an admin call", "customer_id", customer.ID, "path", c.Path())
+			return errForbidden
+		}
+		return next(c)
+	}
+}
+
+// once answers an operation under its idempotency key: from memory when this node holds the final answer, together
+// with a twin that is running, or by run. A 201 points to its
+// object under the location, unless that is empty.
+func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedup.Fingerprint, location string, run func(context.Context) (dedup.Answer, error)) error {
+	c.Set(keyHash, key.Hash())
+	id := dedup.RequestIDOf(operation, customerOf(c).ID, key, meaning)
+	answer, err := a.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
+		ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+		defer cancel()
+		return run(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	header := c.Response().Header()
+	if answer.Replayed {
+		header.Set("Idempotent-Replayed", "true")
+	}
+	contentType := echo.MIMEApplicationJSON
+	switch {
+	case answer.Status == http.StatusCreated && location != "":
+		header.Set("Location", location+answer.ID.String())
+	case answer.Status == http.StatusAccepted:
+		header.Set("Retry-After", retryAfter)
+	case answer.Status >= http.StatusBadRequest:
+		contentType = problem.ContentType
+	}
+	return c.Blob(answer.Status, contentType, answer.Body)
+}
+
+// pathID reads the id of the path. What is no id names nothing, so missing is returned for it.
+func pathID(c echo.Context, missing error) (uuid.UUID, error) {
+	id, err := uuid.Parse(c.Param("id"))
+	if err != nil || len(c.Param("id")) != 36 {
+		return uuid.Nil, missing
+	}
+	c.Set(objectID, id.String())
+	return id, nil
+}

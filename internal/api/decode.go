@@ -1,0 +1,103 @@
+package api
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+// keyOf reads the Idempotency-Key header, which must be sent once.
+func keyOf(c echo.Context) (dedup.Key, error) {
+	switch values := c.Request().Header.Values("Idempotency-Key"); len(values) {
+	case 0:
+		return "", dedup.ErrKeyMissing
+	case 1:
+		return dedup.ParseKey(values[0])
+	default:
+		return "", dedup.ErrKeyInvalid
+	}
+}
+
+// decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and wrong types are
+// errors, because a client whose words are ignored believes that it said something.
+func decode(c echo.Context, into any) error {
+	err := json.UnmarshalRead(c.Request().Body, into, json.RejectUnknownMembers(true))
+	var tooLarge *http.MaxBytesError
+	var semantic *json.SemanticError
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &tooLarge):
+		return tooLarge
+	case errors.Is(err, io.EOF):
+		return problem.InvalidError{Reason: "the body must be a JSON object"}
+	case errors.As(err, &semantic):
+		return problem.InvalidError{Field: field(semantic.JSONPointer), Reason: semanticReason(semantic)}
+	case errors.As(err, &syntactic):
+		return problem.InvalidError{Field: field(syntactic.JSONPointer), Reason: "is not valid JSON: " + reason(syntactic.Err)}
+	default:
+		return err
+	}
+}
+
+// decodeOptional is decode for a request whose body may be left out.
+func decodeOptional(c echo.Context, into any) error {
+	body := bufio.NewReader(c.Request().Body)
+	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
+		return nil
+	}
+	c.Request().Body = io.NopCloser(body)
+	return decode(c, into)
+}
+
+func semanticReason(e *json.SemanticError) string {
+	if errors.Is(e.Err, json.ErrUnknownName) {
+		return "is not a field of this request"
+	}
+	if e.GoType != nil {
+		switch kind := e.GoType.Kind().String(); kind {
+		case "int64":
+			return "must be a whole number"
+		case "string":
+			return "must be a string"
+		case "slice":
+			return "must be an array"
+		default:
+			return "must be an object"
+		}
+	}
+	return "has the wrong type"
+}
+
+func reason(err error) string {
+	if err == nil {
+		return "syntax error"
+	}
+	return strings.TrimPrefix(err.Error(), "jsontext: ")
+}
+
+// field turns a JSON pointer into the path that people write: /lines/0/sku becomes lines[0].sku.
+func field(pointer jsontext.Pointer) string {
+	var path strings.Builder
+	for token := range pointer.Tokens() {
+		if strings.Trim(token, "0123456789") == "" && path.Len() > 0 {
+			path.WriteString("[" + token + "]")
+			continue
+		}
+		if path.Len() > 0 {
+			path.WriteString(".")
+		}
+		path.WriteString(token)
+	}
+	return path.String()
+}

@@ -1,0 +1,10 @@
+// Package api is the shop's JSON API. Its contract is openapi.yaml, which the server hands
+// out at /v1/openapi.yaml and against which the tests check every answer.
+package api
+
+import _ "embed"
+
+// OpenAPI is the OpenAPI 3.1 document of the API, in YAML. Treat it as read-only.
+//
+//go:embed openapi.yaml
+var OpenAPI []byte

@@ -1,0 +1,33 @@
+package api
+
+import (
+	"io"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+// EventReader checks that the provider signed a webhook and decodes it. Its error wraps payments.ErrNotSigned.
+type EventReader func(header http.Header, body []byte) (payments.Event, error)
+
+// receiveEvent answers a provider: 204 when the event is applied, was applied before, or is kept for an operator.
+func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		body, err := io.ReadAll(c.Request().Body)
+		if err != nil {
+			return err
+		}
+		event, err := read(c.Request().Header, body)
+		if err != nil {
+			a.Log.WarnContext(c.Request().Context(), "webhook refused", "error", err)
+			return err
+		}
+		c.Set(objectID, event.ID)
+		if err := a.Payments.Receive(c.Request().Context(), event); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusNoContent)
+	}
+}
