@@ -1,0 +1,211 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+// Limits of a cart: it has to fit into a cookie.
+const (
+	maxLines    = 20
+	maxQuantity = 99
+)
+
+// cart is one intent to buy. Key is the idempotency key of the order that comes of it: minted with the cart, new
+// whenever its lines change, and never for any other reason.
+type cart struct {
+	Key   uuid.UUID            `json:"key"`
+	Lines []orders.LineRequest `json:"lines"`
+	// Email is kept for a buyer who has to come back to the cart; it is no part of the cart's meaning.
+	Email string `json:"email,omitempty"`
+}
+
+// with returns the cart with so many units of a product; none takes it out.
+func (k cart) with(sku string, quantity int64) cart {
+	if quantity == k.quantity(sku) {
+		return k
+	}
+	lines := slices.Clone(k.Lines)
+	at := slices.IndexFunc(lines, func(l orders.LineRequest) bool { return l.SKU == sku })
+	switch {
+	case at < 0:
+		lines = append(lines, orders.LineRequest{SKU: sku, Quantity: quantity})
+	case quantity == 0:
+		lines = slices.Delete(lines, at, at+1)
+	default:
+		lines[at].Quantity = quantity
+	}
+	return cart{Key: uuid.New(), Lines: lines, Email: k.Email}
+}
+
+func (k cart) quantity(sku string) int64 {
+	for _, line := range k.Lines {
+		if line.SKU == sku {
+			return line.Quantity
+		}
+	}
+	return 0
+}
+
+func (k cart) units() int64 {
+	var sum int64
+	for _, line := range k.Lines {
+		sum += line.Quantity
+	}
+	return sum
+}
+
+var cartPage = parsePage("cart.html")
+
+// basket is a cart at today's prices and stock.
+type basket struct {
+	Lines    []basketLine
+	Currency string
+	Total    int64
+	// Blocked says that the cart cannot be ordered as it stands.
+	Blocked bool
+}
+
+type basketLine struct {
+	orders.Product
+	Quantity int64
+	Amount   int64
+	Max      int64
+}
+
+// Short says that there are not as many left as the line asks for.
+func (l basketLine) Short() bool { return l.Available < l.Quantity }
+
+func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
+	if len(k.Lines) == 0 {
+		return basket{}, nil
+	}
+	products, err := w.Orders.Products(ctx)
+	if err != nil {
+		return basket{}, err
+	}
+	var b basket
+	for _, line := range k.Lines {
+		priced := basketLine{Product: orders.Product{SKU: line.SKU, Name: line.SKU}, Quantity: line.Quantity, Max: maxQuantity}
+		if at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == line.SKU }); at >= 0 {
+			priced.Product = products[at]
+			priced.Amount = priced.UnitPrice * line.Quantity
+			b.Currency = priced.Currency
+		}
+		b.Total += priced.Amount
+		b.Blocked = b.Blocked || priced.Short()
+		b.Lines = append(b.Lines, priced)
+	}
+	return b, nil
+}
+
+func (w *Web) showCart(c echo.Context) error {
+	v := w.visitor(c)
+	if done, err := w.leaveOrdered(c, v); done || err != nil {
+		return err
+	}
+	b, err := w.basket(c.Request().Context(), v.Cart)
+	if err != nil {
+		return err
+	}
+	return w.render(c, http.StatusOK, cartPage, page{Title: "Your cart", Content: b})
+}
+
+// leaveOrdered leads a visitor whose cart was ordered already to that order, and takes the cart away: the answer to the
+// checkout was lost on its way to the browser.
+func (w *Web) leaveOrdered(c echo.Context, v visitor) (bool, error) {
+	id, err := w.orderOf(c.Request().Context(), v)
+	if errors.Is(err, orders.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	w.dropCart(c)
+	return true, seeOther(c, "/orders/"+id.String())
+}
+
+// orderOf returns the order that was placed from the visitor's cart, or orders.ErrNotFound.
+func (w *Web) orderOf(ctx context.Context, v visitor) (uuid.UUID, error) {
+	if len(v.Cart.Lines) == 0 {
+		return uuid.Nil, orders.ErrNotFound
+	}
+	return w.Orders.FindByKey(ctx, v.ID, dedup.Key(v.Cart.Key.String()))
+}
+
+// changeCart adds a product, sets its quantity or removes it.
+func (w *Web) changeCart(c echo.Context) error {
+	form, err := postForm(c)
+	if err != nil {
+		return err
+	}
+	ctx, v, sku := c.Request().Context(), w.visitor(c), form.Get("sku")
+	switch _, err := w.orderOf(ctx, v); {
+	case err == nil:
+		v.Cart = cart{}
+	case !errors.Is(err, orders.ErrNotFound):
+		return err
+	}
+	quantity, err := wantedQuantity(form.Get("action"), form.Get("quantity"), v.Cart.quantity(sku))
+	if err != nil {
+		return err
+	}
+	if v.Cart.quantity(sku) == 0 && quantity > 0 {
+		if len(v.Cart.Lines) >= maxLines {
+			return seeOther(c, "/cart?notice=full")
+		}
+		if err := w.mustSell(ctx, sku); err != nil {
+			return err
+		}
+	}
+	if v.ID == uuid.Nil {
+		if v.ID, err = w.saveGuest(c); err != nil {
+			return err
+		}
+	}
+	v.Cart = v.Cart.with(sku, quantity)
+	if err := w.saveCart(c, v); err != nil {
+		return err
+	}
+	return seeOther(c, "/cart")
+}
+
+// wantedQuantity is how many units there shall be after the action, when there are now so many.
+func wantedQuantity(action, text string, now int64) (int64, error) {
+	if action == "remove" {
+		return 0, nil
+	}
+	quantity, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || quantity < 0 || quantity > maxQuantity {
+		return 0, problem.InvalidError{Field: "quantity", Reason: fmt.Sprintf("must be a whole number from 0 to %d", maxQuantity)}
+	}
+	switch action {
+	case "add":
+		return min(now+quantity, maxQuantity), nil
+	case "set":
+		return quantity, nil
+	}
+	return 0, problem.InvalidError{Field: "action", Reason: "must be add, set or remove"}
+}
+
+func (w *Web) mustSell(ctx context.Context, sku string) error {
+	products, err := w.Orders.Products(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(products, func(p orders.Product) bool { return p.SKU == sku }) {
+		return problem.InvalidError{Field: "sku", Reason: "must be a product of this shop"}
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+var checkoutPage = parsePage("checkout.html")
+
+// checkout is the checkout form, as it is shown and as it comes back. Key is the cart's: it says which intent this form
+// carries out, whatever the cart has become since.
+type checkout struct {
+	Key    uuid.UUID
+	Email  string
+	Method string
+}
+
+// checkoutView is a checkout form on its page.
+type checkoutView struct {
+	checkout
+	Basket      basket
+	Methods     choice
+	EmailError  string
+	MethodError string
+}
+
+func (w *Web) showCheckout(c echo.Context) error {
+	v := w.visitor(c)
+	if done, err := w.leaveOrdered(c, v); done || err != nil {
+		return err
+	}
+	return w.renderCheckout(c, http.StatusOK, v, "", checkoutView{checkout: checkout{Email: v.Cart.Email}})
+}
+
+// renderCheckout shows the form for the visitor's cart as it is now. A cart that cannot be ordered is shown instead.
+func (w *Web) renderCheckout(c echo.Context, status int, v visitor, notice string, view checkoutView) error {
+	b, err := w.basket(c.Request().Context(), v.Cart)
+	if err != nil {
+		return err
+	}
+	if len(b.Lines) == 0 || b.Blocked {
+		return seeOther(c, "/cart")
+	}
+	view.Key, view.Basket, view.Methods = v.Cart.Key, b, w.methods(view.Method)
+	return w.render(c, status, checkoutPage, page{Title: "Checkout", Notice: notice, Content: view})
+}
+
+func readCheckout(c echo.Context) (checkout, error) {
+	form, err := postForm(c)
+	if err != nil {
+		return checkout{}, err
+	}
+	key, err := uuid.Parse(form.Get("key"))
+	if err != nil {
+		key = uuid.Nil // a key that no cart has
+	}
+	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method")}, nil
+}
+
+// submitCheckout places the order that the form's key stands for, unless it stands already, and makes the first try to pay.
+func (w *Web) submitCheckout(c echo.Context) error {
+	f, err := readCheckout(c)
+	if err != nil {
+		return err
+	}
+	v := w.visitor(c)
+	id, err := w.Orders.FindByKey(c.Request().Context(), v.ID, dedup.Key(f.Key.String()))
+	if errors.Is(err, orders.ErrNotFound) {
+		if len(v.Cart.Lines) == 0 {
+			return seeOther(c, "/cart?notice=empty")
+		}
+		if f.Key != v.Cart.Key {
+			return w.renderCheckout(c, http.StatusConflict, v, "Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
+		}
+		if !w.offers(f.Method) {
+			return w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f, MethodError: "Please choose one of these."})
+		}
+		id, err = w.place(c, v, f.Email)
+	}
+	if err != nil {
+		return w.placeFailed(c, v, f, err)
+	}
+	if err = w.pay(c, v.ID, id, 0, f.Method); err != nil && !errors.Is(err, errOutdated) {
+		return w.askAgain(c, err, f.again())
+	}
+	if v.Cart.Key == f.Key {
+		w.dropCart(c)
+	}
+	if err != nil {
+		return seeOther(c, "/orders/"+id.String()+"?notice=outdated")
+	}
+	return seeOther(c, "/orders/"+id.String())
+}
+
+// place orders the visitor's cart under its key.
+func (w *Web) place(c echo.Context, v visitor, email string) (uuid.UUID, error) {
+	if err := w.Accounts.EnsureGuest(c.Request().Context(), v.ID); err != nil {
+		return uuid.Nil, err
+	}
+	command := orders.PlaceOrder{CustomerID: v.ID, Key: dedup.Key(v.Cart.Key.String()), Email: email, Lines: v.Cart.Lines}
+	answer, err := w.once(c, "orders", v.ID, command.Key, command.Fingerprint(), func(ctx context.Context) (dedup.Answer, error) {
+		return w.Orders.Place(ctx, command)
+	})
+	if errors.Is(err, dedup.ErrKeyReused) {
+		// A twin of this form with another email address came first.
+		return w.Orders.FindByKey(c.Request().Context(), v.ID, command.Key)
+	}
+	return answer.ID, err
+}
+
+// placeFailed says why there is no order, and keeps what the visitor has entered.
+func (w *Web) placeFailed(c echo.Context, v visitor, f checkout, err error) error {
+	invalid, isInvalid := errors.AsType[problem.InvalidError](err)
+	_, short := errors.AsType[orders.OutOfStockError](err)
+	_, unknown := errors.AsType[orders.UnknownSKUError](err)
+	switch {
+	case isInvalid && invalid.Field == "email":
+		return w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f,
+			EmailError: "Please enter an email address such as alice@example.com, so that we can send the receipt."})
+	case short, unknown:
+		v.Cart.Email = f.Email
+		if err := w.saveCart(c, v); err != nil {
+			return err
+		}
+		return seeOther(c, "/cart?notice=short")
+	case isInvalid:
+		return err
+	}
+	return w.askAgain(c, err, f.again())
+}
+
+func (f checkout) again() retry {
+	return retry{Action: "/checkout", Fields: map[string]string{"key": f.Key.String(), "email": f.Email, "payment_method": f.Method}}
+}

@@ -1,0 +1,256 @@
+package web_test
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/shoptest"
+	"github.com/onceshop/onceshop/web"
+)
+
+func TestBuySomething(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	b.add("PIN-KEY")
+	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once", "alice@example.com", "€20.50", "The Once Mug")
+	b.get("/cart").want(200, "/cart", "nothing in it")
+	b.get("/orders").want(200, "/orders", order.path, "Paid", "€20.50")
+	b.get("/").want(200, "/", "9 in stock")
+	s.wantOrders(1)
+	s.wantCaptures(1)
+}
+
+func TestTwinsOfACheckout(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*web.Web){
+		"one node shares the execution": nil,
+		"the database decides alone":    func(w *web.Web) { w.Replays = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, change)
+			b := s.browser()
+			b.add("LAST-ONE")
+			form := b.checkoutForm("pm_ok")
+			twins := make([]*browser, 10)
+			for i := range twins {
+				twins[i] = b.twin()
+			}
+			pages := shoptest.Race(len(twins), func(i int) answer { return twins[i].post("/checkout", form) })
+			for _, page := range pages {
+				page.want(200, "/orders/")
+				if page.path != pages[0].path {
+					t.Errorf("orders at %s and %s", pages[0].path, page.path)
+				}
+			}
+			b.get(pages[0].path).want(200, "/orders/", "Paid, once")
+			s.wantOrders(1)
+			s.wantCaptures(1)
+		})
+	}
+}
+
+func TestBackButton(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	order := b.post("/checkout", form).want(200, "/orders/", "Paid, once")
+	b.add("PIN-KEY")
+	for _, method := range []string{"pm_ok", "pm_declined", "nonsense"} {
+		form.Set("payment_method", method)
+		if again := b.post("/checkout", form).want(200, "/orders/", "Paid, once"); again.path != order.path {
+			t.Errorf("sent back to %s, not %s", again.path, order.path)
+		}
+	}
+	b.get("/cart").want(200, "/cart", "Idempotency Key Pin").without("The Once Mug")
+	s.wantOrders(1)
+	s.wantCaptures(1)
+}
+
+func TestStaleTab(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	stale := b.checkoutForm("pm_ok")
+	b.add("PIN-KEY")
+	page := b.post("/checkout", stale).want(409, "/checkout", "changed in another tab", "alice@example.com", "€20.50")
+	s.wantOrders(0)
+	stale.Set("key", page.field("key"))
+	b.post("/checkout", stale).want(200, "/orders/", "Paid, once", "€20.50")
+	stale.Set("key", "nonsense")
+	b.post("/checkout", stale).want(200, "/cart", "Nothing was ordered")
+	s.wantOrders(1)
+}
+
+// The answer to the checkout never arrives, so the browser still has the cart.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	order := b.twin().post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once")
+	for _, path := range []string{"/cart", "/checkout"} {
+		if got := b.twin().get(path).want(200, "/orders/"); got.path != order.path {
+			t.Errorf("%s leads to %s, want %s", path, got.path, order.path)
+		}
+	}
+	b.add("PIN-KEY")
+	b.get("/cart").want(200, "/cart", "Idempotency Key Pin").without("The Once Mug")
+	s.wantOrders(1)
+}
+
+func TestDeclinedThenAnotherMethod(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("LAST-ONE")
+	order := b.post("/checkout", b.checkoutForm("pm_insufficient_funds")).want(200, "/orders/", "declined", "not enough money", "set aside")
+	s.wantStock("LAST-ONE", 0)
+	second := url.Values{"try": {order.field("try")}, "payment_method": {"pm_declined"}}
+	b.post(order.path+"/pay", second).want(200, order.path, "the bank behind the card said no")
+
+	// The second form again, as it was and with another method: the same try, so nothing new happens.
+	b.post(order.path+"/pay", second).want(200, order.path, "declined").without("out of date")
+	second.Set("payment_method", "pm_ok")
+	b.post(order.path+"/pay", second).want(200, order.path, "nothing was charged just now")
+	s.wantCaptures(0)
+
+	third := url.Values{"try": {b.get(order.path).field("try")}, "payment_method": {"pm_ok"}}
+	for _, page := range shoptest.Race(5, func(int) answer { return b.twin().post(order.path+"/pay", third) }) {
+		page.want(200, order.path)
+	}
+	b.get(order.path).want(200, order.path, "Paid, once").without("/pay")
+	third.Set("try", "7")
+	b.post(order.path+"/pay", third).want(200, order.path, "Paid, once")
+	s.wantOrders(1)
+	s.wantCaptures(1)
+}
+
+func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	order := b.post("/checkout", b.checkoutForm("pm_error_after_capture")).want(200, "/orders/", "do not pay again").without("/pay")
+	if order.header.Get("Refresh") == "" {
+		t.Error("the page does not look for news by itself")
+	}
+	b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}).want(200, order.path, "do not pay again")
+	s.wantCaptures(1)
+}
+
+func TestOrdersAreTheirGuestsAlone(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	alice, bob := s.browser(), s.browser()
+	alice.add("MUG-ONCE")
+	order := alice.post("/checkout", alice.checkoutForm("pm_declined")).want(200, "/orders/", "declined")
+	bob.add("PIN-KEY")
+	const missing = "/orders/01942f00-0000-7000-8000-000000000000"
+	for _, b := range []*browser{bob, s.browser()} {
+		theirs, none := b.get(order.path).want(404, order.path), b.get(missing).want(404, missing)
+		if theirs.body != none.body {
+			t.Error("another's order is not answered like a missing one")
+		}
+		pay := url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}
+		b.post(order.path+"/pay", pay).want(404, order.path)
+		b.get("/orders").want(200, "/orders", "No orders yet")
+		b.get("/orders?after="+strings.TrimPrefix(order.path, "/orders/")).want(200, "/orders", "No orders yet")
+	}
+	s.wantCaptures(0)
+}
+
+func TestOutOfStockKeepsEverything(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	slow, fast := s.browser(), s.browser()
+	slow.add("LAST-ONE")
+	slow.add("MUG-ONCE")
+	form := slow.checkoutForm("pm_ok")
+	fast.add("LAST-ONE")
+	fast.post("/checkout", fast.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once")
+
+	slow.post("/checkout", form).want(200, "/cart", "Nothing was ordered", "None left", "The Last One", "The Once Mug")
+	s.wantOrders(1)
+	s.wantStock("MUG-ONCE", 10)
+	s.deliver("second,1,LAST-ONE,1")
+	page := slow.get("/checkout").want(200, "/checkout", "alice@example.com")
+	if page.field("key") != form.Get("key") {
+		t.Error("the key did not survive")
+	}
+	slow.post("/checkout", form).want(200, "/orders/", "Paid, once")
+	s.wantCaptures(2)
+}
+
+func TestWrongEntriesAreKept(t *testing.T) {
+	t.Parallel()
+	s := open(t, func(w *web.Web) { w.Demo = false })
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	form.Set("email", "alice@")
+	page := b.post("/checkout", form).want(422, "/checkout", `value="alice@"`, "Please enter an email address", `aria-invalid="true"`)
+	if page.field("key") != form.Get("key") {
+		t.Error("a mistyped email made a new key")
+	}
+	form.Set("email", "alice@example.com")
+	form.Set("payment_method", "pm_declined")
+	b.post("/checkout", form).want(422, "/checkout", "Please choose one of these").without("How payments go wrong")
+	s.wantOrders(0)
+	form.Set("payment_method", "pm_ok")
+	b.post("/checkout", form).want(200, "/orders/", "Paid, once")
+}
+
+// The database goes away in the middle: nobody knows what happened, and the same form is safe to send again.
+func TestUnavailableAfterTheClick(t *testing.T) {
+	t.Parallel()
+	for name, breaks := range map[string]func(s *shop, w *web.Web){
+		"before the order": func(s *shop, w *web.Web) {
+			gone := shoptest.Pool(s.t, s.database)
+			gone.Close()
+			w.Orders = orders.New(gone, orders.DefaultExpiry, time.Now, w.Log)
+		},
+		"before the charge": func(s *shop, w *web.Web) {
+			gone := shoptest.Pool(s.t, s.database)
+			gone.Close()
+			w.Payments = s.payments(gone)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, nil)
+			b := s.browser()
+			b.add("MUG-ONCE")
+			form := b.checkoutForm("pm_ok")
+			broken := s.pages
+			broken.Replays = nil
+			breaks(s, &broken)
+
+			b.url = s.serve(broken)
+			page := b.post("/checkout", form).want(503, "/checkout", "may have happened", "Pressing this button again is safe")
+			if page.header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			again := url.Values{}
+			for _, name := range []string{"key", "email", "payment_method"} {
+				again.Set(name, page.field(name))
+			}
+			if again.Encode() != form.Encode() {
+				t.Errorf("the form offers %v, want %v", again, form)
+			}
+
+			b.url = s.url
+			b.post("/checkout", again).want(200, "/orders/", "Paid, once")
+			s.wantOrders(1)
+			s.wantCaptures(1)
+		})
+	}
+}

@@ -1,0 +1,93 @@
+package web
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+)
+
+const (
+	guestCookie = "shop_guest"
+	cartCookie  = "shop_cart"
+
+	guestAge = 365 * 24 * time.Hour
+	cartAge  = 30 * 24 * time.Hour
+)
+
+// visitor is who is asking and what they mean to buy, as far as signed cookies prove it.
+type visitor struct {
+	// ID is the guest's customer id, uuid.Nil until something was put into a cart.
+	ID   uuid.UUID
+	Cart cart
+}
+
+// visitor reads the cookies. A cookie that is missing, forged or of another shop counts as none.
+func (w *Web) visitor(c echo.Context) visitor {
+	text, ok := w.cookie(c, guestCookie, guestCookie)
+	id, err := uuid.Parse(text)
+	if !ok || err != nil {
+		return visitor{}
+	}
+	v := visitor{ID: id}
+	if text, ok = w.cookie(c, cartCookie, cartPurpose(id)); ok {
+		if err := json.Unmarshal([]byte(text), &v.Cart); err != nil {
+			v.Cart = cart{}
+		}
+	}
+	return v
+}
+
+// saveGuest gives the visitor an identity. Carts are signed for one, so none can be checked out
+// before: twins of a checkout would otherwise each become a guest of their own.
+func (w *Web) saveGuest(c echo.Context) (uuid.UUID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("make a guest id: %w", err)
+	}
+	w.setCookie(c, guestCookie, w.Signer.Sign(guestCookie, id.String()), guestAge)
+	return id, nil
+}
+
+func (w *Web) saveCart(c echo.Context, v visitor) error {
+	if len(v.Cart.Lines) == 0 {
+		w.dropCart(c)
+		return nil
+	}
+	text, err := json.Marshal(v.Cart)
+	if err != nil {
+		return fmt.Errorf("encode the cart: %w", err)
+	}
+	w.setCookie(c, cartCookie, w.Signer.Sign(cartPurpose(v.ID), string(text)), cartAge)
+	return nil
+}
+
+func (w *Web) dropCart(c echo.Context) {
+	w.setCookie(c, cartCookie, "", -time.Second)
+}
+
+func cartPurpose(guest uuid.UUID) string { return cartCookie + " of " + guest.String() }
+
+func (w *Web) cookie(c echo.Context, name, purpose string) (string, bool) {
+	cookie, err := c.Cookie(w.cookieName(name))
+	if err != nil {
+		return "", false
+	}
+	value, err := w.Signer.Verify(purpose, cookie.Value)
+	return value, err == nil
+}
+
+func (w *Web) setCookie(c echo.Context, name, value string, age time.Duration) {
+	c.SetCookie(&http.Cookie{Name: w.cookieName(name), Value: value, Path: "/", MaxAge: int(age.Seconds()), //nolint:gosec // the demo runs without https
+		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteLaxMode})
+}
+
+func (w *Web) cookieName(name string) string {
+	if w.Secure {
+		return "__Host-" + name
+	}
+	return name
+}

@@ -1,0 +1,96 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+var errorPage = parsePage("error.html")
+
+// failure is what a visitor is told: what is wrong, and the way out.
+type failure struct {
+	Status int
+	Title  string
+	Detail string
+}
+
+var (
+	notFound = failure{http.StatusNotFound, "There is nothing here",
+		"The address may be mistyped. If it is an order's: orders are shown only in the browser that they were placed from."}
+	unavailable = failure{http.StatusServiceUnavailable, "The shop is out of breath",
+		"We could not finish this just now. Your cart is safe in your browser: please try again in a moment."}
+	internal = failure{http.StatusInternalServerError, "Something broke on our side",
+		"It is not your fault, and we have written it down. Your cart is safe in your browser: please try again."}
+)
+
+// failureOf turns any error into what a visitor is told. Nothing of an unexpected error is shown.
+func failureOf(err error) failure {
+	if invalid, ok := errors.AsType[problem.InvalidError](err); ok {
+		return failure{http.StatusBadRequest, "That did not make sense to us", "The form's " + invalid.Field + " " + invalid.Reason + ". Please go back and try again."}
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return failure{http.StatusRequestEntityTooLarge, "That was too much", "The form was larger than anything this shop asks for. Nothing was changed."}
+	}
+	switch {
+	case errors.Is(err, orders.ErrNotFound):
+		return notFound
+	case errors.Is(err, errCrossSite):
+		return failure{http.StatusForbidden, "That did not come from this shop",
+			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}
+	case pg.IsUnavailable(err), errors.Is(err, context.Canceled):
+		return unavailable
+	}
+	if known, ok := errors.AsType[*echo.HTTPError](err); ok {
+		switch {
+		case known.Code == http.StatusNotFound:
+			return notFound
+		case known.Code == http.StatusMethodNotAllowed:
+			return failure{known.Code, "That does not work here", "This page cannot be used in that way. Nothing was changed."}
+		case known.Code < http.StatusInternalServerError:
+			return failure{known.Code, "That did not make sense to us", "Nothing was changed. Please go back and try again."}
+		}
+	}
+	return internal
+}
+
+// WriteError answers a request outside /v1 that ended in err with a page. It logs what the visitor is not told.
+func (w *Web) WriteError(c echo.Context, err error) {
+	if c.Response().Committed {
+		return
+	}
+	f := failureOf(err)
+	if f.Status >= http.StatusInternalServerError {
+		w.logFailure(c, err)
+	}
+	setSecurityHeaders(c)
+	c.Response().Header().Set("Cache-Control", "no-store")
+	if err := w.render(c, f.Status, errorPage, page{Title: f.Title, Content: f}); err != nil {
+		w.Log.DebugContext(c.Request().Context(), "the error page could not be sent", "error", err)
+	}
+}
+
+func (w *Web) logFailure(c echo.Context, err error) {
+	w.Log.ErrorContext(c.Request().Context(), "page failed", "method", c.Request().Method, "route", c.Path(), "error", err)
+}
+
+var retryPage = parsePage("retry.html")
+
+// retry is a form that can be sent again as it was.
+type retry struct {
+	Action string
+	Fields map[string]string
+}
+
+// askAgain answers a submitted form whose outcome nobody knows. Sending it again carries the same
+// key, so it finds what happened or does it now, and never does it twice.
+func (w *Web) askAgain(c echo.Context, err error, again retry) error {
+	w.logFailure(c, err)
+	return w.render(c, failureOf(err).Status, retryPage, page{Title: "We are not sure that worked", Content: again})
+}

@@ -1,0 +1,144 @@
+package web
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/problem"
+)
+
+const (
+	// ordersPerPage is how many orders the history shows at once.
+	ordersPerPage = 20
+	// maxTries bounds the number that a form to pay may carry.
+	maxTries = 1000
+	// refreshAfter is how long a page waits, in seconds, before it asks what became of a payment.
+	refreshAfter = "3"
+)
+
+var (
+	ordersPage = parsePage("orders.html")
+	orderPage  = parsePage("order.html")
+)
+
+// listOrders shows the visitor's orders, newest first.
+func (w *Web) listOrders(c echo.Context) error {
+	var after *uuid.UUID
+	if id, err := uuid.Parse(c.QueryParam("after")); err == nil {
+		after = &id
+	}
+	list, more, err := w.Orders.List(c.Request().Context(), w.visitor(c).ID, ordersPerPage, after)
+	if err != nil {
+		return err
+	}
+	content := struct {
+		Orders []orders.Order
+		Older  string
+	}{Orders: list}
+	if more {
+		content.Older = "/orders?after=" + list[len(list)-1].ID.String()
+	}
+	return w.render(c, http.StatusOK, ordersPage, page{Title: "Your orders", Content: content})
+}
+
+// orderView is an order and where its payment stands.
+type orderView struct {
+	orders.Order
+	Methods choice
+	// Try is the number of charges that were declined so far, and so the number of the next try.
+	Try int
+	// Declined is why the last of them was.
+	Declined string
+}
+
+var orderTitles = map[orders.Status]string{
+	orders.Placed:   "Almost yours",
+	orders.Paying:   "One moment, please",
+	orders.Paid:     "Thank you. It is yours.",
+	orders.Refunded: "Refunded",
+	orders.Canceled: "Canceled",
+	orders.Expired:  "Expired",
+}
+
+// declines says why a charge was declined, by the provider's code.
+var declines = map[string]string{
+	"card_declined":       "the bank behind the card said no",
+	"insufficient_funds":  "there is not enough money on the card",
+	"refused_by_provider": "the payment provider did not accept the request",
+}
+
+func (w *Web) showOrder(c echo.Context) error {
+	order, err := w.ownOrder(c)
+	if err != nil {
+		return err
+	}
+	charges, err := w.Payments.OfOrder(c.Request().Context(), order.ID)
+	if err != nil {
+		return err
+	}
+	view := orderView{Order: order, Methods: w.methods("")}
+	for _, charge := range charges {
+		if charge.Status == payments.Declined {
+			view.Try++
+			view.Declined = "the payment provider said no"
+			if reason, known := declines[charge.DeclineCode]; known {
+				view.Declined = reason
+			}
+		}
+	}
+	if order.Status == orders.Paying {
+		c.Response().Header().Set("Refresh", refreshAfter)
+	}
+	return w.render(c, http.StatusOK, orderPage, page{Title: orderTitles[order.Status], Content: view})
+}
+
+// payOrder makes the try to pay that the form stands for.
+func (w *Web) payOrder(c echo.Context) error {
+	form, err := postForm(c)
+	if err != nil {
+		return err
+	}
+	try, err := strconv.Atoi(form.Get("try"))
+	if err != nil || try < 0 || try > maxTries {
+		return problem.InvalidError{Field: "try", Reason: "must be the number that the order's page put there"}
+	}
+	chosen := form.Get("payment_method")
+	if !w.offers(chosen) {
+		return problem.InvalidError{Field: "payment_method", Reason: "must be one of those on the order's page"}
+	}
+	order, err := w.ownOrder(c)
+	if err == nil {
+		err = w.pay(c, order.CustomerID, order.ID, try, chosen)
+	}
+	switch {
+	case errors.Is(err, orders.ErrNotFound):
+		return err
+	case errors.Is(err, errOutdated):
+		return seeOther(c, "/orders/"+order.ID.String()+"?notice=outdated")
+	case err != nil:
+		return w.askAgain(c, err, retry{Action: c.Request().URL.Path, Fields: map[string]string{"try": form.Get("try"), "payment_method": chosen}})
+	}
+	return seeOther(c, "/orders/"+order.ID.String())
+}
+
+// ownOrder returns the visitor's order of the path. Another's is answered like one that does not exist.
+func (w *Web) ownOrder(c echo.Context) (orders.Order, error) {
+	id, err := uuid.Parse(c.Param("id"))
+	if err != nil || len(c.Param("id")) != 36 {
+		return orders.Order{}, orders.ErrNotFound
+	}
+	order, err := w.Orders.Get(c.Request().Context(), id)
+	if err != nil {
+		return orders.Order{}, err
+	}
+	if order.CustomerID != w.visitor(c).ID {
+		return orders.Order{}, orders.ErrNotFound
+	}
+	return order, nil
+}

@@ -1,0 +1,102 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+// method is a way to pay. ID is the provider's name for it.
+type method struct {
+	ID, Name, Hint string
+	Chosen         bool
+}
+
+// What the simulated provider offers, and what each method makes it do.
+var (
+	testCards = []method{
+		{ID: "pm_ok", Name: "Test card that works"},
+		{ID: "pm_declined", Name: "Test card that is declined"},
+		{ID: "pm_insufficient_funds", Name: "Test card without enough money on it"},
+	}
+	faultyCards = []method{
+		{ID: "pm_timeout_before_capture", Name: "No answer, no money", Hint: "The provider goes silent before it takes anything."},
+		{ID: "pm_timeout_after_capture", Name: "No answer, money taken", Hint: "The provider takes the money, and its answer never arrives."},
+		{ID: "pm_error_before_capture", Name: "Error, no money", Hint: "The provider fails with an error before it takes anything."},
+		{ID: "pm_error_after_capture", Name: "Error, money taken", Hint: "The provider takes the money, and then answers with an error."},
+		{ID: "pm_slow", Name: "Slow answer", Hint: "The payment works, but the answer takes three seconds."},
+		{ID: "pm_webhook_first", Name: "News before the answer", Hint: "The provider's event about the payment arrives before its answer."},
+		{ID: "pm_webhook_storm", Name: "The same news five times", Hint: "The provider sends each event five times, in any order."},
+	}
+	realCards   = []method{{ID: "pm_ok", Name: "Card"}}
+	stripeCards = []method{
+		{ID: "pm_card_visa", Name: "Stripe's test card that works"},
+		{ID: "pm_card_chargeDeclined", Name: "Stripe's test card that is declined"},
+	}
+)
+
+// choice is the payment methods on offer, with one chosen.
+type choice struct {
+	Usual, Faulty []method
+	ChosenFaulty  bool
+}
+
+// methods offers what there is, with the given method chosen, or the first.
+func (w *Web) methods(chosen string) choice {
+	offer := choice{Usual: slices.Clone(realCards)}
+	switch {
+	case w.Stripe:
+		offer.Usual = slices.Clone(stripeCards)
+	case w.Demo:
+		offer = choice{Usual: slices.Clone(testCards), Faulty: slices.Clone(faultyCards)}
+	}
+	offer.ChosenFaulty = choose(offer.Faulty, chosen)
+	if !choose(offer.Usual, chosen) && !offer.ChosenFaulty {
+		offer.Usual[0].Chosen = true
+	}
+	return offer
+}
+
+func choose(list []method, id string) bool {
+	at := slices.IndexFunc(list, func(m method) bool { return m.ID == id })
+	if at >= 0 {
+		list[at].Chosen = true
+	}
+	return at >= 0
+}
+
+// offers says whether a method is one of those on offer.
+func (w *Web) offers(id string) bool {
+	offer := w.methods(id)
+	return offer.ChosenFaulty || choose(offer.Usual, id)
+}
+
+// errOutdated reports a form that stands for a try to pay that was made in another way: nothing was charged for it.
+var errOutdated = errors.New("web: this try to pay was made before, with another method")
+
+// pay makes a numbered try to pay for the order and returns nil when the order's page can tell what came of it. The number is
+// that of the charges declined before the form was made: repeating the form, however, repeats the try, and after a decline
+// comes a new one. That two tries cannot both take money is for payments to see to.
+func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID string) error {
+	command := payments.ChargeOrder{CustomerID: customer, OrderID: orderID, PaymentMethod: methodID,
+		Key: dedup.Key("pay-" + orderID.String() + "-" + strconv.Itoa(try))}
+	_, err := w.once(c, "charges", customer, command.Key, command.Fingerprint(), func(ctx context.Context) (dedup.Answer, error) {
+		return w.Payments.Charge(ctx, command)
+	})
+	_, live := errors.AsType[payments.InProgressError](err)
+	_, paid := errors.AsType[payments.AlreadyPaidError](err)
+	switch {
+	case errors.Is(err, dedup.ErrKeyReused):
+		return errOutdated
+	case live, paid, errors.Is(err, dedup.ErrInProgress), errors.Is(err, payments.ErrOrderNotPayable):
+		return nil
+	}
+	return err
+}

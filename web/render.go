@@ -1,0 +1,63 @@
+package web
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/money"
+)
+
+//go:embed *.html
+var pageFiles embed.FS
+
+var pageFuncs = template.FuncMap{
+	"asset": asset,
+	"art":   art,
+	"money": money.Format,
+	"when":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+	"day":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") },
+	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+}
+
+// parsePage returns a page's template, which defines "content", inside the layout.
+func parsePage(name string) *template.Template {
+	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html", name))
+}
+
+// page is what the layout shows; Content is for the page's own template.
+type page struct {
+	Title     string
+	Notice    string
+	CartUnits int64
+	Content   any
+}
+
+// notices are what a redirect can have said on the page it leads to, by the value of ?notice=.
+var notices = map[string]string{
+	"short":    "Nothing was ordered: not all of it is in stock any more. Your cart is as you left it, with what is left beside each line.",
+	"empty":    "Nothing was ordered: this cart is empty.",
+	"full":     fmt.Sprintf("Your cart holds %d different products, and that is all it can hold. Order these first.", maxLines),
+	"outdated": "The page you came from was out of date, so nothing was charged just now. This is where your order stands.",
+}
+
+// render answers with a page. A page without a notice of its own shows the one that the address names.
+func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
+	p.CartUnits = w.visitor(c).Cart.units()
+	if p.Notice == "" {
+		p.Notice = notices[c.QueryParam("notice")]
+	}
+	var html bytes.Buffer
+	if err := tmpl.Execute(&html, p); err != nil {
+		return fmt.Errorf("render the page: %w", err)
+	}
+	if status == http.StatusServiceUnavailable {
+		c.Response().Header().Set("Retry-After", "1")
+	}
+	return c.HTMLBlob(status, html.Bytes())
+}

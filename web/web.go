@@ -1,0 +1,114 @@
+// Package web is the storefront: pages rendered on the server that work without JavaScript. Each page is a handler
+// and a template side by side. The cart is the intent to buy: it carries the idempotency key of the order that comes of it.
+package web
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+const (
+	// maxBody is in bytes.
+	maxBody = 64 << 10
+	// operationTimeout bounds the work for one submitted form, whether its browser still waits or not.
+	operationTimeout = 10 * time.Second
+)
+
+// Web answers everything outside /v1.
+type Web struct {
+	Orders   *orders.Service
+	Payments *payments.Service
+	Accounts *accounts.Service
+	Signer   accounts.Signer
+	// Replays may be nil: then every repeated form goes to the database.
+	Replays *dedup.Replays
+	// Secure is for a shop behind https: cookies are sent over it only, and no other host can set them.
+	Secure bool
+	// Demo offers every payment method of the simulated provider, with the ways it can fail.
+	Demo bool
+	// Stripe offers Stripe's test cards instead: there is no card form here, and Stripe refuses them with a live key.
+	Stripe bool
+	Log    *slog.Logger
+}
+
+// Register adds the pages and their static files. Errors of the handlers reach the echo instance's error handler: see WriteError.
+func (w *Web) Register(e *echo.Echo) {
+	get := func(path string, page echo.HandlerFunc) {
+		e.GET(path, page, guard)
+		e.HEAD(path, page, guard)
+	}
+	get("/", w.showProducts)
+	get("/cart", w.showCart)
+	e.POST("/cart", w.changeCart, guard)
+	get("/checkout", w.showCheckout)
+	e.POST("/checkout", w.submitCheckout, guard)
+	get("/orders", w.listOrders)
+	get("/orders/:id", w.showOrder)
+	e.POST("/orders/:id/pay", w.payOrder, guard)
+
+	e.GET("/static/*", serveStatic)
+	e.HEAD("/static/*", serveStatic)
+}
+
+var (
+	errCrossSite  = errors.New("web: the form was sent from another site")
+	sameSiteForms = http.NewCrossOriginProtection()
+)
+
+// guard keeps pages out of caches and frames, forms of other sites out of the shop, and bounds the body.
+func guard(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		setSecurityHeaders(c)
+		c.Response().Header().Set("Cache-Control", "no-store")
+		if err := sameSiteForms.Check(c.Request()); err != nil {
+			return errors.Join(errCrossSite, err)
+		}
+		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBody)
+		return next(c)
+	}
+}
+
+func setSecurityHeaders(c echo.Context) {
+	header := c.Response().Header()
+	header.Set("Content-Security-Policy", "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "same-origin")
+}
+
+// once runs an operation under its idempotency key; a double click on this node shares one execution.
+func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key dedup.Key, meaning dedup.Fingerprint, run func(context.Context) (dedup.Answer, error)) (dedup.Answer, error) {
+	id := dedup.RequestIDOf(operation, customer, key, meaning)
+	return w.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
+		ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+		defer cancel()
+		return run(ctx)
+	})
+}
+
+// postForm returns the fields of the body, and none of the address.
+func postForm(c echo.Context) (url.Values, error) {
+	if err := c.Request().ParseForm(); err != nil {
+		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, tooLarge
+		}
+		return nil, errors.Join(echo.ErrBadRequest, err)
+	}
+	return c.Request().PostForm, nil
+}
+
+// seeOther sends the browser on, so that a reload repeats no form.
+func seeOther(c echo.Context, to string) error {
+	return c.Redirect(http.StatusSeeOther, to)
+}
