@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/onceshop/onceshop/internal/app"
+)
+
+type checkCommand struct {
+	Watch interval `placeholder:"5s" help:"Repeat until Ctrl-C, every 5 s or, as in --watch=1m, at another pace."`
+}
+
+// Help is shown by shop check --help.
+func (checkCommand) Help() string {
+	return `The database is DATABASE_URL, the provider PSP_URL, the mailbox's page SHOP_MAILBOX_ADDR; without
+DATABASE_URL, those of the demo that runs on SHOP_DATA_DIR. What has no address is not checked. The check only
+reads, and may run while the shop is at work.
+
+I2, I4, I14 and I15 are not checked: what clients were answered is in no database. Exit code 1 on a violation.`
+}
+
+func (c *checkCommand) Run(p *program) error {
+	return app.Check(p.ctx, p.config, time.Duration(c.Watch), p.stdout)
+}
+
+// interval is a flag whose value may be left out.
+type interval time.Duration
+
+const defaultInterval = interval(5 * time.Second)
+
+// IsBool tells kong that the flag may stand alone.
+func (interval) IsBool() bool { return true }
+
+// Decode reads the value, if there is one.
+func (i *interval) Decode(ctx *kong.DecodeContext) error {
+	if ctx.Scan.Peek().Type != kong.FlagValueToken {
+		*i = defaultInterval
+		return nil
+	}
+	value, err := time.ParseDuration(fmt.Sprint(ctx.Scan.Pop().Value))
+	if err != nil || value <= 0 {
+		return errors.New("must be a time such as 5s or 1m")
+	}
+	*i = interval(value)
+	return nil
+}

@@ -1,0 +1,87 @@
+// Command shop is the onceshop: its demo, its service, and the tools around them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/onceshop/onceshop/internal/app"
+)
+
+// Exit codes of every command.
+const (
+	exitFine     = 0
+	exitFailed   = 1
+	exitWrongUse = 2
+)
+
+type commands struct {
+	Demo    demoCommand    `cmd:"" help:"The whole shop on this machine, with every server it needs. Ctrl-C stops it."`
+	Serve   serveCommand   `cmd:"" help:"The service against real servers, named in the environment."`
+	Migrate migrateCommand `cmd:"" help:"The database schema."`
+	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
+	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
+	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`
+	Mailbox mailboxCommand `cmd:"" help:"The mail sink alone: SMTP, and a page that lists what arrived."`
+	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
+}
+
+// program is what a command gets from the outside.
+type program struct {
+	ctx    context.Context
+	config app.Config
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first Ctrl-C stops in order; the second one, at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns the exit code.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (code int) {
+	var c commands
+	helped := false
+	parser := kong.Must(&c, kong.Name("shop"), kong.Description("A checkout in which everything happens once."),
+		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }), kong.UsageOnError())
+	parsed, err := parser.Parse(args)
+	if helped {
+		return exitFine
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "shop: %v (see shop --help)\n", err)
+		return exitWrongUse
+	}
+	config, err := app.ConfigFrom(environ)
+	if err == nil {
+		err = parsed.Run(&program{ctx: ctx, config: config, stdout: stdout, stderr: stderr})
+	}
+	var usage app.UsageError
+	switch {
+	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return exitFine
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "shop: %v\n", err)
+		return exitWrongUse
+	default:
+		fmt.Fprintf(stderr, "shop: %v\n", err)
+		return exitFailed
+	}
+}
+
+// logger writes lines for machines.
+func (p *program) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(p.stderr, nil))
+}

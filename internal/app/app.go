@@ -1,0 +1,208 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/api"
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/stripe"
+	"github.com/onceshop/onceshop/internal/pg"
+)
+
+const (
+	maxConns = 16
+	// Replays are kept in memory for the time in which clients usually retry.
+	replayBytes = 64 << 20
+	replayFor   = 10 * time.Minute
+	// drainTimeout is how long requests in flight may take after the stop signal.
+	drainTimeout = 10 * time.Second
+)
+
+// App is one node: its connections and services.
+type App struct {
+	config Config
+	role   Role
+	log    *slog.Logger
+
+	pool   *pgxpool.Pool
+	redis  redis.UniversalClient
+	nats   *nats.Conn
+	mailer *notify.Mailer
+
+	provider provider
+	// webhooks is where the provider's events come in.
+	webhooks map[string]api.EventReader
+
+	accounts *accounts.Service
+	orders   *orders.Service
+	payments *payments.Service
+	replays  *dedup.Replays
+	notify   *notify.Service
+}
+
+// New connects what the role needs. No server has to be up: what is down shows in /readyz and is tried again.
+func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *App, err error) {
+	if err := config.Require(role); err != nil {
+		return nil, err
+	}
+	if err := config.Check(); err != nil {
+		return nil, UsageError{err}
+	}
+	a := &App{config: config, role: role, log: log}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if a.pool, err = pg.Open(ctx, config.DatabaseURL, maxConns); err != nil {
+		return nil, UsageError{err}
+	}
+	if err := a.connectProvider(); err != nil {
+		return nil, UsageError{err}
+	}
+	a.accounts = accounts.New(a.pool, config.Demo)
+	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
+	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
+	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, log)
+	a.replays = dedup.NewReplays(replayBytes, replayFor)
+	if role.Workers {
+		if err := a.connectWorkers(); err != nil {
+			return nil, UsageError{err}
+		}
+	}
+	return a, nil
+}
+
+// provider is what a node needs of whoever moves the money: the simulator or Stripe.
+type provider interface {
+	payments.Provider
+	Ping(ctx context.Context) error
+	CloseIdleConnections()
+}
+
+func (a *App) connectProvider() error {
+	c := a.config
+	if c.stripe() {
+		client, err := stripe.New(c.StripeSecretKey, c.StripeURL, c.ProviderTimeout)
+		if err != nil {
+			return err
+		}
+		receiver, err := stripe.NewReceiver(c.StripeWebhookSecret, time.Now)
+		if err != nil {
+			return err
+		}
+		a.provider, a.webhooks = client, map[string]api.EventReader{stripeWebhookPath: receiver.Read}
+		return nil
+	}
+	receiver, err := psp.NewReceiver(c.PSPWebhookSecret, time.Now)
+	if err != nil {
+		return err
+	}
+	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout), map[string]api.EventReader{webhookPath: receiver.Read}
+	return nil
+}
+
+func (a *App) connectWorkers() error {
+	public, err := a.config.publicURL()
+	if err != nil {
+		return err
+	}
+	if a.redis, err = dedup.NewRedisClient(a.config.RedisURL); err != nil {
+		return err
+	}
+	if a.mailer, err = notify.NewMailer(a.config.SMTPURL, notify.SendTimeout); err != nil {
+		return err
+	}
+	a.nats, err = nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	if err != nil {
+		return fmt.Errorf("NATS_URL is not an address such as nats://user:password@host:4222: %w", err)
+	}
+	host := mailHost(public)
+	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host, From: "receipts@" + host}
+	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.log)
+	return nil
+}
+
+// Close ends the connections. It is safe on an App that New could not finish.
+func (a *App) Close() {
+	if a.replays != nil {
+		a.replays.Close()
+	}
+	if a.nats != nil {
+		a.nats.Close()
+	}
+	if a.redis != nil {
+		_ = a.redis.Close()
+	}
+	if a.provider != nil {
+		a.provider.CloseIdleConnections()
+	}
+	if a.pool != nil {
+		a.pool.Close()
+	}
+}
+
+// Run serves on the listeners and works until ctx ends, then stops in order: first it lets requests in flight
+// finish, then the workers. Web may be nil for a role without it.
+func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	group, failed := errgroup.WithContext(work)
+	servers := []*http.Server{a.serve(group, ops, a.opsHandler())}
+	if a.role.Web {
+		servers = append(servers, a.serve(group, web, a.webHandler())) //nolint:contextcheck // echo carries each request's context
+	}
+	if a.role.Workers {
+		group.Go(func() error { return a.runRelay(failed) })
+		group.Go(func() error { return a.runReceipts(failed) })
+		group.Go(func() error { return a.payments.RunReconciler(failed) })
+		group.Go(func() error { return a.orders.RunExpiry(failed) })
+	}
+	select {
+	case <-ctx.Done():
+	case <-failed.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	for i := len(servers) - 1; i >= 0; i-- {
+		if err := servers[i].Shutdown(drain); err != nil {
+			a.log.WarnContext(ctx, "requests were still running at the end of the drain", "error", err)
+			_ = servers[i].Close()
+		}
+	}
+	stopWork()
+	return group.Wait()
+}
+
+// serve bounds what a slow or hostile client can hold open.
+func (a *App) serve(group *errgroup.Group, listener net.Listener, handler http.Handler) *http.Server {
+	server := &http.Server{
+		Handler: handler, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 32 << 10,
+	}
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+	return server
+}

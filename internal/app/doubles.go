@@ -1,0 +1,84 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/onceshop/onceshop/internal/notify/mailbox"
+	"github.com/onceshop/onceshop/internal/payments/psp"
+)
+
+// ServeProvider runs the simulated payment provider until ctx ends. It reports its address through ready.
+func ServeProvider(ctx context.Context, config Config, provider psp.Config, ready func(net.Addr)) error {
+	listener, err := listen(config.pspAddress())
+	if err != nil {
+		return err
+	}
+	server, err := psp.NewServer(provider)
+	if err != nil {
+		_ = listener.Close()
+		return fmt.Errorf("start the payment provider: %w", err)
+	}
+	defer server.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return serveHTTP(ctx, listener, server) })
+	ready(listener.Addr())
+	return group.Wait()
+}
+
+// ServeMailbox runs the mail sink until ctx ends; dir "" keeps nothing. It reports its addresses, SMTP and page, through ready.
+func ServeMailbox(ctx context.Context, config Config, dir string, log *slog.Logger, ready func(smtp, page net.Addr)) error {
+	box, err := mailbox.Open(dir, log)
+	if err != nil {
+		return fmt.Errorf("open the mailbox: %w", err)
+	}
+	smtp, err := listen(config.smtpAddress())
+	if err != nil {
+		return err
+	}
+	page, err := listen(config.mailboxAddress())
+	if err != nil {
+		_ = smtp.Close()
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return box.ServeSMTP(smtp) })
+	group.Go(func() error { return serveHTTP(ctx, page, box.Handler()) })
+	group.Go(func() error {
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		return box.Shutdown(drain)
+	})
+	ready(smtp.Addr(), page.Addr())
+	return group.Wait()
+}
+
+// serveHTTP serves until ctx ends, then lets requests finish.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: time.Minute}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
+			_ = server.Close()
+		}
+	}()
+	err := server.Serve(listener)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,90 @@
+package app_test
+
+import (
+	"bufio"
+	"bytes"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/onceshop/onceshop/"
+
+// layers are the packages of production code from the bottom up: each may import only those named before it, and
+// its own subfolders. A package that is not named may be imported by nobody's production code.
+var layers = []string{
+	"db/migrations", "internal/problem", "internal/money",
+	"internal/dedup", "internal/pg",
+	"internal/accounts", "internal/outbox",
+	"internal/orders",
+	"internal/payments", "internal/notify",
+	"internal/check",
+	"internal/api", "web",
+	"internal/embedded", "internal/app",
+	"cmd/shop",
+}
+
+// only says who alone may import a package.
+var only = map[string][]string{
+	"internal/embedded": {"internal/app", "cmd/shop"},
+}
+
+// testing packages serve tests; production code never imports them.
+var testingPackages = []string{"internal/shoptest", "internal/app/apptest", "internal/api/apitest"}
+
+// unrelated pairs must not know each other although their layers would allow it.
+var unrelated = [][2]string{{"internal/notify", "internal/payments"}, {"internal/api", "web"}, {"internal/pg", "internal/dedup"}}
+
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	output, err := exec.Command("go", "list", "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}`, module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	lines := 0
+	for scanner := bufio.NewScanner(bytes.NewReader(output)); scanner.Scan(); {
+		from, to, _ := strings.Cut(scanner.Text(), " ")
+		from, ours := strings.CutPrefix(from, module)
+		to, oursToo := strings.CutPrefix(to, module)
+		if !ours || !oursToo || isTesting(from) {
+			continue
+		}
+		lines++
+		if isTesting(to) {
+			t.Errorf("%s imports %s, which is for tests", from, to)
+			continue
+		}
+		if why := forbidden(from, to); why != "" {
+			t.Errorf("%s imports %s: %s", from, to, why)
+		}
+	}
+	if lines < 20 {
+		t.Errorf("only %d imports seen: is the list complete?", lines)
+	}
+}
+
+func forbidden(from, to string) string {
+	a, b := layerOf(from), layerOf(to)
+	switch {
+	case a < 0 || b < 0:
+		return "name the package in layers"
+	case a < b:
+		return "imports point down"
+	}
+	if allowed := only[layers[b]]; allowed != nil && a != b && !slices.Contains(allowed, layers[a]) {
+		return "only " + strings.Join(allowed, " and ") + " may"
+	}
+	for _, pair := range unrelated {
+		if slices.Contains(pair[:], layers[a]) && slices.Contains(pair[:], layers[b]) && a != b {
+			return "they do not know each other"
+		}
+	}
+	return ""
+}
+
+func layerOf(path string) int {
+	return slices.IndexFunc(layers, func(layer string) bool { return path == layer || strings.HasPrefix(path, layer+"/") })
+}
+
+func isTesting(path string) bool { return slices.Contains(testingPackages, path) }

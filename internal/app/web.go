@@ -1,0 +1,57 @@
+package app
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/api"
+	"github.com/onceshop/onceshop/web"
+)
+
+// Where the provider sends its events: the simulator, or Stripe.
+const (
+	webhookPath       = "/v1/webhooks/payments"
+	stripeWebhookPath = "/v1/webhooks/stripe"
+)
+
+// webHandler is everything on the public address: pages, the JSON API, and whether the node is alive and ready.
+func (a *App) webHandler() http.Handler {
+	e := echo.New()
+	// The address of the peer, not what the peer says it is.
+	e.IPExtractor = echo.ExtractIPDirect()
+	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Signer: accounts.NewSigner(a.config.Secret),
+		Replays: a.replays, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(), Log: a.log}
+	e.HTTPErrorHandler = func(err error, c echo.Context) {
+		if path := c.Request().URL.Path; path == "/v1" || strings.HasPrefix(path, "/v1/") {
+			api.WriteError(c, err, a.log)
+			return
+		}
+		pages.WriteError(c, err)
+	}
+	e.Use(a.logRequests, middleware.Recover())
+	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Log: a.log,
+		Webhooks: a.webhooks}).Register(e)
+	pages.Register(e)
+	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
+	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
+	return e
+}
+
+// logRequests writes one line for each request, after its error has been answered.
+func (a *App) logRequests(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		begin := time.Now()
+		if err := next(c); err != nil {
+			c.Error(err)
+		}
+		a.log.InfoContext(c.Request().Context(), "request", append(api.LogFields(c),
+			"status", c.Response().Status, "duration", time.Since(begin).Round(time.Microsecond),
+			"replayed", c.Response().Header().Get("Idempotent-Replayed") != "")...)
+		return nil
+	}
+}

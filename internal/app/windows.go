@@ -1,0 +1,57 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Windows are the times that keep repeats apart from second effects. They must nest: see Check.
+type Windows struct {
+	// ProviderTimeout bounds one call to the payment provider.
+	ProviderTimeout time.Duration `env:"SHOP_PROVIDER_TIMEOUT" envDefault:"5s"`
+	// ChargeLease is how long one worker may hold a charge or refund.
+	ChargeLease time.Duration `env:"SHOP_CHARGE_LEASE" envDefault:"15s"`
+	// ReconcileHorizon is how long an unknown charge may be asked for again under its key.
+	ReconcileHorizon time.Duration `env:"SHOP_RECONCILE_HORIZON" envDefault:"12h"`
+	// ProviderKeyLifetime is how long the provider remembers an idempotency key.
+	ProviderKeyLifetime time.Duration `env:"SHOP_PROVIDER_KEY_LIFETIME" envDefault:"24h"`
+	// RelayLease is the age at which events of a relay that died are published again.
+	RelayLease time.Duration `env:"SHOP_RELAY_LEASE" envDefault:"30s"`
+	// DuplicateWindow is how long the broker remembers a message id.
+	DuplicateWindow time.Duration `env:"SHOP_DUPLICATE_WINDOW" envDefault:"10m"`
+	// StreamMaxAge is how long the broker keeps an event, hence how late it can be delivered again.
+	StreamMaxAge time.Duration `env:"SHOP_STREAM_MAX_AGE" envDefault:"168h"`
+	// ReceiptMemory is how long a sent receipt is remembered. Zero is for ever, which is what the rows do as long as nobody deletes them:
+	// name the age here if you do.
+	ReceiptMemory time.Duration `env:"SHOP_RECEIPT_MEMORY" envDefault:"0"`
+	// OrderExpiry is how long an unpaid order keeps its stock.
+	OrderExpiry time.Duration `env:"SHOP_ORDER_EXPIRY" envDefault:"30m"`
+}
+
+// settleMargin is what the transaction around a provider call may take besides the call.
+const settleMargin = 5 * time.Second
+
+// Check reports every pair of settings that lets a repeat become a second effect.
+func (w Windows) Check() error {
+	var wrong []error
+	check := func(holds bool, format string, args ...any) {
+		if !holds {
+			wrong = append(wrong, fmt.Errorf(format, args...))
+		}
+	}
+	for name, value := range map[string]time.Duration{"SHOP_PROVIDER_TIMEOUT": w.ProviderTimeout, "SHOP_RELAY_LEASE": w.RelayLease, "SHOP_ORDER_EXPIRY": w.OrderExpiry} {
+		check(value > 0, "%s (%s) must be above zero", name, value)
+	}
+	check(w.ChargeLease > w.ProviderTimeout+settleMargin,
+		"SHOP_CHARGE_LEASE (%s) must be longer than SHOP_PROVIDER_TIMEOUT (%s) and %s: or two workers ask for one charge", w.ChargeLease, w.ProviderTimeout, settleMargin)
+	check(w.ReconcileHorizon < w.ProviderKeyLifetime,
+		"SHOP_RECONCILE_HORIZON (%s) must be shorter than SHOP_PROVIDER_KEY_LIFETIME (%s): or a forgotten key charges twice", w.ReconcileHorizon, w.ProviderKeyLifetime)
+	check(w.DuplicateWindow >= 2*w.RelayLease,
+		"SHOP_DUPLICATE_WINDOW (%s) must be at least twice SHOP_RELAY_LEASE (%s): or a repeated event is stored twice", w.DuplicateWindow, w.RelayLease)
+	check(w.ReceiptMemory == 0 || w.ReceiptMemory > w.StreamMaxAge,
+		"SHOP_RECEIPT_MEMORY (%s) must be longer than SHOP_STREAM_MAX_AGE (%s): or a late delivery sends a second receipt", w.ReceiptMemory, w.StreamMaxAge)
+	check(w.StreamMaxAge >= w.DuplicateWindow,
+		"SHOP_STREAM_MAX_AGE (%s) must not be shorter than SHOP_DUPLICATE_WINDOW (%s): the broker refuses such a stream", w.StreamMaxAge, w.DuplicateWindow)
+	return errors.Join(wrong...)
+}
