@@ -1,0 +1,37 @@
+tool := go tool -modfile=tools/go.mod
+# sqlc without cgo takes a WebAssembly build of Postgres' parser: compiling the C one costs minutes.
+sqlc := CGO_ENABLED=0 $(tool) sqlc
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test race lint fmt generate verify ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the whole shop on this machine, until Ctrl-C
+	go run ./cmd/shop demo
+
+test: ## all tests
+	go test ./...
+
+race: ## all tests with the race detector, none from the cache
+	go test -race -count=1 ./...
+
+lint: ## go vet, staticcheck, golangci-lint
+	go vet ./...
+	$(tool) staticcheck ./...
+	$(tool) golangci-lint run ./...
+
+fmt: ## format the Go code
+	$(tool) golangci-lint fmt ./...
+
+generate: ## write the query code from db/queries and db/migrations
+	$(sqlc) generate
+
+verify: ## fail if generated code or go.mod is out of date
+	$(sqlc) diff
+	go mod verify
+	go mod tidy -diff
+
+ci: ## everything that CI runs
+	.ci/run
