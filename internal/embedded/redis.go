@@ -41,7 +41,8 @@ func StartRedis() (*Redis, error) {
 	return r, nil
 }
 
-// moveTime lets keys expire: miniredis's clock for TTLs stands still unless somebody moves it.
+// moveTime lets keys expire: miniredis's clock for TTLs stands still unless somebody moves it. When this process has stalled, keys
+// live longer, never shorter: a lease that ended early would be no lease.
 func (r *Redis) moveTime(quit <-chan struct{}) {
 	tick := time.NewTicker(redisTick)
 	defer tick.Stop()
@@ -52,7 +53,7 @@ func (r *Redis) moveTime(quit <-chan struct{}) {
 			return
 		case <-tick.C:
 			now := time.Now()
-			r.server.FastForward(now.Sub(last))
+			r.server.FastForward(min(now.Sub(last), redisTick))
 			last = now
 		}
 	}

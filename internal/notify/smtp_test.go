@@ -402,7 +402,7 @@ func TestSendSucceedsOnceTheServerHasTheMessage(t *testing.T) {
 	}
 	delete(answers, "QUIT")
 	smtpURL := startScript(t, "220 ready\r\n", answers)
-	if err := newMailer(t, smtpURL, 300*time.Millisecond).Send(t.Context(), testMessage()); err != nil {
+	if err := newMailer(t, smtpURL, 3*time.Second).Send(t.Context(), testMessage()); err != nil {
 		t.Errorf("no goodbye: %v", err)
 	}
 }
