@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -31,7 +32,10 @@ type API struct {
 	Payments *payments.Service
 	Accounts *accounts.Service
 	// Replays may be nil: then every repeated request goes to the database.
-	Replays *dedup.Replays
+	Replays  *dedup.Replays
+	Timeline *timeline.Service
+	// Stopped records twins for the orders' timelines. It may be nil.
+	Stopped *timeline.Recorder
 	// Webhooks reads a provider's events, by path.
 	Webhooks map[string]EventReader
 	Log      *slog.Logger
@@ -48,6 +52,7 @@ func (a *API) Register(e *echo.Echo) {
 	e.GET("/v1/orders/:id", a.getOrder, customer...)
 	e.POST("/v1/orders/:id/charges", a.chargeOrder, customer...)
 	e.GET("/v1/charges/:id", a.getCharge, customer...)
+	e.GET("/v1/orders/:id/timeline", a.getTimeline, customer...)
 	e.POST("/v1/orders/:id/cancel", a.cancelOrder, customer...)
 
 	admin := append(slices.Clone(customer), a.adminOnly)
@@ -109,6 +114,7 @@ func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedu
 		defer cancel()
 		return run(ctx)
 	})
+	a.Stopped.Answered(operation, answer, err)
 	if err != nil {
 		return err
 	}

@@ -65,18 +65,40 @@ func (a *API) listOrders(c echo.Context) error {
 }
 
 func (a *API) getOrder(c echo.Context) error {
-	id, err := pathID(c, orders.ErrNotFound)
+	order, err := a.readableOrder(c)
 	if err != nil {
 		return err
+	}
+	return c.JSON(http.StatusOK, order)
+}
+
+// getTimeline tells why everything about an order happened once.
+func (a *API) getTimeline(c echo.Context) error {
+	order, err := a.readableOrder(c)
+	if err != nil {
+		return err
+	}
+	events, err := a.Timeline.Of(c.Request().Context(), order.ID)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, map[string]any{"events": events})
+}
+
+// readableOrder returns the order of the path if the caller owns it or is an admin.
+func (a *API) readableOrder(c echo.Context) (orders.Order, error) {
+	id, err := pathID(c, orders.ErrNotFound)
+	if err != nil {
+		return orders.Order{}, err
 	}
 	order, err := a.Orders.Get(c.Request().Context(), id)
 	if err != nil {
-		return err
+		return orders.Order{}, err
 	}
 	if customer := customerOf(c); order.CustomerID != customer.ID && !customer.Admin {
-		return orders.ErrNotFound
+		return orders.Order{}, orders.ErrNotFound
 	}
-	return c.JSON(http.StatusOK, order)
+	return order, nil
 }
 
 func (a *API) receiveDelivery(c echo.Context) error {

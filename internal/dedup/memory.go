@@ -81,7 +81,7 @@ func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context
 		return run(ctx)
 	}
 	if answer, ok := r.answers.GetIfPresent(id); ok {
-		answer.Replayed = true
+		answer.Replayed, answer.StoppedBy = true, ByMemory
 		return answer, nil
 	}
 	var leads bool
@@ -104,8 +104,8 @@ func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context
 		return Answer{}, ctx.Err()
 	case done := <-result:
 		answer, _ := done.Val.(Answer)
-		if !leads && answer.Final {
-			answer.Replayed = true
+		if !leads && done.Err == nil {
+			answer.Replayed, answer.StoppedBy = answer.Replayed || answer.Final, ByMemory
 		}
 		return answer, done.Err
 	}

@@ -98,20 +98,37 @@ type Answer struct {
 	Body   []byte
 	// Replayed says that an earlier request made the answer.
 	Replayed bool
+	// StoppedBy is what kept this request from being carried out, "" for the one that was.
+	StoppedBy Layer
 	// Final says that the answer will never change; other answers describe the moment.
 	Final bool
 }
 
+// Layer names what recognizes a request's twin.
+type Layer string
+
+// The layers that answer a request in place of carrying it out.
+const (
+	ByKey    Layer = "unique key"
+	ByMemory Layer = "memory"
+)
+
+// KeyReusedError is ErrKeyReused, with the object that the key stands for.
+type KeyReusedError struct{ ID uuid.UUID }
+
+func (KeyReusedError) Error() string { return ErrKeyReused.Error() }
+func (KeyReusedError) Unwrap() error { return ErrKeyReused }
+
 // Replay decides what a stored row means to a request that came with the row's key: the row's answer
-// if both mean the same, ErrKeyReused otherwise.
+// if both mean the same, KeyReusedError otherwise.
 //
 // The row is read in a statement of its own after INSERT … ON CONFLICT DO NOTHING wrote nothing.
 // A caught unique violation would have aborted the transaction, and a CTE that inserts
 // and selects would not see the winner's row.
 func Replay(stored []byte, asked Fingerprint, answer Answer) (Answer, error) {
 	if !bytes.Equal(stored, asked[:]) {
-		return Answer{}, ErrKeyReused
+		return Answer{}, KeyReusedError{ID: answer.ID}
 	}
-	answer.Replayed = true
+	answer.Replayed, answer.StoppedBy = true, ByKey
 	return answer, nil
 }

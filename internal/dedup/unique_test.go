@@ -200,13 +200,17 @@ func TestReplay(t *testing.T) {
 
 	answer, err := dedup.Replay(asked[:], asked, stored)
 	want := stored
-	want.Replayed = true
+	want.Replayed, want.StoppedBy = true, dedup.ByKey
 	if err != nil || !reflect.DeepEqual(answer, want) {
 		t.Errorf("the same meaning gets %+v, %v; want %+v", answer, err, want)
 	}
 	for name, row := range map[string][]byte{"another": other[:], "no": nil, "a cut": asked[:31], "an extended": append(bytes.Clone(asked[:]), 0)} {
-		if answer, err := dedup.Replay(row, asked, stored); !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {
+		answer, err := dedup.Replay(row, asked, stored)
+		if !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {
 			t.Errorf("a row with %s fingerprint gets %+v, %v; want ErrKeyReused and no answer", name, answer, err)
+		}
+		if reused, ok := errors.AsType[dedup.KeyReusedError](err); !ok || reused.ID != stored.ID {
+			t.Errorf("%v does not name what the key stands for", err)
 		}
 	}
 }

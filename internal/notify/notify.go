@@ -20,6 +20,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 // ConsumerName is the durable consumer that all nodes share.
@@ -56,6 +57,9 @@ type Service struct {
 	mailer *Mailer
 	shop   Shop
 	log    *slog.Logger
+
+	// Stopped records twins for the order's timeline. It may be nil; set it before the service is used.
+	Stopped *timeline.Recorder
 }
 
 // Shop is how the shop presents itself in a mail. Host is part of every Message-ID and must be the same on all nodes.
@@ -73,8 +77,10 @@ func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
 	switch {
 	case errors.Is(err, dedup.ErrDone):
 		s.stop(ctx, event, "redis")
+		s.Stopped.Stopped(event.OrderID, timeline.Redis, "The paid event was delivered again: Redis knew that the receipt is sent.")
 		return nil
 	case errors.Is(err, dedup.ErrBusy):
+		s.Stopped.Stopped(event.OrderID, timeline.Redis, "The paid event was delivered again while another sender held the claim in Redis.")
 		return &outbox.RetryError{After: busyRetry, Err: err}
 	case err != nil:
 		// Redis saves the trip to the database; without it, the trip is made.
@@ -118,8 +124,10 @@ func (s *Service) lost(ctx context.Context, event outbox.Event) error {
 	}
 	if row.SentAt != nil {
 		s.stop(ctx, event, "database")
+		s.Stopped.Stopped(event.OrderID, timeline.UniqueKey, "The paid event was delivered again: the receipt's row says that it is sent.")
 		return nil
 	}
+	s.Stopped.Stopped(event.OrderID, timeline.UniqueKey, "The paid event was delivered again while another sender held the receipt's row.")
 	wait := time.Duration(row.LeaseSeconds * float64(time.Second))
 	return &outbox.RetryError{After: max(wait, time.Second), Err: dedup.ErrBusy}
 }

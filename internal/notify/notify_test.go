@@ -671,7 +671,7 @@ func TestReceiptsThroughTheBroker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		streams, err := outbox.OpenStreams(t.Context(), js, 10*time.Minute, 24*time.Hour)
+		streams, err := outbox.OpenStreams(t.Context(), js, outbox.Prefix, 10*time.Minute, 24*time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

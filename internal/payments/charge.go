@@ -17,7 +17,11 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
+
+// stillRunning tells of a twin that came before the answer was there.
+const stillRunning = "The same request came again while the first one was still running: its key stands in the database."
 
 var paymentMethod = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 
@@ -62,6 +66,7 @@ func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, erro
 		}
 	}
 	if err != nil {
+		s.noteRefusal(err)
 		return dedup.Answer{}, err
 	}
 	if !started {
@@ -122,6 +127,16 @@ func (s *Service) refusal(ctx context.Context, db *paymentsdb.Queries, order ord
 	}
 }
 
+// noteRefusal records another key's try to pay that the order's one live charge has stopped.
+func (s *Service) noteRefusal(err error) {
+	if live, ok := errors.AsType[InProgressError](err); ok {
+		s.Stopped.Stopped(live.ChargeID, timeline.UniqueKey, "A request to pay under another key found this charge under way: an order has one live charge.")
+	}
+	if paid, ok := errors.AsType[AlreadyPaidError](err); ok {
+		s.Stopped.Stopped(paid.ChargeID, timeline.UniqueKey, "A request to pay under another key found the order paid by this charge.")
+	}
+}
+
 // attempt asks the provider and settles what it says.
 func (s *Service) attempt(ctx context.Context, row paymentsdb.Charge) (dedup.Answer, error) {
 	capture, err := s.capture(ctx, row)
@@ -179,7 +194,10 @@ func (s *Service) answer(row paymentsdb.Charge, c ChargeOrder) (dedup.Answer, er
 	case row.Status == string(Unknown):
 		now, err = current(row)
 	default:
-		_, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), now)
+		_, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), dedup.Answer{ID: row.ID})
+		if err == nil {
+			s.Stopped.Stopped(row.ID, timeline.UniqueKey, stillRunning)
+		}
 		return dedup.Answer{}, errors.Join(err, dedup.ErrInProgress)
 	}
 	if err != nil {

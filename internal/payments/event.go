@@ -12,6 +12,7 @@ import (
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 // Event is what a provider tells by webhook, its signature checked: exactly one of Capture and Refund is set, or an operator
@@ -44,12 +45,12 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 	}
 	return pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
 		db := paymentsdb.New(tx)
-		inserted, err := db.InsertEvent(ctx, paymentsdb.InsertEventParams{ID: event.ID, Type: event.Type, Payload: event.Payload})
+		inserted, err := db.InsertEvent(ctx, event.row())
 		if err != nil {
 			return fmt.Errorf("insert the event: %w", err)
 		}
 		if inserted == 0 {
-			return nil
+			return s.seenBefore(ctx, db, event)
 		}
 		var wrong contradictionError
 		switch err := s.applyTx(ctx, tx, event); {
@@ -60,6 +61,31 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 			return err
 		}
 	})
+}
+
+// row names the charge that the event is about, if it says so.
+func (e Event) row() paymentsdb.InsertEventParams {
+	row := paymentsdb.InsertEventParams{ID: e.ID, Type: e.Type, Payload: e.Payload}
+	switch {
+	case e.Capture != nil:
+		if id, err := uuid.Parse(e.Capture.Reference); err == nil {
+			row.ChargeID = &id
+		}
+	case e.Refund != nil:
+		row.CaptureID = e.Refund.CaptureID
+	}
+	return row
+}
+
+func (s *Service) seenBefore(ctx context.Context, db *paymentsdb.Queries, event Event) error {
+	charge, err := db.ChargeOfEvent(ctx, event.ID)
+	if err != nil {
+		return fmt.Errorf("read the event's charge: %w", err)
+	}
+	if charge != nil {
+		s.Stopped.Stopped(*charge, timeline.UniqueKey, fmt.Sprintf("The provider's event %s (%s) came again: its id stands in the database.", event.ID, event.Type))
+	}
+	return nil
 }
 
 func (s *Service) applyTx(ctx context.Context, tx pgx.Tx, event Event) error {

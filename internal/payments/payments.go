@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 var (
@@ -103,6 +104,9 @@ type Service struct {
 	timing   Timing
 	now      func() time.Time
 	log      *slog.Logger
+
+	// Stopped records twins for the order's timeline. It may be nil; set it before the service is used.
+	Stopped *timeline.Recorder
 }
 
 // New returns a service on the pool's database. Leases use the database's clock; now dates what people see.

@@ -17,6 +17,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const maxReason = 500
@@ -64,7 +65,7 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 	}
 	row, err := findRefundByKey(ctx, s.db, c)
 	if err == nil {
-		return refundAnswer(row, c)
+		return s.refundAnswer(row, c)
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return dedup.Answer{}, err
@@ -84,7 +85,7 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 		return dedup.Answer{}, err
 	}
 	if !started {
-		return refundAnswer(row, c)
+		return s.refundAnswer(row, c)
 	}
 	row, err = s.attemptRefund(context.WithoutCancel(ctx), row, firstLook)
 	switch {
@@ -208,6 +209,7 @@ func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, ro
 	})
 	if errors.Is(err, errStale) {
 		s.log.WarnContext(ctx, "a stale worker was refused", "refund_id", row.ID, "charge_id", row.ChargeID, "attempt", row.Attempt)
+		s.Stopped.Stopped(row.ID, timeline.Fencing, staleWorker(row.Attempt))
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
 		if reread, rereadErr := s.db.GetRefund(context.WithoutCancel(ctx), row.ID); rereadErr == nil {
@@ -289,13 +291,14 @@ func (s *Service) markRefundUnknown(ctx context.Context, row paymentsdb.Refund, 
 }
 
 // refundAnswer decides what a request means that found its key in use.
-func refundAnswer(row paymentsdb.Refund, c RefundCharge) (dedup.Answer, error) {
+func (s *Service) refundAnswer(row paymentsdb.Refund, c RefundCharge) (dedup.Answer, error) {
 	answer, err := describe(row)
 	if err != nil {
 		return dedup.Answer{}, err
 	}
 	answer, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), answer)
 	if err == nil && row.Status == string(Pending) {
+		s.Stopped.Stopped(row.ID, timeline.UniqueKey, stillRunning)
 		return dedup.Answer{}, dedup.ErrInProgress
 	}
 	return answer, err

@@ -13,6 +13,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 // notCaptured is the decline code of a charge that we gave up because the provider did not know it.
@@ -38,6 +39,7 @@ func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Cap
 	}
 	if errors.Is(err, errStale) {
 		s.log.WarnContext(ctx, "a stale worker was refused", "charge_id", row.ID, "order_id", row.OrderID, "attempt", attempt)
+		s.Stopped.Stopped(row.ID, timeline.Fencing, staleWorker(attempt))
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
 		if reread, rereadErr := s.reread(ctx, row.ID); rereadErr == nil && (reread.Answer != nil || errors.Is(err, errStale)) {
@@ -45,6 +47,10 @@ func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Cap
 		}
 	}
 	return row, err
+}
+
+func staleWorker(attempt int32) string {
+	return fmt.Sprintf("Attempt %d came back when a later one had taken over: it may write nothing.", attempt)
 }
 
 // settleTx takes the order's lock before the charge's, as startTx does.
@@ -58,6 +64,9 @@ func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge
 		return row, fmt.Errorf("lock the charge: %w", err)
 	}
 	if row.Answer != nil {
+		if attempt != unfenced {
+			s.Stopped.Stopped(row.ID, timeline.Fencing, "The provider's answer came when the charge was settled already.")
+		}
 		return s.afterTheEndTx(ctx, tx, row, capture)
 	}
 	if attempt != unfenced && row.Attempt != attempt {

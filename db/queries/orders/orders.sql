@@ -31,6 +31,16 @@ WHERE customer_id = $1 AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(be
 ORDER BY id DESC
 LIMIT $2;
 
+-- PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
+-- name: PlacedLately :one
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE customer_id = sqlc.arg(customer_id) AND idempotency_key <> sqlc.arg(other_than) AND created_at >= sqlc.arg(since)
+  AND status IN ('placed', 'paying', 'paid')
+  AND sqlc.arg(units)::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
+      (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
+ORDER BY id DESC
+LIMIT 1;
+
 -- name: ChangeStatus :execrows
 UPDATE orders SET status = sqlc.arg(new_status) WHERE id = sqlc.arg(id) AND status = sqlc.arg(old_status);
 
@@ -45,3 +55,9 @@ WHERE status IN ('placed', 'paying') AND expires_at < now()
 ORDER BY expires_at
 LIMIT $1
 FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: ListAllOrders :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $1;

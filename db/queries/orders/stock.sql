@@ -61,3 +61,9 @@ SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempo
 INSERT INTO deliveries (id, customer_id, idempotency_key, fingerprint, answer, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT ON CONSTRAINT deliveries_one_per_key DO NOTHING;
+
+-- name: ListMovements :many
+SELECT id, kind, quantity, delta, order_id, supplier, delivery_id, line, created_at FROM stock_movements
+WHERE sku = $1 AND id < coalesce(sqlc.narg(before)::bigint, 9223372036854775807)
+ORDER BY id DESC
+LIMIT $2;

@@ -16,7 +16,7 @@ RETURNING *;
 
 -- MarkUnknown keeps the charge live, because only the provider's word can end it, and says when to ask again.
 -- name: MarkUnknown :one
-UPDATE charges SET status = 'unknown', lease_until = now() + sqlc.arg(pause)::interval
+UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING *;
 
@@ -53,3 +53,11 @@ RETURNING *;
 
 -- name: FindChargeByProviderID :one
 SELECT * FROM charges WHERE provider_id = sqlc.arg(provider_id)::text;
+
+-- ListUnsettled puts what nobody knows first, and among it what has waited longest.
+-- name: ListUnsettled :many
+SELECT * FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1;
+
+-- name: ListAllCharges :many
+SELECT * FROM charges WHERE id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC LIMIT $1;

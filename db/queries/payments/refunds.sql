@@ -18,10 +18,10 @@ UPDATE refunds SET status = 'succeeded', provider_id = $2, answer = $3, settled_
 
 -- FailRefund gives the key back: nothing happened under it.
 -- name: FailRefund :exec
-UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL WHERE id = $1;
+UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now() WHERE id = $1;
 
 -- name: MarkRefundUnknown :one
-UPDATE refunds SET status = 'unknown', lease_until = now() + sqlc.arg(pause)::interval
+UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING *;
 

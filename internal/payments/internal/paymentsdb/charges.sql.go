@@ -14,7 +14,7 @@ import (
 
 const addRefunded = `-- name: AddRefunded :one
 UPDATE charges SET amount_refunded = amount_refunded + $2 WHERE id = $1
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
 
 type AddRefundedParams struct {
@@ -47,6 +47,7 @@ func (q *Queries) AddRefunded(ctx context.Context, arg AddRefundedParams) (Charg
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
@@ -73,7 +74,7 @@ UPDATE charges SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT c.id FROM charges c WHERE c.status IN ('pending', 'unknown') AND c.lease_until < now()
     ORDER BY c.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
 
 type ClaimUnsettledChargesParams struct {
@@ -112,6 +113,7 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
+			&i.UnknownAt,
 		); err != nil {
 			return nil, err
 		}
@@ -124,7 +126,7 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 }
 
 const findChargeByKey = `-- name: FindChargeByKey :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
 `
 
 type FindChargeByKeyParams struct {
@@ -156,12 +158,13 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const findChargeByProviderID = `-- name: FindChargeByProviderID :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE provider_id = $1::text
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindChargeByProviderID(ctx context.Context, providerID string) (Charge, error) {
@@ -188,12 +191,13 @@ func (q *Queries) FindChargeByProviderID(ctx context.Context, providerID string)
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const findLiveCharge = `-- name: FindLiveCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
 `
 
 func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge, error) {
@@ -220,12 +224,13 @@ func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const getCharge = `-- name: GetCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE id = $1
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1
 `
 
 func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -252,6 +257,7 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
@@ -260,7 +266,7 @@ const insertCharge = `-- name: InsertCharge :one
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency, lease_until, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, now() + $10::interval, $9)
 ON CONFLICT DO NOTHING
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
 
 type InsertChargeParams struct {
@@ -312,12 +318,65 @@ func (q *Queries) InsertCharge(ctx context.Context, arg InsertChargeParams) (Cha
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
+const listAllCharges = `-- name: ListAllCharges :many
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC LIMIT $1
+`
+
+type ListAllChargesParams struct {
+	Limit  int32
+	Before *uuid.UUID
+}
+
+func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, listAllCharges, arg.Limit, arg.Before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Amount,
+			&i.AmountRefunded,
+			&i.Currency,
+			&i.DeclineCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.SettledAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listCharges = `-- name: ListCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE order_id = $1 ORDER BY id
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
@@ -350,6 +409,54 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
+			&i.UnknownAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listUnsettled = `-- name: ListUnsettled :many
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
+`
+
+// ListUnsettled puts what nobody knows first, and among it what has waited longest.
+func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, listUnsettled, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Amount,
+			&i.AmountRefunded,
+			&i.Currency,
+			&i.DeclineCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.SettledAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
 		); err != nil {
 			return nil, err
 		}
@@ -362,7 +469,7 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 }
 
 const lockCharge = `-- name: LockCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -389,6 +496,7 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
@@ -412,9 +520,9 @@ func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, er
 }
 
 const markUnknown = `-- name: MarkUnknown :one
-UPDATE charges SET status = 'unknown', lease_until = now() + $3::interval
+UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
 
 type MarkUnknownParams struct {
@@ -448,6 +556,7 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }

@@ -8,21 +8,45 @@ package paymentsdb
 import (
 	"context"
 	"time"
+
+	"github.com/google/uuid"
 )
 
+const chargeOfEvent = `-- name: ChargeOfEvent :one
+SELECT charge_id FROM provider_events WHERE id = $1
+`
+
+func (q *Queries) ChargeOfEvent(ctx context.Context, id string) (*uuid.UUID, error) {
+	row := q.db.QueryRow(ctx, chargeOfEvent, id)
+	var charge_id *uuid.UUID
+	err := row.Scan(&charge_id)
+	return charge_id, err
+}
+
 const insertEvent = `-- name: InsertEvent :execrows
-INSERT INTO provider_events (id, type, payload, state) VALUES ($1, $2, $3, 'applied')
+INSERT INTO provider_events (id, type, payload, state, charge_id)
+VALUES ($1, $2, $3, 'applied',
+    coalesce($4::uuid, (SELECT c.id FROM charges c WHERE c.provider_id = $5::text)))
 ON CONFLICT (id) DO NOTHING
 `
 
 type InsertEventParams struct {
-	ID      string
-	Type    string
-	Payload []byte
+	ID        string
+	Type      string
+	Payload   []byte
+	ChargeID  *uuid.UUID
+	CaptureID string
 }
 
+// InsertEvent takes what the event names: the charge itself, or its capture.
 func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertEvent, arg.ID, arg.Type, arg.Payload)
+	result, err := q.db.Exec(ctx, insertEvent,
+		arg.ID,
+		arg.Type,
+		arg.Payload,
+		arg.ChargeID,
+		arg.CaptureID,
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -30,20 +54,27 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64
 }
 
 const listQuarantined = `-- name: ListQuarantined :many
-SELECT id, type, payload, reason, received_at FROM provider_events WHERE state = 'quarantined'
+SELECT id, type, payload, reason, charge_id, received_at FROM provider_events
+WHERE state = 'quarantined' AND received_at < coalesce($2::timestamptz, 'infinity')
 ORDER BY received_at DESC LIMIT $1
 `
+
+type ListQuarantinedParams struct {
+	Limit  int32
+	Before *time.Time
+}
 
 type ListQuarantinedRow struct {
 	ID         string
 	Type       string
 	Payload    []byte
 	Reason     string
+	ChargeID   *uuid.UUID
 	ReceivedAt time.Time
 }
 
-func (q *Queries) ListQuarantined(ctx context.Context, limit int32) ([]ListQuarantinedRow, error) {
-	rows, err := q.db.Query(ctx, listQuarantined, limit)
+func (q *Queries) ListQuarantined(ctx context.Context, arg ListQuarantinedParams) ([]ListQuarantinedRow, error) {
+	rows, err := q.db.Query(ctx, listQuarantined, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +87,7 @@ func (q *Queries) ListQuarantined(ctx context.Context, limit int32) ([]ListQuara
 			&i.Type,
 			&i.Payload,
 			&i.Reason,
+			&i.ChargeID,
 			&i.ReceivedAt,
 		); err != nil {
 			return nil, err

@@ -40,6 +40,7 @@ type Charge struct {
 	SettledAt      *time.Time
 	StartedAt      time.Time
 	AskedAt        time.Time
+	UnknownAt      *time.Time
 }
 
 type Refund struct {
@@ -60,4 +61,5 @@ type Refund struct {
 	CreatedAt      time.Time
 	StartedAt      time.Time
 	SettledAt      *time.Time
+	UnknownAt      *time.Time
 }

@@ -17,7 +17,7 @@ UPDATE refunds SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
     ORDER BY r.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
 `
 
 type ClaimUnsettledRefundsParams struct {
@@ -52,6 +52,7 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.SettledAt,
+			&i.UnknownAt,
 		); err != nil {
 			return nil, err
 		}
@@ -64,7 +65,7 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 }
 
 const failRefund = `-- name: FailRefund :exec
-UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL WHERE id = $1
+UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now() WHERE id = $1
 `
 
 // FailRefund gives the key back: nothing happened under it.
@@ -74,7 +75,7 @@ func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
 }
 
 const findRefundByKey = `-- name: FindRefundByKey :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at FROM refunds WHERE customer_id = $1::uuid AND idempotency_key = $2::text
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE customer_id = $1::uuid AND idempotency_key = $2::text
 `
 
 type FindRefundByKeyParams struct {
@@ -103,12 +104,13 @@ func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const findRefundByProviderID = `-- name: FindRefundByProviderID :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at FROM refunds WHERE provider_id = $1::text
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string) (Refund, error) {
@@ -132,12 +134,13 @@ func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string)
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const getRefund = `-- name: GetRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at FROM refunds WHERE id = $1
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1
 `
 
 func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -161,6 +164,7 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
@@ -169,7 +173,7 @@ const insertRefund = `-- name: InsertRefund :one
 INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, lease_until, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
 ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
 `
 
 type InsertRefundParams struct {
@@ -219,12 +223,13 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) (Ref
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const listRefunds = `-- name: ListRefunds :many
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at FROM refunds WHERE charge_id = $1 ORDER BY id
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE charge_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, error) {
@@ -254,6 +259,7 @@ func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.SettledAt,
+			&i.UnknownAt,
 		); err != nil {
 			return nil, err
 		}
@@ -266,7 +272,7 @@ func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund
 }
 
 const lockRefund = `-- name: LockRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -290,14 +296,15 @@ func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) 
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }
 
 const markRefundUnknown = `-- name: MarkRefundUnknown :one
-UPDATE refunds SET status = 'unknown', lease_until = now() + $3::interval
+UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
 `
 
 type MarkRefundUnknownParams struct {
@@ -327,6 +334,7 @@ func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownPa
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.SettledAt,
+		&i.UnknownAt,
 	)
 	return i, err
 }

@@ -1,0 +1,49 @@
+-- OrderPlaced, and later Cancellation, dates an order by its first movement: created_at is a moment inside the transaction,
+-- everything else in it has the time of its beginning.
+-- name: OrderPlaced :many
+SELECT o.idempotency_key, least(o.created_at, min(m.created_at))::timestamptz AS at
+FROM orders o LEFT JOIN stock_movements m ON m.order_id = o.id
+WHERE o.id = $1
+GROUP BY o.id;
+
+-- name: Movements :many
+SELECT sku, kind, quantity, created_at FROM stock_movements WHERE order_id = sqlc.arg(order_id)::uuid ORDER BY id;
+
+-- name: Charges :many
+SELECT id, idempotency_key, payment_method, status, amount, currency, decline_code, provider_id, attempt,
+    started_at, asked_at, unknown_at, settled_at
+FROM charges WHERE order_id = $1 ORDER BY id;
+
+-- name: Refunds :many
+SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt, r.started_at, r.unknown_at, r.settled_at
+FROM refunds r JOIN charges c ON c.id = r.charge_id
+WHERE c.order_id = $1 ORDER BY r.id;
+
+-- name: ProviderEvents :many
+SELECT e.id, e.type, e.state, e.reason, e.received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+FROM provider_events e JOIN charges c ON c.id = e.charge_id
+WHERE c.order_id = $1 ORDER BY e.received_at;
+
+-- name: Cancellation :many
+SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at
+FROM cancellations c LEFT JOIN stock_movements m ON m.order_id = c.order_id AND m.kind IN ('released', 'returned')
+WHERE c.order_id = $1
+GROUP BY c.order_id;
+
+-- name: OutboxEvents :many
+SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $1 ORDER BY id;
+
+-- name: Receipt :many
+SELECT attempt, created_at, sent_at FROM receipts WHERE order_id = $1 AND kind = 'paid';
+
+-- StoppedTwins returns the newest.
+-- name: StoppedTwins :many
+SELECT layer, detail, times, at FROM stopped_twins WHERE subject = ANY(sqlc.arg(subjects)::uuid[]) ORDER BY at DESC LIMIT $1;
+
+-- name: InsertStopped :exec
+INSERT INTO stopped_twins (subject, layer, detail, times, at)
+SELECT unnest(sqlc.arg(subjects)::uuid[]), unnest(sqlc.arg(layers)::text[]), unnest(sqlc.arg(details)::text[]),
+       unnest(sqlc.arg(times)::int[]), unnest(sqlc.arg(ats)::timestamptz[]);
+
+-- name: ForgetStopped :exec
+DELETE FROM stopped_twins WHERE at < now() - sqlc.arg(age)::interval;
