@@ -2,8 +2,10 @@ package orders
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -47,6 +49,24 @@ func (s *Service) FindByKey(ctx context.Context, customerID uuid.UUID, key dedup
 		return uuid.Nil, fmt.Errorf("find the order by its key: %w", err)
 	}
 	return row.ID, nil
+}
+
+// PlacedLately returns the customer's newest order since then that asks for the same units under another key, without its lines,
+// or ErrNotFound. Orders that were canceled, refunded or expired do not count. It is good for a question to the buyer and decides nothing:
+// the next order may come into being meanwhile.
+func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key dedup.Key, lines []LineRequest, since time.Time) (Order, error) {
+	wanted, err := json.Marshal(units(lines))
+	if err != nil {
+		return Order{}, fmt.Errorf("encode the units: %w", err)
+	}
+	row, err := s.db.PlacedLately(ctx, ordersdb.PlacedLatelyParams{CustomerID: customerID, OtherThan: string(key), Since: since, Units: wanted})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Order{}, ErrNotFound
+	}
+	if err != nil {
+		return Order{}, fmt.Errorf("look for the same order: %w", err)
+	}
+	return header(ordersdb.GetOrderRow(row)), nil
 }
 
 // List returns up to limit orders of the customer, newest first, and whether there are more. With after,

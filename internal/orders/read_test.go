@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -96,5 +98,56 @@ func TestProducts(t *testing.T) {
 	want := orders.Product{SKU: "POT", Name: "Teapot", Description: "A pot.", Currency: "EUR", UnitPrice: 3900, Available: 7}
 	if len(all) != 3 || all[1] != want {
 		t.Errorf("products %+v, want the second of three to be %+v", all, want)
+	}
+}
+
+func TestPlacedLately(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 100), line("TEA", 100))
+	begin := time.Now().Add(-time.Minute)
+	lines := []orders.LineRequest{line("CUP", 2), line("TEA", 1)}
+	first := b.place(t, b.order("first", lines...)).ID
+	lately := func(customer uuid.UUID, key dedup.Key, since time.Time, lines ...orders.LineRequest) uuid.UUID {
+		t.Helper()
+		order, err := b.shop.PlacedLately(t.Context(), customer, key, lines, since)
+		if err != nil && !errors.Is(err, orders.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return order.ID
+	}
+	for name, tc := range map[string]struct {
+		got, want uuid.UUID
+	}{
+		"the same":               {lately(b.alice, "second", begin, lines...), first},
+		"in another order":       {lately(b.alice, "second", begin, line("TEA", 1), line("CUP", 2)), first},
+		"on other lines":         {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1), line("CUP", 1)), first},
+		"under its own key":      {lately(b.alice, "first", begin, lines...), uuid.Nil},
+		"of another customer":    {lately(b.newCustomer(t), "second", begin, lines...), uuid.Nil},
+		"too long ago":           {lately(b.alice, "second", time.Now().Add(time.Minute), lines...), uuid.Nil},
+		"fewer units":            {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1)), uuid.Nil},
+		"a part of it":           {lately(b.alice, "second", begin, line("CUP", 2)), uuid.Nil},
+		"more than it":           {lately(b.alice, "second", begin, line("CUP", 2), line("TEA", 1), line("POT", 1)), uuid.Nil},
+		"a product with no name": {lately(b.alice, "second", begin, line("NO-SUCH", 2)), uuid.Nil},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("%s: %s, want %s", name, tc.got, tc.want)
+		}
+	}
+	newest := b.place(t, b.order("third", lines...)).ID
+	if got := lately(b.alice, "second", begin, lines...); got != newest {
+		t.Errorf("%s, want the newest, %s", got, newest)
+	}
+	if err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
+		order, err := b.shop.LockTx(t.Context(), tx, newest)
+		if err != nil {
+			return err
+		}
+		return b.shop.ChangeStatusTx(t.Context(), tx, order, orders.Canceled)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := lately(b.alice, "second", begin, lines...); got != first {
+		t.Errorf("%s, want %s: the newest was canceled", got, first)
 	}
 }

@@ -50,8 +50,8 @@ type Consumer struct {
 
 // NewConsumer opens the durable consumer name for events of the type. All nodes share it.
 func NewConsumer(ctx context.Context, streams *Streams, name, eventType string, handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
-	consumer, err := streams.js.CreateOrUpdateConsumer(ctx, EventStream, jetstream.ConsumerConfig{
-		Durable: name, FilterSubject: eventSubject + eventType, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+	consumer, err := streams.js.CreateOrUpdateConsumer(ctx, streams.eventName, jetstream.ConsumerConfig{
+		Durable: name, FilterSubject: streams.eventSubject + eventType, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
 		MaxDeliver: -1, // the dead letter is ours: the server would drop the event without a trace
 	})
 	if err != nil {
@@ -144,7 +144,7 @@ func (c *Consumer) safely(ctx context.Context, data []byte) (err error) {
 func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, cause error) error {
 	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
 	letter := dedup.Message{
-		Subject: deadSubject + c.name, ID: "dead." + c.name + "." + seq, Data: msg.Data(),
+		Subject: c.streams.deadSubject + c.name, ID: "dead." + c.name + "." + seq, Data: msg.Data(),
 		Header: nats.Header{"Shop-Subject": {msg.Subject()}, "Shop-Stream-Seq": {seq}, "Shop-Error": {strconv.Quote(cause.Error())}},
 	}
 	if ack := c.streams.dead.Publish(ctx, letter)[0]; ack.Err != nil {

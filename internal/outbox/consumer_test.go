@@ -232,7 +232,7 @@ func TestConsumerFailedEventHoldsUpNobody(t *testing.T) {
 func TestConsumerBuriesWhatItCannotRead(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	ack, err := b.js.Publish(t.Context(), eventSubject+paid, []byte("\x00 no JSON"))
+	ack, err := b.js.Publish(t.Context(), b.streams.eventSubject+paid, []byte("\x00 no JSON"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestConsumerKeepsAPoisonThatCannotBeBuried(t *testing.T) {
 		return errBroken
 	}))
 	shoptest.Eventually(t, patience, "the event comes again", func() bool { return calls.of(ids...)[0] > five })
-	if _, err := OpenStreams(t.Context(), b.js, window, maxAge); err != nil {
+	if _, err := OpenStreams(t.Context(), b.js, Prefix, window, maxAge); err != nil {
 		t.Fatal(err)
 	}
 	b.settled(t)

@@ -1,11 +1,13 @@
 package outbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -32,6 +35,9 @@ type Relay struct {
 	log     *slog.Logger
 	// afterPublish lets tests end the relay between publish and mark.
 	afterPublish func() error
+
+	// Stopped records twins for the order's timeline. It may be nil; set it before Run.
+	Stopped *timeline.Recorder
 }
 
 // NewRelay returns a relay from the pool's database to the streams. Rows of a relay that died stay unsent for the lease: longer than a
@@ -73,9 +79,11 @@ func (r *Relay) RunOnce(ctx context.Context) (int, error) {
 	if len(rows) == 0 {
 		return 0, nil
 	}
+	// An update returns its rows in no order. Ids grow with time, so an order's events enter the stream as they happened.
+	slices.SortFunc(rows, func(a, b outboxdb.ClaimUnsentRow) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	messages := make([]dedup.Message, len(rows))
 	for i, row := range rows {
-		messages[i] = message(row)
+		messages[i] = r.message(row)
 	}
 	publish, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -104,6 +112,7 @@ func (r *Relay) mark(ctx context.Context, db *outboxdb.Queries, rows []outboxdb.
 			published.WithLabelValues("stored").Inc()
 		} else {
 			published.WithLabelValues("duplicate").Inc()
+			r.Stopped.Stopped(rows[i].ID, timeline.Broker, "The relay published the event again, under the same message id: the stream holds it once.")
 			r.log.InfoContext(ctx, "broker stopped a duplicate", "event_id", rows[i].ID, "order_id", rows[i].OrderID, "stream_seq", ack.Seq)
 		}
 	}
@@ -118,10 +127,10 @@ func (r *Relay) mark(ctx context.Context, db *outboxdb.Queries, rows []outboxdb.
 	return errors.Join(fmt.Errorf("publish %d of %d events: %w", len(failed), len(rows), failure), db.ReleaseClaims(ctx, failed))
 }
 
-func message(row outboxdb.ClaimUnsentRow) dedup.Message {
+func (r *Relay) message(row outboxdb.ClaimUnsentRow) dedup.Message {
 	data, err := json.Marshal(Event{ID: row.ID, Type: row.Type, OrderID: row.OrderID, CreatedAt: row.CreatedAt.UTC(), Data: row.Payload})
 	if err != nil {
 		panic(fmt.Sprintf("outbox: jsonb that is not JSON: %v", err))
 	}
-	return dedup.Message{Subject: eventSubject + row.Type, ID: row.Type + "." + row.ID.String(), Data: data}
+	return dedup.Message{Subject: r.streams.eventSubject + row.Type, ID: row.Type + "." + row.ID.String(), Data: data}
 }

@@ -337,3 +337,14 @@ func TestBacklog(t *testing.T) {
 		t.Error("without a database, the backlog is reported all the same")
 	}
 }
+
+func TestRelayPublishesInTheOrderOfEvents(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 20)
+	for i, msg := range stored(t, b.js, EventStream) {
+		if want := paid + "." + ids[i].String(); msg.Header.Get("Nats-Msg-Id") != want {
+			t.Errorf("number %d is %s, want %s", i+1, msg.Header.Get("Nats-Msg-Id"), want)
+		}
+	}
+}

@@ -76,7 +76,7 @@ func openStreams(t *testing.T, conn *nats.Conn) (jetstream.JetStream, *Streams) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := OpenStreams(t.Context(), js, window, maxAge)
+	streams, err := OpenStreams(t.Context(), js, Prefix, window, maxAge)
 	if err != nil {
 		t.Fatal(err)
 	}

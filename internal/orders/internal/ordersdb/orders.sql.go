@@ -204,6 +204,56 @@ func (q *Queries) KeepOpen(ctx context.Context, arg KeepOpenParams) error {
 	return err
 }
 
+const listAllOrders = `-- name: ListAllOrders :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $1
+`
+
+type ListAllOrdersParams struct {
+	Limit  int32
+	Before *uuid.UUID
+}
+
+type ListAllOrdersRow struct {
+	ID         uuid.UUID
+	CustomerID uuid.UUID
+	Email      string
+	Status     string
+	Currency   string
+	Total      int64
+	CreatedAt  time.Time
+}
+
+func (q *Queries) ListAllOrders(ctx context.Context, arg ListAllOrdersParams) ([]ListAllOrdersRow, error) {
+	rows, err := q.db.Query(ctx, listAllOrders, arg.Limit, arg.Before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListAllOrdersRow
+	for rows.Next() {
+		var i ListAllOrdersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.CustomerID,
+			&i.Email,
+			&i.Status,
+			&i.Currency,
+			&i.Total,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listOrders = `-- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE customer_id = $1 AND ($3::uuid IS NULL OR id < $3)
@@ -319,6 +369,54 @@ type LockOrderRow struct {
 func (q *Queries) LockOrder(ctx context.Context, id uuid.UUID) (LockOrderRow, error) {
 	row := q.db.QueryRow(ctx, lockOrder, id)
 	var i LockOrderRow
+	err := row.Scan(
+		&i.ID,
+		&i.CustomerID,
+		&i.Email,
+		&i.Status,
+		&i.Currency,
+		&i.Total,
+		&i.CreatedAt,
+	)
+	return i, err
+}
+
+const placedLately = `-- name: PlacedLately :one
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE customer_id = $1 AND idempotency_key <> $2 AND created_at >= $3
+  AND status IN ('placed', 'paying', 'paid')
+  AND $4::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
+      (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
+ORDER BY id DESC
+LIMIT 1
+`
+
+type PlacedLatelyParams struct {
+	CustomerID uuid.UUID
+	OtherThan  string
+	Since      time.Time
+	Units      []byte
+}
+
+type PlacedLatelyRow struct {
+	ID         uuid.UUID
+	CustomerID uuid.UUID
+	Email      string
+	Status     string
+	Currency   string
+	Total      int64
+	CreatedAt  time.Time
+}
+
+// PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
+func (q *Queries) PlacedLately(ctx context.Context, arg PlacedLatelyParams) (PlacedLatelyRow, error) {
+	row := q.db.QueryRow(ctx, placedLately,
+		arg.CustomerID,
+		arg.OtherThan,
+		arg.Since,
+		arg.Units,
+	)
+	var i PlacedLatelyRow
 	err := row.Scan(
 		&i.ID,
 		&i.CustomerID,

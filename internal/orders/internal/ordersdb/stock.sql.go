@@ -236,6 +236,61 @@ func (q *Queries) InsertProduct(ctx context.Context, arg InsertProductParams) (i
 	return result.RowsAffected(), nil
 }
 
+const listMovements = `-- name: ListMovements :many
+SELECT id, kind, quantity, delta, order_id, supplier, delivery_id, line, created_at FROM stock_movements
+WHERE sku = $1 AND id < coalesce($3::bigint, 9223372036854775807)
+ORDER BY id DESC
+LIMIT $2
+`
+
+type ListMovementsParams struct {
+	Sku    string
+	Limit  int32
+	Before *int64
+}
+
+type ListMovementsRow struct {
+	ID         int64
+	Kind       string
+	Quantity   int64
+	Delta      int64
+	OrderID    *uuid.UUID
+	Supplier   *string
+	DeliveryID *string
+	Line       *int32
+	CreatedAt  time.Time
+}
+
+func (q *Queries) ListMovements(ctx context.Context, arg ListMovementsParams) ([]ListMovementsRow, error) {
+	rows, err := q.db.Query(ctx, listMovements, arg.Sku, arg.Limit, arg.Before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListMovementsRow
+	for rows.Next() {
+		var i ListMovementsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Kind,
+			&i.Quantity,
+			&i.Delta,
+			&i.OrderID,
+			&i.Supplier,
+			&i.DeliveryID,
+			&i.Line,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listProducts = `-- name: ListProducts :many
 SELECT p.sku, p.name, p.description, p.currency, p.unit_price, s.available
 FROM products p JOIN stock s USING (sku)

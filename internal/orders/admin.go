@@ -1,0 +1,63 @@
+package orders
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+)
+
+// Movement is a change of a product's stock, in units. Delta is its effect on what is available. It was caused by an order, or
+// else by a line of a supplier's delivery.
+type Movement struct {
+	ID              int64
+	At              time.Time
+	Kind            string
+	Quantity, Delta int64
+	OrderID         *uuid.UUID
+	Supplier        string
+	Delivery        string
+	Line            int32
+}
+
+// All returns up to limit orders of all customers that came before the given one, or with nil the newest, newest first, and whether there are more.
+func (s *Service) All(ctx context.Context, limit int32, before *uuid.UUID) ([]Order, bool, error) {
+	rows, err := s.db.ListAllOrders(ctx, ordersdb.ListAllOrdersParams{Limit: limit + 1, Before: before})
+	if err != nil {
+		return nil, false, fmt.Errorf("list all orders: %w", err)
+	}
+	more := len(rows) > int(limit)
+	if more {
+		rows = rows[:limit]
+	}
+	all := make([]Order, len(rows))
+	for i, row := range rows {
+		all[i] = header(ordersdb.GetOrderRow(row))
+	}
+	all, err = withLines(ctx, s.db, all)
+	return all, more, err
+}
+
+// Movements returns up to limit movements of a product that came before the given one, or with nil the newest, newest first, and whether
+// there are more.
+func (s *Service) Movements(ctx context.Context, sku string, limit int32, before *int64) ([]Movement, bool, error) {
+	rows, err := s.db.ListMovements(ctx, ordersdb.ListMovementsParams{Sku: sku, Limit: limit + 1, Before: before})
+	if err != nil {
+		return nil, false, fmt.Errorf("list the movements: %w", err)
+	}
+	more := len(rows) > int(limit)
+	if more {
+		rows = rows[:limit]
+	}
+	all := make([]Movement, len(rows))
+	for i, row := range rows {
+		all[i] = Movement{ID: row.ID, At: row.CreatedAt.UTC(), Kind: row.Kind, Quantity: row.Quantity, Delta: row.Delta, OrderID: row.OrderID}
+		if row.OrderID == nil {
+			all[i].Supplier, all[i].Delivery, all[i].Line = *row.Supplier, *row.DeliveryID, *row.Line
+		}
+	}
+	return all, more, nil
+}

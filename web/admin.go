@@ -1,0 +1,99 @@
+package web
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+)
+
+const (
+	adminCookie = "shop_admin"
+	// adminAge is how long an operator stays signed in. Nothing else ends a session everywhere: it is not stored.
+	adminAge = 8 * time.Hour
+)
+
+// adminOnly lets operators pass, and in the demo everybody. Whoever only looks is led to the sign-in page.
+func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if w.Demo || w.isAdmin(c) {
+			return next(c)
+		}
+		if method := c.Request().Method; method == http.MethodGet || method == http.MethodHead {
+			return seeOther(c, "/admin/login?next="+url.QueryEscape(c.Request().URL.Path))
+		}
+		return w.render(c, http.StatusForbidden, errorPage, page{Title: "That is for operators", Content: failure{http.StatusForbidden,
+			"That is for operators", "Nothing was changed. Your session may have ended: sign in at /admin and try again."}})
+	}
+}
+
+// isAdmin reports whether the request carries a session that has not ended. When it does is part of what is signed.
+func (w *Web) isAdmin(c echo.Context) bool {
+	text, ok := w.cookie(c, adminCookie, adminCookie)
+	ends, err := strconv.ParseInt(text, 10, 64)
+	return ok && err == nil && time.Now().Before(time.Unix(ends, 0))
+}
+
+var loginPage = parsePage("admin_login.html")
+
+// login is the sign-in form. Next is the page that the operator came for.
+type login struct {
+	Next  string
+	Wrong bool
+}
+
+func (w *Web) showLogin(c echo.Context) error {
+	next := operatorPage(c.QueryParam("next"))
+	if w.Demo || w.isAdmin(c) {
+		return seeOther(c, next)
+	}
+	return w.render(c, http.StatusOK, loginPage, page{Title: "Sign in", Content: login{Next: next}})
+}
+
+// logIn exchanges an admin's API token for a session.
+func (w *Web) logIn(c echo.Context) error {
+	form, err := postForm(c)
+	if err != nil {
+		return err
+	}
+	next := operatorPage(form.Get("next"))
+	customer, err := w.Accounts.Authenticate(c.Request().Context(), strings.TrimSpace(form.Get("token")))
+	if errors.Is(err, accounts.ErrUnauthorized) || err == nil && !customer.Admin {
+		w.Log.WarnContext(c.Request().Context(), "an operator's sign-in was refused", "peer", c.RealIP())
+		return w.render(c, http.StatusForbidden, loginPage, page{Title: "Sign in", Content: login{Next: next, Wrong: true}})
+	}
+	if err != nil {
+		return err
+	}
+	w.Log.InfoContext(c.Request().Context(), "an operator signed in", "customer_id", customer.ID)
+	ends := strconv.FormatInt(time.Now().Add(adminAge).Unix(), 10)
+	w.setAdminCookie(c, w.Signer.Sign(adminCookie, ends), adminAge)
+	return seeOther(c, next)
+}
+
+func (w *Web) logOut(c echo.Context) error {
+	w.setAdminCookie(c, "", -time.Second)
+	return seeOther(c, "/")
+}
+
+// setAdminCookie is strict: unlike a cart, a session must not come along when another site leads here.
+func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
+	c.SetCookie(&http.Cookie{Name: w.cookieName(adminCookie), Value: value, Path: "/", MaxAge: int(age.Seconds()), //nolint:gosec // the demo runs without https
+		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteStrictMode})
+}
+
+// operatorPage keeps a sign-in from leading to anywhere but the operators' pages.
+func operatorPage(next string) string {
+	for _, prefix := range []string{"/admin", "/lab"} {
+		if next == prefix || strings.HasPrefix(next, prefix+"/") {
+			return next
+		}
+	}
+	return "/admin"
+}
