@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 
@@ -119,7 +120,17 @@ func (w *Web) showCart(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.render(c, http.StatusOK, cartPage, page{Title: "Your cart", Content: b})
+	p := page{Title: "Your cart", Content: b}
+	if sku := c.QueryParam("changed"); sku != "" {
+		p.Notice = "It is out of your cart."
+		if at := slices.IndexFunc(b.Lines, func(l basketLine) bool { return l.SKU == sku }); at >= 0 {
+			p.Notice = fmt.Sprintf("In your cart: %d × %s.", b.Lines[at].Quantity, b.Lines[at].Name)
+		}
+		if len(b.Lines) > 0 && !b.Blocked {
+			p.Next = link{"/checkout", "Go to checkout"}
+		}
+	}
+	return w.render(c, http.StatusOK, cartPage, p)
 }
 
 // leaveOrdered leads a visitor whose cart was ordered already to that order, and takes the cart away: the answer to the
@@ -150,11 +161,9 @@ func (w *Web) changeCart(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, v, sku := c.Request().Context(), w.visitor(c), form.Get("sku")
-	switch _, err := w.orderOf(ctx, v); {
-	case err == nil:
-		v.Cart = cart{}
-	case !errors.Is(err, orders.ErrNotFound):
+	ctx, sku := c.Request().Context(), form.Get("sku")
+	v, err := w.buyer(c)
+	if err != nil {
 		return err
 	}
 	quantity, err := wantedQuantity(form.Get("action"), form.Get("quantity"), v.Cart.quantity(sku))
@@ -175,6 +184,41 @@ func (w *Web) changeCart(c echo.Context) error {
 		}
 	}
 	v.Cart = v.Cart.with(sku, quantity)
+	if err := w.saveCart(c, v); err != nil {
+		return err
+	}
+	return seeOther(c, "/cart?changed="+url.QueryEscape(sku))
+}
+
+// buyer is the visitor with a cart that was not ordered: an order's cart is not added to.
+func (w *Web) buyer(c echo.Context) (visitor, error) {
+	v := w.visitor(c)
+	switch _, err := w.orderOf(c.Request().Context(), v); {
+	case err == nil:
+		v.Cart = cart{}
+	case !errors.Is(err, orders.ErrNotFound):
+		return visitor{}, err
+	}
+	return v, nil
+}
+
+// orderAgain puts what was ordered once into the cart, beside what is there. The cart's key is a new one.
+func (w *Web) orderAgain(c echo.Context) error {
+	order, err := w.ownOrder(c)
+	if err != nil {
+		return err
+	}
+	v, err := w.buyer(c)
+	if err != nil {
+		return err
+	}
+	for _, line := range order.Lines {
+		now := v.Cart.quantity(line.SKU)
+		if now == 0 && len(v.Cart.Lines) >= maxLines {
+			return seeOther(c, "/cart?notice=full")
+		}
+		v.Cart = v.Cart.with(line.SKU, min(now+line.Quantity, maxQuantity))
+	}
 	if err := w.saveCart(c, v); err != nil {
 		return err
 	}

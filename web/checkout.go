@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -16,13 +18,21 @@ import (
 
 var checkoutPage = parsePage("checkout.html")
 
+// askWithin is how long after an order the same basket under another key looks like an accident.
+const askWithin = 10 * time.Minute
+
 // checkout is the checkout form, as it is shown and as it comes back. Key is the cart's: it says which intent this form
 // carries out, whatever the cart has become since.
 type checkout struct {
 	Key    uuid.UUID
 	Email  string
 	Method string
+	// Again is the order of which the buyer wants the same once more, knowingly.
+	Again uuid.UUID
 }
+
+// IsAgain says whether the buyer was asked, and wants the same once more.
+func (f checkout) IsAgain() bool { return f.Again != uuid.Nil }
 
 // checkoutView is a checkout form on its page.
 type checkoutView struct {
@@ -63,7 +73,11 @@ func readCheckout(c echo.Context) (checkout, error) {
 	if err != nil {
 		key = uuid.Nil // a key that no cart has
 	}
-	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method")}, nil
+	again, err := uuid.Parse(form.Get("again"))
+	if err != nil {
+		again = uuid.Nil
+	}
+	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method"), Again: again}, nil
 }
 
 // submitCheckout places the order that the form's key stands for, unless it stands already, and makes the first try to pay.
@@ -75,16 +89,13 @@ func (w *Web) submitCheckout(c echo.Context) error {
 	v := w.visitor(c)
 	id, err := w.Orders.FindByKey(c.Request().Context(), v.ID, dedup.Key(f.Key.String()))
 	if errors.Is(err, orders.ErrNotFound) {
-		if len(v.Cart.Lines) == 0 {
-			return seeOther(c, "/cart?notice=empty")
+		var held bool
+		if held, err = w.hold(c, v, f); held {
+			return err
 		}
-		if f.Key != v.Cart.Key {
-			return w.renderCheckout(c, http.StatusConflict, v, "Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
+		if err == nil {
+			id, err = w.place(c, v, f.Email)
 		}
-		if !w.offers(f.Method) {
-			return w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f, MethodError: "Please choose one of these."})
-		}
-		id, err = w.place(c, v, f.Email)
 	}
 	if err != nil {
 		return w.placeFailed(c, v, f, err)
@@ -99,6 +110,26 @@ func (w *Web) submitCheckout(c echo.Context) error {
 		return seeOther(c, "/orders/"+id.String()+"?notice=outdated")
 	}
 	return seeOther(c, "/orders/"+id.String())
+}
+
+// hold answers a form that must not become an order as it stands, and says whether it did.
+func (w *Web) hold(c echo.Context, v visitor, f checkout) (bool, error) {
+	switch {
+	case len(v.Cart.Lines) == 0:
+		return true, seeOther(c, "/cart?notice=empty")
+	case f.Key != v.Cart.Key:
+		return true, w.renderCheckout(c, http.StatusConflict, v, "Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
+	case !w.offers(f.Method):
+		return true, w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f, MethodError: "Please choose one of these."})
+	}
+	twin, err := w.Orders.PlacedLately(c.Request().Context(), v.ID, dedup.Key(f.Key.String()), v.Cart.Lines, time.Now().Add(-askWithin))
+	switch {
+	case errors.Is(err, orders.ErrNotFound):
+		return false, nil
+	case err != nil, twin.ID == f.Again:
+		return false, err
+	}
+	return true, w.askTwice(c, twin, f)
 }
 
 // place orders the visitor's cart under its key.
@@ -139,5 +170,33 @@ func (w *Web) placeFailed(c echo.Context, v visitor, f checkout, err error) erro
 }
 
 func (f checkout) again() retry {
-	return retry{Action: "/checkout", Fields: map[string]string{"key": f.Key.String(), "email": f.Email, "payment_method": f.Method}}
+	fields := map[string]string{"key": f.Key.String(), "email": f.Email, "payment_method": f.Method}
+	if f.IsAgain() {
+		fields["again"] = f.Again.String()
+	}
+	return retry{Action: "/checkout", Fields: fields}
+}
+
+var againPage = parsePage("again.html")
+
+// askTwice asks whether the buyer wants once more what they have just ordered. Only a yes to this very order goes on.
+func (w *Web) askTwice(c echo.Context, twin orders.Order, f checkout) error {
+	f.Again = twin.ID
+	content := struct {
+		retry
+		Order orders.Order
+		Ago   string
+	}{f.again(), twin, ago(time.Since(twin.CreatedAt))}
+	return w.render(c, http.StatusConflict, againPage, page{Title: "Once more?", Content: content})
+}
+
+func ago(d time.Duration) string {
+	switch minutes := int(d.Minutes()); minutes {
+	case 0:
+		return "a moment ago"
+	case 1:
+		return "a minute ago"
+	default:
+		return strconv.Itoa(minutes) + " minutes ago"
+	}
 }

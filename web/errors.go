@@ -24,6 +24,8 @@ type failure struct {
 var (
 	notFound = failure{http.StatusNotFound, "There is nothing here",
 		"The address may be mistyped. If it is an order's: orders are shown only in the browser that they were placed from."}
+	noProduct = failure{http.StatusNotFound, "We do not have that",
+		"This thing is not sold here, or not any more. What we do have is on one shelf."}
 	unavailable = failure{http.StatusServiceUnavailable, "The shop is out of breath",
 		"We could not finish this just now. Your cart is safe in your browser: please try again in a moment."}
 	internal = failure{http.StatusInternalServerError, "Something broke on our side",
@@ -41,6 +43,8 @@ func failureOf(err error) failure {
 	switch {
 	case errors.Is(err, orders.ErrNotFound):
 		return notFound
+	case errors.Is(err, errNoProduct):
+		return noProduct
 	case errors.Is(err, errCrossSite):
 		return failure{http.StatusForbidden, "That did not come from this shop",
 			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}

@@ -1,9 +1,11 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -11,6 +13,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -18,8 +21,9 @@ const (
 	ordersPerPage = 20
 	// maxTries bounds the number that a form to pay may carry.
 	maxTries = 1000
-	// refreshAfter is how long a page waits, in seconds, before it asks what became of a payment.
-	refreshAfter = "3"
+	// quietAfter is how long after the last event of an order, unless its payment is open, no more are awaited: the receipt of
+	// a paid order goes out within seconds.
+	quietAfter = 10 * time.Second
 )
 
 var (
@@ -47,7 +51,7 @@ func (w *Web) listOrders(c echo.Context) error {
 	return w.render(c, http.StatusOK, ordersPage, page{Title: "Your orders", Content: content})
 }
 
-// orderView is an order and where its payment stands.
+// orderView is an order, where its payment stands, and why.
 type orderView struct {
 	orders.Order
 	Methods choice
@@ -55,7 +59,18 @@ type orderView struct {
 	Try int
 	// Declined is why the last of them was.
 	Declined string
+	// Refunded is what went back to the buyer so far.
+	Refunded int64
+	Timeline []timeline.Event
+	// Live says that there will be news without the buyer doing anything.
+	Live bool
 }
+
+// Title is the page's, and changes with the order.
+func (v orderView) Title() string { return orderTitles[v.Status] }
+
+// HasReceipt says whether the order was paid.
+func (v orderView) HasReceipt() bool { return v.Status == orders.Paid || v.Status == orders.Refunded }
 
 var orderTitles = map[orders.Status]string{
 	orders.Placed:   "Almost yours",
@@ -78,12 +93,21 @@ func (w *Web) showOrder(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	charges, err := w.Payments.OfOrder(c.Request().Context(), order.ID)
+	view, err := w.viewOrder(c.Request().Context(), order)
 	if err != nil {
 		return err
 	}
+	return w.render(c, http.StatusOK, orderPage, page{Title: view.Title(), Content: view})
+}
+
+func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, error) {
 	view := orderView{Order: order, Methods: w.methods("")}
+	charges, err := w.Payments.OfOrder(ctx, order.ID)
+	if err != nil {
+		return view, err
+	}
 	for _, charge := range charges {
+		view.Refunded += charge.AmountRefunded
 		if charge.Status == payments.Declined {
 			view.Try++
 			view.Declined = "the payment provider said no"
@@ -92,10 +116,15 @@ func (w *Web) showOrder(c echo.Context) error {
 			}
 		}
 	}
-	if order.Status == orders.Paying {
-		c.Response().Header().Set("Refresh", refreshAfter)
+	if view.Timeline, err = w.Timeline.Of(ctx, order.ID); err != nil {
+		return view, err
 	}
-	return w.render(c, http.StatusOK, orderPage, page{Title: orderTitles[order.Status], Content: view})
+	last := order.CreatedAt
+	if n := len(view.Timeline); n > 0 {
+		last = view.Timeline[n-1].At
+	}
+	view.Live = order.Status == orders.Paying || time.Since(last) < quietAfter
+	return view, nil
 }
 
 // payOrder makes the try to pay that the form stands for.

@@ -1,12 +1,31 @@
 package web
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/orders"
 )
 
-var productsPage = parsePage("products.html")
+var (
+	productsPage = parsePage("products.html")
+	productPage  = parsePage("product.html")
+)
+
+var errNoProduct = errors.New("web: no such product")
+
+// productView is a product with a few others beside it. Max is how many units one may ask for.
+type productView struct {
+	orders.Product
+	Max    int64
+	Others []orders.Product
+}
+
+// othersShown is how many other products a product's page shows.
+const othersShown = 3
 
 func (w *Web) showProducts(c echo.Context) error {
 	products, err := w.Orders.Products(c.Request().Context())
@@ -14,4 +33,21 @@ func (w *Web) showProducts(c echo.Context) error {
 		return err
 	}
 	return w.render(c, http.StatusOK, productsPage, page{Title: "Well-made single things", Content: products})
+}
+
+func (w *Web) showProduct(c echo.Context) error {
+	products, err := w.Orders.Products(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == c.Param("sku") })
+	if at < 0 {
+		return errNoProduct
+	}
+	view := productView{Product: products[at], Max: min(products[at].Available, maxQuantity)}
+	// The next ones on the shelf, so that walking from page to page passes all of them.
+	for i := 1; i < len(products) && i <= othersShown; i++ {
+		view.Others = append(view.Others, products[(at+i)%len(products)])
+	}
+	return w.render(c, http.StatusOK, productPage, page{Title: view.Name, Content: view})
 }

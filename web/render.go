@@ -22,21 +22,29 @@ var pageFuncs = template.FuncMap{
 	"money": money.Format,
 	"when":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"day":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") },
+	"clock": func(t time.Time) string { return t.UTC().Format("2 Jan 15:04:05.000") },
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }
 
 // parsePage returns a page's template, which defines "content", inside the layout.
 func parsePage(name string) *template.Template {
-	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html", name))
+	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html", "timeline.html", "shelf.html", name))
 }
 
 // page is what the layout shows; Content is for the page's own template.
 type page struct {
-	Title     string
-	Notice    string
+	Title  string
+	Notice string
+	// Next is where the notice leads, if it leads anywhere.
+	Next      link
 	CartUnits int64
-	Content   any
+	// Path is the page's own, and Demo says whether there are a lab and an open counter.
+	Path    string
+	Demo    bool
+	Content any
 }
+
+type link struct{ To, Text string }
 
 // notices are what a redirect can have said on the page it leads to, by the value of ?notice=.
 var notices = map[string]string{
@@ -48,7 +56,7 @@ var notices = map[string]string{
 
 // render answers with a page. A page without a notice of its own shows the one that the address names.
 func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
-	p.CartUnits = w.visitor(c).Cart.units()
+	p.CartUnits, p.Path, p.Demo = w.visitor(c).Cart.units(), c.Request().URL.Path, w.Demo
 	if p.Notice == "" {
 		p.Notice = notices[c.QueryParam("notice")]
 	}

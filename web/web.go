@@ -16,7 +16,9 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -34,13 +36,23 @@ type Web struct {
 	Signer   accounts.Signer
 	// Replays may be nil: then every repeated form goes to the database.
 	Replays *dedup.Replays
+	// Timeline tells on an order's page why everything happened once; twins that were stopped are recorded in Stopped, which may be nil.
+	Timeline *timeline.Service
+	Stopped  *timeline.Recorder
+	// Letters are nil on a node without a broker: then operators cannot see them there.
+	Letters *outbox.Letters
 	// Secure is for a shop behind https: cookies are sent over it only, and no other host can set them.
 	Secure bool
 	// Demo offers every payment method of the simulated provider, with the ways it can fail.
 	Demo bool
 	// Stripe offers Stripe's test cards instead: there is no card form here, and Stripe refuses them with a live key.
 	Stripe bool
-	Log    *slog.Logger
+	// Streams has a place for each page that is sent news: its capacity bounds them, so that they cannot use up the node. A page
+	// without a place asks again and again.
+	Streams chan struct{}
+	// Draining is closed when the node stops: streams end then, so that the drain need not wait for them. Nil is never.
+	Draining <-chan struct{}
+	Log      *slog.Logger
 }
 
 // Register adds the pages and their static files. Errors of the handlers reach the echo instance's error handler: see WriteError.
@@ -50,13 +62,19 @@ func (w *Web) Register(e *echo.Echo) {
 		e.HEAD(path, page, guard)
 	}
 	get("/", w.showProducts)
+	get("/products/:sku", w.showProduct)
 	get("/cart", w.showCart)
 	e.POST("/cart", w.changeCart, guard)
 	get("/checkout", w.showCheckout)
 	e.POST("/checkout", w.submitCheckout, guard)
 	get("/orders", w.listOrders)
 	get("/orders/:id", w.showOrder)
+	e.GET("/orders/:id/events", w.streamOrder, guard)
+	get("/orders/:id/receipt", w.showReceipt)
 	e.POST("/orders/:id/pay", w.payOrder, guard)
+	e.POST("/orders/:id/again", w.orderAgain, guard)
+
+	w.registerAdmin(e)
 
 	e.GET("/static/*", serveStatic)
 	e.HEAD("/static/*", serveStatic)
@@ -90,11 +108,13 @@ func setSecurityHeaders(c echo.Context) {
 // once runs an operation under its idempotency key; a double click on this node shares one execution.
 func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key dedup.Key, meaning dedup.Fingerprint, run func(context.Context) (dedup.Answer, error)) (dedup.Answer, error) {
 	id := dedup.RequestIDOf(operation, customer, key, meaning)
-	return w.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
+	answer, err := w.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
 		ctx, cancel := context.WithTimeout(ctx, operationTimeout)
 		defer cancel()
 		return run(ctx)
 	})
+	w.Stopped.Answered(operation, answer, err)
+	return answer, err
 }
 
 // postForm returns the fields of the body, and none of the address.

@@ -1,0 +1,39 @@
+package web
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+var receiptPage = parsePage("receipt.html")
+
+// receiptView is a paid order with the charge that paid it.
+type receiptView struct {
+	orders.Order
+	Charge payments.Charge
+}
+
+// Kept is what did not go back to the buyer.
+func (v receiptView) Kept() int64 { return v.Total - v.Charge.AmountRefunded }
+
+// showReceipt shows what can be printed of a paid order. Any other has none.
+func (w *Web) showReceipt(c echo.Context) error {
+	order, err := w.ownOrder(c)
+	if err != nil {
+		return err
+	}
+	charges, err := w.Payments.OfOrder(c.Request().Context(), order.ID)
+	if err != nil {
+		return err
+	}
+	paid := slices.IndexFunc(charges, func(charge payments.Charge) bool { return charge.Status == payments.Succeeded })
+	if paid < 0 || (order.Status != orders.Paid && order.Status != orders.Refunded) {
+		return orders.ErrNotFound
+	}
+	return w.render(c, http.StatusOK, receiptPage, page{Title: "Receipt", Content: receiptView{Order: order, Charge: charges[paid]}})
+}

@@ -1,0 +1,45 @@
+// What the pages gain from JavaScript besides htmx. Nothing here is needed to shop, and nothing here keeps an order from
+// happening twice: that is the server's work.
+(() => {
+  "use strict";
+
+  // A form in flight is not sent again. Stopping the page must not lock it for ever.
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return; // htmx sends it
+    const form = event.target;
+    if (form.hasAttribute("aria-busy")) {
+      event.preventDefault();
+      return;
+    }
+    form.setAttribute("aria-busy", "true");
+    setTimeout(() => form.removeAttribute("aria-busy"), 10000);
+  });
+
+  // The second click of a double click puts nothing more into the cart.
+  document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest('form[action="/cart"] button')) event.preventDefault();
+    if (event.target.closest("[data-print]")) window.print();
+  });
+
+  // A page from the browser's memory may show a cart that was ordered since.
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) location.reload();
+  });
+
+  const isForm = (event) => event.detail.ctx?.request.method === "POST";
+
+  // Whoever goes by keyboard does not fall back to the top when the pressed button has left with its line.
+  document.addEventListener("htmx:after:swap", (event) => {
+    if (isForm(event) && document.activeElement === document.body) document.getElementById("main").focus();
+  });
+
+  document.addEventListener("htmx:error", (event) => {
+    if (!isForm(event)) return;
+    const text = document.createElement("p");
+    text.className = "notice brief";
+    text.textContent = "We could not reach the shop, so nothing was changed. Please try again.";
+    document.getElementById("notice").replaceChildren(text);
+  });
+
+  for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
+})();
