@@ -1,0 +1,130 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	// runTimeout bounds one experiment.
+	runTimeout = 60 * time.Second
+	// maxRuns is how many experiments one process runs at the same time.
+	maxRuns = 4
+)
+
+// ErrBusy reports that as many experiments are running as may.
+var ErrBusy = errors.New("lab: too many experiments are running: try again in a moment")
+
+// Lab runs experiments against the servers of a shop.
+type Lab struct {
+	shop  *pgxpool.Pool
+	redis redis.UniversalClient
+	nats  *nats.Conn
+	log   *slog.Logger
+
+	slots *semaphore.Weighted
+	mu    sync.Mutex
+	bench *servers // nil until the first experiment
+}
+
+// New returns a lab on the servers of a shop. It leaves them alone until the first experiment. The caller closes the clients after Close.
+func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, log *slog.Logger) *Lab {
+	return &Lab{shop: shop, redis: redis, nats: nats, log: log, slots: semaphore.NewWeighted(maxRuns)}
+}
+
+// Close ends the lab's own servers. No experiment may be running.
+func (l *Lab) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bench != nil {
+		l.bench.close()
+		l.bench = nil
+	}
+}
+
+// Run lets the fault of the experiment happen to both twins at the same time and returns what came of it. Observe is told
+// of everything as it happens, one call after another. An error means that the experiment could not be set up.
+func (l *Lab) Run(ctx context.Context, e Experiment, observe func(Event)) (Result, error) {
+	if !l.slots.TryAcquire(1) {
+		return Result{}, ErrBusy
+	}
+	defer l.slots.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
+	servers, err := l.servers(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("set up the lab: %w", err)
+	}
+	var mu sync.Mutex
+	tell := func(event Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		observe(event)
+	}
+	result := Result{Experiment: e.ID}
+	run := strings.ToLower(rand.Text()[:8])
+	var twins errgroup.Group
+	twins.Go(func() error {
+		result.Naive = servers.run(ctx, e.Naive, NaiveSide, run, tell)
+		return nil
+	})
+	twins.Go(func() error {
+		result.Guarded = servers.run(ctx, e.Guarded, GuardedSide, run, tell)
+		return nil
+	})
+	return result, twins.Wait()
+}
+
+// run runs one twin and counts what it did.
+func (s *servers) run(ctx context.Context, twin Twin, side Side, run string, tell func(Event)) Outcome {
+	b := &Bench{servers: s, Name: run + "-" + string(side), side: side, begin: time.Now(), tell: tell}
+	defer b.cleanUp()
+	err := safely(func() error { return twin.Run(ctx, b) })
+	if err == nil {
+		err = b.recount(ctx)
+	}
+	outcome := b.outcome(twin, err)
+	if err != nil {
+		s.log.WarnContext(ctx, "experiment failed", "run", b.Name, "error", err)
+	}
+	tell(Event{Side: side, Outcome: &outcome})
+	return outcome
+}
+
+// safely turns a panic into an error: an experiment must not take the shop with it.
+func safely(run func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return run()
+}
+
+func (l *Lab) servers(ctx context.Context) (*servers, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bench == nil {
+		js, err := jetstream.New(l.nats)
+		if err != nil {
+			return nil, fmt.Errorf("use the broker: %w", err)
+		}
+		if l.bench, err = startServers(ctx, l.shop, l.redis, js, l.log); err != nil {
+			return nil, err
+		}
+	}
+	return l.bench, nil
+}
