@@ -12,18 +12,23 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/lab"
+	"github.com/onceshop/onceshop/internal/lab/pages"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/payments/stripe"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -31,6 +36,8 @@ const (
 	// Replays are kept in memory for the time in which clients usually retry.
 	replayBytes = 64 << 20
 	replayFor   = 10 * time.Minute
+	// maxStreams bounds the pages that are sent news at once: each looks into the database once a second.
+	maxStreams = 100
 	// drainTimeout is how long requests in flight may take after the stop signal.
 	drainTimeout = 10 * time.Second
 )
@@ -54,7 +61,15 @@ type App struct {
 	orders   *orders.Service
 	payments *payments.Service
 	replays  *dedup.Replays
+	stopped  *timeline.Recorder
+	letters  *outbox.Letters
 	notify   *notify.Service
+	// lab is nil on a node that has no Redis and no broker; labPages, until the node serves.
+	lab      *lab.Lab
+	labPages *pages.Pages
+
+	// draining is closed when Run begins to stop.
+	draining chan struct{}
 }
 
 // New connects what the role needs. No server has to be up: what is down shows in /readyz and is tried again.
@@ -65,7 +80,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	if err := config.Check(); err != nil {
 		return nil, UsageError{err}
 	}
-	a := &App{config: config, role: role, log: log}
+	a := &App{config: config, role: role, log: log, draining: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -82,10 +97,18 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
 	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
+	a.stopped = timeline.NewRecorder(a.pool, log)
+	a.payments.Stopped = a.stopped
+	if role.Workers || config.NATSURL != "" {
+		if err := a.connectBroker(); err != nil {
+			return nil, UsageError{err}
+		}
+	}
 	if role.Workers {
 		if err := a.connectWorkers(); err != nil {
 			return nil, UsageError{err}
 		}
+		a.lab = lab.New(a.pool, a.redis, a.nats, log)
 	}
 	return a, nil
 }
@@ -119,6 +142,21 @@ func (a *App) connectProvider() error {
 	return nil
 }
 
+// connectBroker needs no broker that answers: the connection is made when there is one.
+func (a *App) connectBroker() error {
+	conn, err := nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	if err != nil {
+		return fmt.Errorf("NATS_URL is not an address such as nats://user:password@host:4222: %w", err)
+	}
+	a.nats = conn
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	a.letters = outbox.NewLetters(js)
+	return nil
+}
+
 func (a *App) connectWorkers() error {
 	public, err := a.config.publicURL()
 	if err != nil {
@@ -130,13 +168,10 @@ func (a *App) connectWorkers() error {
 	if a.mailer, err = notify.NewMailer(a.config.SMTPURL, notify.SendTimeout); err != nil {
 		return err
 	}
-	a.nats, err = nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
-	if err != nil {
-		return fmt.Errorf("NATS_URL is not an address such as nats://user:password@host:4222: %w", err)
-	}
 	host := mailHost(public)
 	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host, From: "receipts@" + host}
 	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.log)
+	a.notify.Stopped = a.stopped
 	return nil
 }
 
@@ -145,6 +180,7 @@ func (a *App) Close() {
 	if a.replays != nil {
 		a.replays.Close()
 	}
+	a.closeLab()
 	if a.nats != nil {
 		a.nats.Close()
 	}
@@ -160,10 +196,12 @@ func (a *App) Close() {
 }
 
 // Run serves on the listeners and works until ctx ends, then stops in order: first it lets requests in flight
-// finish, then the workers. Web may be nil for a role without it.
+// finish, then the workers. Web may be nil for a role without it. It is called once.
 func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
+	stopRecording := a.record(ctx)
+	defer stopRecording()
 	group, failed := errgroup.WithContext(work)
 	servers := []*http.Server{a.serve(group, ops, a.opsHandler())}
 	if a.role.Web {
@@ -179,6 +217,7 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	case <-ctx.Done():
 	case <-failed.Done():
 	}
+	close(a.draining)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	for i := len(servers) - 1; i >= 0; i-- {
@@ -189,6 +228,20 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	}
 	stopWork()
 	return group.Wait()
+}
+
+// record keeps stopped twins until the returned function is called, by then everything else has ended.
+func (a *App) record(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.stopped.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // serve bounds what a slow or hostile client can hold open.

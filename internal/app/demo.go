@@ -270,7 +270,7 @@ type Running struct {
 }
 
 // WithDemo fills in the database of the demo that runs on the data folder, if the environment names none, and with it
-// the addresses of that demo's provider and mailbox.
+// the addresses of that demo's other servers.
 func (c Config) WithDemo() (Config, error) {
 	if c.DatabaseURL != "" {
 		return c, nil
@@ -287,6 +287,8 @@ func (c Config) WithDemo() (Config, error) {
 		return c, fmt.Errorf("read where the demo runs: %w", err)
 	}
 	c.DatabaseURL = running.DatabaseURL
+	c.RedisURL = cmp.Or(c.RedisURL, running.RedisURL)
+	c.NATSURL = cmp.Or(c.NATSURL, running.NATSURL)
 	c.PSPURL = cmp.Or(c.PSPURL, running.Provider)
 	c.MailboxAddr = cmp.Or(c.MailboxAddr, running.Mailbox)
 	return c, nil

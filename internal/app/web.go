@@ -10,6 +10,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api"
+	"github.com/onceshop/onceshop/internal/timeline"
 	"github.com/onceshop/onceshop/web"
 )
 
@@ -24,8 +25,10 @@ func (a *App) webHandler() http.Handler {
 	e := echo.New()
 	// The address of the peer, not what the peer says it is.
 	e.IPExtractor = echo.ExtractIPDirect()
+	told := timeline.New(a.pool)
 	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Signer: accounts.NewSigner(a.config.Secret),
-		Replays: a.replays, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(), Log: a.log}
+		Replays: a.replays, Timeline: told, Stopped: a.stopped, Letters: a.letters, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
+		Streams: make(chan struct{}, maxStreams), Draining: a.draining, Log: a.log}
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if path := c.Request().URL.Path; path == "/v1" || strings.HasPrefix(path, "/v1/") {
 			api.WriteError(c, err, a.log)
@@ -34,9 +37,10 @@ func (a *App) webHandler() http.Handler {
 		pages.WriteError(c, err)
 	}
 	e.Use(a.logRequests, middleware.Recover())
-	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Log: a.log,
+	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Stopped: a.stopped, Log: a.log,
 		Webhooks: a.webhooks}).Register(e)
 	pages.Register(e)
+	a.registerLab(e, pages)
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
 	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e

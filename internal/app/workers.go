@@ -22,7 +22,9 @@ func (a *App) runRelay(ctx context.Context) error {
 	if streams == nil {
 		return nil
 	}
-	return outbox.NewRelay(a.pool, streams, a.config.RelayLease, a.log).Run(ctx)
+	relay := outbox.NewRelay(a.pool, streams, a.config.RelayLease, a.log)
+	relay.Stopped = a.stopped
+	return relay.Run(ctx)
 }
 
 // warnOfEviction tells an operator whose Redis may drop claims under memory pressure: the database then sees more of the work.
@@ -54,7 +56,7 @@ func (a *App) openStreams(ctx context.Context) *outbox.Streams {
 		js, err := jetstream.New(a.nats, jetstream.WithPublishAsyncTimeout(ackTimeout))
 		if err == nil {
 			var streams *outbox.Streams
-			if streams, err = outbox.OpenStreams(ctx, js, a.config.DuplicateWindow, a.config.StreamMaxAge); err == nil {
+			if streams, err = outbox.OpenStreams(ctx, js, outbox.Prefix, a.config.DuplicateWindow, a.config.StreamMaxAge); err == nil {
 				return streams
 			}
 		}
