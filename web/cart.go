@@ -111,6 +111,13 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 	return b, nil
 }
 
+// cartView is the cart on its page. An empty one shows what was Ordered last: a visitor whose browser lost the way to an order
+// looks for it here.
+type cartView struct {
+	basket
+	Ordered []orders.Order
+}
+
 func (w *Web) showCart(c echo.Context) error {
 	v := w.visitor(c)
 	if done, err := w.leaveOrdered(c, v); done || err != nil {
@@ -120,7 +127,13 @@ func (w *Web) showCart(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	p := page{Title: "Your cart", Content: b}
+	content := cartView{basket: b}
+	if len(b.Lines) == 0 && v.ID != uuid.Nil {
+		if content.Ordered, _, err = w.Orders.List(c.Request().Context(), v.ID, 1, nil); err != nil {
+			return err
+		}
+	}
+	p := page{Title: "Your cart", Content: content}
 	if sku := c.QueryParam("changed"); sku != "" {
 		p.Notice = "It is out of your cart."
 		if at := slices.IndexFunc(b.Lines, func(l basketLine) bool { return l.SKU == sku }); at >= 0 {

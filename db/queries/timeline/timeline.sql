@@ -19,8 +19,9 @@ SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provi
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id;
 
+-- ProviderEvents are told when they took effect: one that found the charge settled may have waited for that.
 -- name: ProviderEvents :many
-SELECT e.id, e.type, e.state, e.reason, e.received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+SELECT e.id, e.type, e.state, e.reason, greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at;
 

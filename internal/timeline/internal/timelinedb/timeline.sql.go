@@ -243,7 +243,7 @@ func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]Outbox
 }
 
 const providerEvents = `-- name: ProviderEvents :many
-SELECT e.id, e.type, e.state, e.reason, e.received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+SELECT e.id, e.type, e.state, e.reason, greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at
 `
@@ -257,6 +257,7 @@ type ProviderEventsRow struct {
 	Settles    bool
 }
 
+// ProviderEvents are told when they took effect: one that found the charge settled may have waited for that.
 func (q *Queries) ProviderEvents(ctx context.Context, orderID uuid.UUID) ([]ProviderEventsRow, error) {
 	rows, err := q.db.Query(ctx, providerEvents, orderID)
 	if err != nil {
