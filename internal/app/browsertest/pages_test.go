@@ -1,0 +1,123 @@
+package browsertest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/onceshop/onceshop/internal/app/apptest"
+	"github.com/onceshop/onceshop/internal/orders"
+)
+
+// These tests look at every page, light and dark, phone and desktop: it is small, keeps its own Content-Security-Policy, fits
+// its screen, complains about nothing, and axe-core finds nothing serious. With SHOP_SCREENSHOTS, pictures go into that folder.
+
+// A visit is to a page, which answers with the status, where zero is 200, and has the text.
+type visit struct {
+	name, path string
+	status     int
+	says       string
+}
+
+func TestShopPages(t *testing.T) {
+	t.Parallel()
+	shop := apptest.Start(t, 1)
+	stranger, guest := newGuest(t, shop.Nodes[0]), newGuest(t, shop.Nodes[0])
+	for _, v := range []visit{
+		{name: "cart-empty", path: "/cart"},
+		{name: "orders-empty", path: "/orders"},
+		{name: "not-found", path: "/nowhere", status: 404},
+	} {
+		stranger.visit(v)
+	}
+	paths := guest.orderInEveryState(shop)
+	guest.fillCheckout(buyer, "pm_ok")
+	guest.click(orderButton)
+	guest.await("the shop asks", `document.querySelector('form[action="/checkout"] input[name=again]') != null`)
+	guest.inspect("order-again")
+	for _, v := range []visit{
+		{name: "things", path: "/"},
+		{name: "product", path: "/products/MUG-ONCE"},
+		{name: "cart", path: "/cart"},
+		{name: "checkout", path: "/checkout"},
+		{name: "orders", path: "/orders"},
+		{name: "order-declined", path: paths["declined"]},
+		{name: "order-paying", path: paths["paying"], says: saysChecking},
+		{name: "order-paid", path: paths["paid"], says: saysPaid},
+		{name: "receipt", path: paths["paid"] + "/receipt"},
+		{name: "order-refunded", path: paths["refunded"]},
+		{name: "order-canceled", path: paths["canceled"]},
+		{name: "order-expired", path: paths["expired"]},
+	} {
+		guest.visit(v)
+	}
+}
+
+// orderInEveryState orders until there is an order in each state, and fills the cart once more, with what was ordered. It returns
+// the orders' paths.
+func (b *tab) orderInEveryState(shop *apptest.Shop) map[string]string {
+	b.t.Helper()
+	paths := map[string]string{}
+	for state, how := range map[string]struct{ sku, method string }{
+		"paid": {"MUG-ONCE", "pm_ok"}, "declined": {"TEE-ONCE", "pm_declined"}, "paying": {"PIN-KEY", "pm_ok"},
+		"refunded": {"NOTE-LOG", "pm_ok"}, "canceled": {"LAMP-LEASE", "pm_declined"}, "expired": {"LAST-ONE", "pm_declined"},
+	} {
+		b.fillCart(how.sku)
+		b.fillCheckout(buyer, how.method)
+		b.click(orderButton)
+		b.awaitPage("/orders/")
+		paths[state] = eval[string](b, "location.pathname")
+	}
+	// How these come about is not what is tested here.
+	forgetOutcome(b.t, shop, strings.TrimPrefix(paths["paying"], "/orders/"))
+	for _, state := range []string{"refunded", "canceled", "expired"} {
+		shop.Exec(b.t, "UPDATE orders SET status = $1 WHERE id = $2", state, strings.TrimPrefix(paths[state], "/orders/"))
+	}
+	b.fillCart("MUG-ONCE")
+	return paths
+}
+
+// forgetOutcome makes an order's charge one that nobody knows about, for an hour.
+func forgetOutcome(t *testing.T, shop *apptest.Shop, orderID string) {
+	t.Helper()
+	shop.Exec(t, "UPDATE orders SET status = 'paying' WHERE id = $1", orderID)
+	shop.Exec(t, `UPDATE charges SET status = 'unknown', unknown_at = now(), lease_until = now() + interval '1 hour',
+		answer = NULL, answer_status = NULL, settled_at = NULL WHERE order_id = $1`, orderID)
+}
+
+func TestCounterPages(t *testing.T) {
+	t.Parallel()
+	shop := apptest.Start(t, 1)
+	alice := shop.Alice(t)
+	var order orders.Order
+	for _, method := range []string{"pm_declined", "pm_insufficient_funds", "pm_ok"} {
+		alice.Post(t.Context(), "/v1/orders", method, apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t, &order)
+		alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", method, `{"payment_method":"`+method+`"}`)
+	}
+	forgetOutcome(t, shop, order.ID.String())
+	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, state, reason) VALUES ('evt_1', 'capture.succeeded', '{}', 'quarantined', 'there is no such charge')")
+	b := newGuest(t, shop.Nodes[0])
+	for _, v := range []visit{
+		{name: "admin-login", path: "/admin/login"},
+		{name: "admin-stock", path: "/admin"},
+		{name: "admin-movements", path: "/admin/stock/MUG-ONCE"},
+		{name: "admin-orders", path: "/admin/orders"},
+		{name: "admin-order", path: "/admin/orders/" + order.ID.String()},
+		{name: "admin-charges", path: "/admin/charges", says: "unknown"},
+		{name: "admin-events", path: "/admin/events"},
+		{name: "admin-letters", path: "/admin/letters"},
+	} {
+		b.visit(v)
+	}
+}
+
+func TestLabPages(t *testing.T) {
+	t.Parallel()
+	shop := apptest.Start(t, 1)
+	b := newGuest(t, shop.Nodes[0])
+	const experiment = "/lab/unique-double-click"
+	b.visit(visit{name: "lab-experiment", path: experiment})
+	b.click(`form[action="` + experiment + `"] button`)
+	b.await("both twins have run", `['naive', 'guarded'].every(side => document.querySelector('#' + side + '-verdict .verdict:not(.none)'))`)
+	b.inspect("lab-experiment-done")
+	b.visit(visit{name: "lab", path: "/lab"})
+}
