@@ -16,14 +16,14 @@ const module = "github.com/onceshop/onceshop/"
 // its own subfolders. A package that is not named may be imported by nobody's production code.
 var layers = []string{
 	".", "db/migrations", "internal/problem", "internal/money",
-	"internal/dedup", "internal/pg",
+	"internal/dedup", "internal/coalesce", "internal/pg",
 	"internal/timeline",
 	"internal/accounts", "internal/outbox",
 	"internal/orders",
 	"internal/payments", "internal/notify",
 	"internal/check",
 	"internal/api", "web",
-	"internal/lab",
+	"internal/lab", "internal/bench",
 	"internal/embedded", "internal/app",
 	"cmd/shop",
 }
@@ -32,6 +32,7 @@ var layers = []string{
 var only = map[string][]string{
 	"internal/embedded": {"internal/app", "cmd/shop"},
 	"internal/lab":      {"internal/app", "cmd/shop"},
+	"internal/bench":    {"internal/app", "cmd/shop"},
 	".":                 {"internal/lab"},
 }
 
