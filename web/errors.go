@@ -7,6 +7,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
@@ -48,7 +49,7 @@ func failureOf(err error) failure {
 	case errors.Is(err, errCrossSite):
 		return failure{http.StatusForbidden, "That did not come from this shop",
 			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}
-	case pg.IsUnavailable(err), errors.Is(err, context.Canceled):
+	case pg.IsUnavailable(err), errors.Is(err, coalesce.ErrFull), errors.Is(err, context.Canceled):
 		return unavailable
 	}
 	if known, ok := errors.AsType[*echo.HTTPError](err); ok {

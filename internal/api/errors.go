@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
@@ -61,7 +62,7 @@ func problemOf(err error) problem.Problem {
 		return p
 	}
 	switch {
-	case pg.IsUnavailable(err), errors.Is(err, context.Canceled):
+	case pg.IsUnavailable(err), errors.Is(err, coalesce.ErrFull), errors.Is(err, context.Canceled):
 		err = errUnavailable
 	}
 	for _, k := range known {

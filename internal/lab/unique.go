@@ -18,7 +18,7 @@ func uniqueExperiments() []Experiment {
 }
 
 // placeCode is where the shop decides that a key has its order.
-var placeCode = []string{"internal/orders/place.go:Service.placeTx", "internal/dedup/unique.go:Replay"}
+var placeCode = []string{"internal/orders/placing.go:Service.placeTx", "internal/dedup/unique.go:Replay"}
 
 func doubleClick() Experiment {
 	return Experiment{
@@ -182,7 +182,7 @@ const racers = 3
 func selectThenInsert() Experiment {
 	return Experiment{
 		ID: "unique-select-then-insert", Strategy: Unique, Fault: "Select, then insert, under a race",
-		Story: "Three requests with one key look for its order at the same moment. None finds one, and all go on to insert it.",
+		Story: "Three requests with one key come to three processes, drawn as one, and look for its order at the same moment. None finds one, and all go on to insert it.",
 		Why: "Between a look and a write there is always a gap, and whoever looks into it sees what is true no more when the write comes. " +
 			"A transaction around both does not close it: under READ COMMITTED nobody sees the rows that others have not committed yet. " +
 			"A unique index does, because it also knows the rows on their way in, and makes the second writer wait for the first to commit. " +
@@ -215,10 +215,10 @@ func guardedRace(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	shop := b.node(NodeA, shopTiming)
 	return b.meetAtKey(ctx, customer, racers, func(ctx context.Context) error {
 		return inParallel(ctx, racers, func(ctx context.Context, _ int) error {
-			_, err := shop.place(ctx, b.placing(customer, "K1"))
+			// Each on a process of its own: one alone would place them together, and none would meet another.
+			_, err := b.node(NodeA, shopTiming).place(ctx, b.placing(customer, "K1"))
 			return err
 		})
 	})

@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
+	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 )
 
@@ -81,6 +83,8 @@ type Service struct {
 	expiry time.Duration
 	now    func() time.Time
 	log    *slog.Logger
+
+	placing *coalesce.Batcher[PlaceOrder, dedup.Answer]
 }
 
 // DefaultExpiry is how long an unpaid order keeps its stock.
@@ -89,7 +93,9 @@ const DefaultExpiry = 30 * time.Minute
 // New returns a service on the pool's database. An unpaid order keeps its stock for the time expiry. Leases
 // and deadlines use the database's clock; now dates what people see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
+	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
+	s.placing = coalesce.New(maxTogether, maxWaiting, s.placeAll)
+	return s
 }
 
 // timestamp is what Postgres can keep: the answer and the row must tell the same time.

@@ -142,10 +142,19 @@ func moveStockTx(ctx context.Context, db *ordersdb.Queries, orderID uuid.UUID, k
 	return nil
 }
 
-func (s *Service) enqueueTx(ctx context.Context, tx pgx.Tx, event string, order Order) error {
+// newEvent tells of a change of the order.
+func newEvent(eventType string, order Order) (outbox.NewEvent, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
-		return fmt.Errorf("make an event id: %w", err)
+		return outbox.NewEvent{}, fmt.Errorf("make an event id: %w", err)
 	}
-	return outbox.EnqueueTx(ctx, tx, id, event, order.ID, EventData{Status: order.Status, Currency: order.Currency, Total: order.Total})
+	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID, Data: EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}}, nil
+}
+
+func (s *Service) enqueueTx(ctx context.Context, tx pgx.Tx, eventType string, order Order) error {
+	event, err := newEvent(eventType, order)
+	if err != nil {
+		return err
+	}
+	return outbox.EnqueueTx(ctx, tx, event)
 }

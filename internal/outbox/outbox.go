@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
 )
@@ -23,15 +22,29 @@ type Event struct {
 	Data      json.RawMessage `json:"data"`
 }
 
-// EnqueueTx records an event in the transaction of the change that it reports. Data is marshaled to JSON.
-func EnqueueTx(ctx context.Context, tx pgx.Tx, id uuid.UUID, eventType string, orderID uuid.UUID, data any) error {
-	payload, err := json.Marshal(data)
-	if err != nil {
-		return fmt.Errorf("encode event %s: %w", eventType, err)
+// NewEvent is an event to be recorded. Data is marshaled to JSON.
+type NewEvent struct {
+	ID      uuid.UUID
+	Type    string
+	OrderID uuid.UUID
+	Data    any
+}
+
+// EnqueueTx records events in the transaction of the changes that they report.
+func EnqueueTx(ctx context.Context, tx outboxdb.DBTX, events ...NewEvent) error {
+	var p outboxdb.EnqueueParams
+	for _, e := range events {
+		payload, err := json.Marshal(e.Data)
+		if err != nil {
+			return fmt.Errorf("encode event %s: %w", e.Type, err)
+		}
+		p.Ids = append(p.Ids, e.ID)
+		p.Types = append(p.Types, e.Type)
+		p.OrderIds = append(p.OrderIds, e.OrderID)
+		p.Payloads = append(p.Payloads, payload)
 	}
-	err = outboxdb.New(tx).Enqueue(ctx, outboxdb.EnqueueParams{ID: id, Type: eventType, OrderID: orderID, Payload: payload})
-	if err != nil {
-		return fmt.Errorf("enqueue event %s: %w", eventType, err)
+	if err := outboxdb.New(tx).Enqueue(ctx, p); err != nil {
+		return fmt.Errorf("enqueue %d events: %w", len(events), err)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func TestEnqueueJoinsTheTransaction(t *testing.T) {
 	b := setup(t)
 	changedMind := errors.New("changed my mind")
 	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
-		if err := EnqueueTx(t.Context(), tx, newID(t), "order.placed", newID(t), nil); err != nil {
+		if err := EnqueueTx(t.Context(), tx, NewEvent{newID(t), "order.placed", newID(t), nil}); err != nil {
 			return err
 		}
 		return changedMind
@@ -40,7 +40,7 @@ func TestEnqueueJoinsTheTransaction(t *testing.T) {
 		t.Errorf("relayed %d, %v", n, err)
 	}
 	err = pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
-		return EnqueueTx(t.Context(), tx, newID(t), "order.placed", newID(t), make(chan int))
+		return EnqueueTx(t.Context(), tx, NewEvent{newID(t), "order.placed", newID(t), make(chan int)})
 	})
 	if err == nil || !strings.Contains(err.Error(), "order.placed") {
 		t.Errorf("data that is not JSON: %v", err)
@@ -150,7 +150,7 @@ func TestRelaySendsLateCommits(t *testing.T) {
 	}
 	defer late.Rollback(t.Context()) //nolint:errcheck // after the commit there is nothing to roll back
 	lateID := newID(t)
-	if err := EnqueueTx(t.Context(), late, lateID, "order.placed", newID(t), nil); err != nil {
+	if err := EnqueueTx(t.Context(), late, NewEvent{lateID, "order.placed", newID(t), nil}); err != nil {
 		t.Fatal(err)
 	}
 	if early := b.publish(t, "order.placed", 2); early[0].String() < lateID.String() {

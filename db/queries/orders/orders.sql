@@ -2,18 +2,6 @@
 SELECT id, fingerprint, answer FROM orders
 WHERE customer_id = $1 AND idempotency_key = $2;
 
--- name: InsertOrder :execrows
-INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'placed', $7, $8, $9, now() + sqlc.arg(expiry)::interval)
-ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING;
-
--- name: InsertOrderLines :exec
-INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
-SELECT sqlc.arg(order_id)::uuid, l.line, l.sku, l.name, l.quantity, l.unit_price
-FROM (SELECT unnest(sqlc.arg(lines)::int[]) AS line, unnest(sqlc.arg(skus)::text[]) AS sku,
-             unnest(sqlc.arg(names)::text[]) AS name, unnest(sqlc.arg(quantities)::bigint[]) AS quantity,
-             unnest(sqlc.arg(unit_prices)::bigint[]) AS unit_price) AS l;
-
 -- name: GetOrder :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1;
 

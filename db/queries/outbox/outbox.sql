@@ -1,5 +1,6 @@
 -- name: Enqueue :exec
-INSERT INTO outbox (id, type, order_id, payload) VALUES ($1, $2, $3, $4);
+INSERT INTO outbox (id, type, order_id, payload)
+SELECT unnest(sqlc.arg(ids)::uuid[]), unnest(sqlc.arg(types)::text[]), unnest(sqlc.arg(order_ids)::uuid[]), unnest(sqlc.arg(payloads)::jsonb[]);
 
 -- ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
 -- where it stopped: a transaction that commits late shows its rows behind those already sent.

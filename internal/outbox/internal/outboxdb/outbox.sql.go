@@ -79,22 +79,23 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 }
 
 const enqueue = `-- name: Enqueue :exec
-INSERT INTO outbox (id, type, order_id, payload) VALUES ($1, $2, $3, $4)
+INSERT INTO outbox (id, type, order_id, payload)
+SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]), unnest($4::jsonb[])
 `
 
 type EnqueueParams struct {
-	ID      uuid.UUID
-	Type    string
-	OrderID uuid.UUID
-	Payload []byte
+	Ids      []uuid.UUID
+	Types    []string
+	OrderIds []uuid.UUID
+	Payloads [][]byte
 }
 
 func (q *Queries) Enqueue(ctx context.Context, arg EnqueueParams) error {
 	_, err := q.db.Exec(ctx, enqueue,
-		arg.ID,
-		arg.Type,
-		arg.OrderID,
-		arg.Payload,
+		arg.Ids,
+		arg.Types,
+		arg.OrderIds,
+		arg.Payloads,
 	)
 	return err
 }

@@ -1,0 +1,45 @@
+-- Placing orders, many at a time: each statement takes the whole batch as arrays.
+
+-- name: FindOrdersByKeys :many
+SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer
+FROM (SELECT unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id, unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key) AS k
+JOIN orders o ON o.customer_id = k.customer_id AND o.idempotency_key = k.idempotency_key;
+
+-- name: GetOffers :many
+SELECT p.sku, p.name, p.currency, p.unit_price, s.available
+FROM products p JOIN stock s USING (sku) WHERE p.sku = ANY(sqlc.arg(skus)::text[]);
+
+-- InsertOrders returns the orders whose keys were free. It takes the keys in their order, so that two nodes with the same
+-- keys in other orders cannot deadlock.
+-- name: InsertOrders :many
+INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
+SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer, o.email, 'placed', o.currency, o.total, o.created_at, now() + sqlc.arg(expiry)::interval
+FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
+             unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key, unnest(sqlc.arg(fingerprints)::bytea[]) AS fingerprint,
+             unnest(sqlc.arg(answers)::bytea[]) AS answer, unnest(sqlc.arg(emails)::text[]) AS email,
+             unnest(sqlc.arg(currencies)::text[]) AS currency, unnest(sqlc.arg(totals)::bigint[]) AS total,
+             unnest(sqlc.arg(created_ats)::timestamptz[]) AS created_at) AS o
+ORDER BY o.customer_id, o.idempotency_key
+ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
+RETURNING id;
+
+-- DeleteShort takes out orders of this transaction for which there was no stock.
+-- name: DeleteShort :exec
+DELETE FROM orders WHERE id = ANY(sqlc.arg(ids)::uuid[]);
+
+-- Reserve writes the lines, one movement per order and SKU, and their effect on what is available. The stock rows are locked.
+-- name: Reserve :exec
+WITH l AS (
+    SELECT unnest(sqlc.arg(order_ids)::uuid[]) AS order_id, unnest(sqlc.arg(lines)::int[]) AS line, unnest(sqlc.arg(skus)::text[]) AS sku,
+           unnest(sqlc.arg(names)::text[]) AS name, unnest(sqlc.arg(quantities)::bigint[]) AS quantity, unnest(sqlc.arg(unit_prices)::bigint[]) AS unit_price
+), written AS (
+    INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
+    SELECT l.order_id, l.line, l.sku, l.name, l.quantity, l.unit_price FROM l
+), moved AS (
+    INSERT INTO stock_movements (sku, kind, quantity, order_id)
+    SELECT l.sku, 'reserved', sum(l.quantity), l.order_id FROM l GROUP BY l.order_id, l.sku
+    RETURNING stock_movements.sku, stock_movements.delta
+)
+UPDATE stock SET available = available + m.delta
+FROM (SELECT moved.sku, sum(moved.delta)::bigint AS delta FROM moved GROUP BY moved.sku) AS m
+WHERE stock.sku = m.sku;
