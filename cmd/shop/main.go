@@ -30,6 +30,7 @@ type commands struct {
 	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
 	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
 	Lab     labCommand     `cmd:"" help:"The duplicates lab: every strategy against its faults, a naive program beside the guarded one."`
+	Bench   benchCommand   `cmd:"" help:"How fast it is: a naive twin beside the shop in one run, and the ratios."`
 	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`
 	Mailbox mailboxCommand `cmd:"" help:"The mail sink alone: SMTP, and a page that lists what arrived."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`

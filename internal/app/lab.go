@@ -169,6 +169,7 @@ func (d *demo) startForLab(ctx context.Context) error {
 			continue
 		}
 		if len(d.stops) == 0 {
+			fmt.Fprintln(d.out, "No demo runs, and the environment does not name all servers. Starting what is missing, for this run only:")
 			if err := d.useTemporaryFolder(); err != nil {
 				return err
 			}
@@ -180,14 +181,14 @@ func (d *demo) startForLab(ctx context.Context) error {
 	return nil
 }
 
+// useTemporaryFolder gives the servers a folder that goes with them.
 func (d *demo) useTemporaryFolder() error {
-	dir, err := os.MkdirTemp("", "onceshop-lab-")
+	dir, err := os.MkdirTemp("", "onceshop-")
 	if err != nil {
-		return fmt.Errorf("make a folder for the lab's servers: %w", err)
+		return fmt.Errorf("make a folder for the servers: %w", err)
 	}
 	d.stops = append(d.stops, func() { _ = os.RemoveAll(dir) })
 	d.config.DataDir = dir
-	fmt.Fprintln(d.out, "No demo runs, and the environment does not name all servers. Starting what is missing, for this run only:")
 	// Started as root, Postgres runs as another user, who must be able to enter.
 	return os.Chmod(dir, 0o755) //nolint:gosec // the folders in it are closed
 }

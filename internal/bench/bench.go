@@ -1,0 +1,140 @@
+// Package bench measures the shop beside a naive twin in one run, and believes no figure before the books agree with the answers.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// MinDuration is the shortest run whose rounds are long enough to tell anything.
+const MinDuration = 20 * time.Second
+
+const (
+	// rounds is how often each side is measured, in turn; the median counts.
+	rounds = 3
+	// minRound is the shortest round, also when there is no time: then there is one.
+	minRound = 10 * time.Millisecond
+	// besides is what a scenario takes beside its rounds: reading the books, analyzing, waiting for the last answers.
+	besides = 400 * time.Millisecond
+	// shareOfRounds is what is left of the rest beside warming up.
+	shareOfRounds = 0.85
+)
+
+// callerCounts are how many call at once.
+var callerCounts = []int{1, 8, maxCallers}
+
+const maxCallers = 64
+
+// Config says what a run works with.
+type Config struct {
+	// DB is a pool on the database. The run keeps to schemas of its own there, and drops them.
+	DB *pgxpool.Pool
+	// Duration is how long the whole run should take.
+	Duration time.Duration
+	// Progress is told what is being measured, and which of how many steps it is. It may be nil.
+	Progress func(doing string, step, steps int)
+}
+
+// Run measures everything. It is an error if the books of a twin do not agree with the answers that its callers got.
+func Run(ctx context.Context, c Config) (report Report, err error) {
+	begin := time.Now()
+	if c.Progress == nil {
+		c.Progress = func(string, int, int) {}
+	}
+	flash := flashFor(c.Duration)
+	b, err := open(ctx, c.DB, int64(flash.Stock))
+	if err != nil {
+		return report, err
+	}
+	defer func() { err = errors.Join(err, b.close(ctx)) }()
+	scenarios, notes := b.addPgbench(b.scenarios())
+	report = Report{Machine: b.machine(ctx), Notes: notes}
+	steps := len(scenarios) + 1
+	c.Progress("flash sale, verified", 0, steps)
+	if report.Flash, err = b.sellOut(ctx, flash); err != nil {
+		return report, err
+	}
+	measurements := 0
+	for _, s := range scenarios {
+		measurements += 2 * len(s.callers)
+	}
+	left := c.Duration - time.Since(begin) - time.Duration(len(scenarios))*besides - pgbenchTime
+	length := max(minRound, time.Duration(float64(left)*shareOfRounds/float64(measurements*rounds)))
+	for i, s := range scenarios {
+		c.Progress(s.name, i+1, steps)
+		rows, err := b.measure(ctx, s, length)
+		if err != nil {
+			return report, fmt.Errorf("%s: %w", s.name, err)
+		}
+		report.Rows = append(report.Rows, rows...)
+	}
+	report.Seconds = time.Since(begin).Seconds()
+	return report, b.checkOurs(ctx)
+}
+
+// scenario is what is measured on two sides, with each number of callers.
+type scenario struct {
+	name        string
+	callers     []int
+	naive, ours side
+}
+
+// measure runs the rounds of a scenario, the sides in turn so that drift hits both, and then verifies what they did.
+func (b *bench) measure(ctx context.Context, s scenario, length time.Duration) ([]Row, error) {
+	sides := [2]side{s.naive, s.ours}
+	var before [2]page
+	for i, side := range sides {
+		if side.books == nil {
+			continue
+		}
+		var err error
+		if before[i], err = side.books.read(ctx); err != nil {
+			return nil, err
+		}
+	}
+	calls, last := [2]int64{}, rounds
+	if length == minRound {
+		last = 1
+	}
+	var rows []Row
+	for _, callers := range s.callers {
+		var samples [2][]sample
+		for round := -1; round < last; round++ {
+			for i, side := range sides {
+				took := length
+				if round < 0 { // to warm up
+					if took /= 4; side.run != nil {
+						continue
+					}
+				}
+				got, err := side.load(ctx, callers, took)
+				if err != nil {
+					return nil, err
+				}
+				calls[i] += int64(got.calls)
+				if round >= 0 {
+					samples[i] = append(samples[i], got)
+				}
+			}
+		}
+		rows = append(rows, newRow(s.name, callers, samples[0], samples[1]))
+	}
+	for i, side := range sides {
+		if side.books == nil {
+			continue
+		}
+		after, err := side.books.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		answered := entry{Orders: side.each.Orders * calls[i], Units: side.each.Units * calls[i], Paid: side.each.Paid * calls[i]}
+		if err := verify(before[i], after, answered); err != nil {
+			return nil, fmt.Errorf("the books of the %s twin do not agree with its answers: %w", [2]string{"naive", "guarded"}[i], err)
+		}
+	}
+	return rows, b.settle(ctx)
+}

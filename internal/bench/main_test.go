@@ -1,0 +1,9 @@
+package bench
+
+import (
+	"testing"
+
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+func TestMain(m *testing.M) { shoptest.Main(m) }

@@ -1,0 +1,125 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// Report is what a run has measured, after the books were found to agree.
+type Report struct {
+	Machine Machine `json:"machine"`
+	// Seconds is how long the run took.
+	Seconds float64 `json:"seconds"`
+	Rows    []Row   `json:"rows"`
+	Flash   Flash   `json:"flash"`
+	// Notes say what was left out, and why.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Machine is where the figures come from: they mean nothing elsewhere, the ratios do.
+type Machine struct {
+	Cores             int    `json:"cores"`
+	Go                string `json:"go"`
+	Postgres          string `json:"postgres"`
+	Fsync             string `json:"fsync"`
+	SynchronousCommit string `json:"synchronous_commit"`
+}
+
+// Row is one scenario with one number of callers.
+type Row struct {
+	Scenario string `json:"scenario"`
+	Callers  int    `json:"callers"`
+	Naive    Figure `json:"naive"`
+	Ours     Figure `json:"ours"`
+	// Ratio is ours by naive.
+	Ratio float64 `json:"ratio"`
+}
+
+// Figure is the median of a side's rounds.
+type Figure struct {
+	PerSecond float64 `json:"per_second"`
+	// MedianMicroseconds is the time between a call and its answer; it is told for one caller only.
+	MedianMicroseconds float64 `json:"median_us,omitempty"`
+}
+
+func newRow(scenario string, callers int, naive, ours []sample) Row {
+	row := Row{Scenario: scenario, Callers: callers, Naive: figure(naive), Ours: figure(ours)}
+	if row.Naive.PerSecond > 0 {
+		row.Ratio = row.Ours.PerSecond / row.Naive.PerSecond
+	}
+	return row
+}
+
+func figure(samples []sample) Figure {
+	var rates []float64
+	var medians []time.Duration
+	for _, s := range samples {
+		rates, medians = append(rates, s.rate), append(medians, s.median)
+	}
+	return Figure{PerSecond: middle(rates), MedianMicroseconds: float64(middle(medians)) / float64(time.Microsecond)}
+}
+
+// Write writes the report for people: the table, its bars, and what was verified.
+func (r Report) Write(out io.Writer) {
+	m := r.Machine
+	fmt.Fprintf(out, "%d cores, Postgres %s (fsync %s, synchronous_commit %s), %s; callers, servers and database share them.\n\n",
+		m.Cores, m.Postgres, m.Fsync, m.SynchronousCommit, m.Go)
+	const header, line = "%-28s %8s %9s %9s %7s %11s %11s\n", "%-28s %8d %9s %9s %7.2f %11s %11s\n"
+	fmt.Fprintf(out, header, "SCENARIO", "CALLERS", "NAIVE/S", "OURS/S", "RATIO", "NAIVE P50", "OURS P50")
+	for _, row := range r.Rows {
+		fmt.Fprintf(out, line, row.Scenario, row.Callers, grouped(row.Naive.PerSecond), grouped(row.Ours.PerSecond), row.Ratio, row.Naive.latency(), row.Ours.latency())
+	}
+	fmt.Fprintln(out)
+	r.writeChart(out)
+	fmt.Fprintf(out, "\nFlash sale over HTTP: %s\n", r.Flash)
+	fmt.Fprintf(out, "Every figure is the median of %d rounds, written after the tables were found to agree with the answers. The run took %.0f s.\n", rounds, r.Seconds)
+	for _, note := range r.Notes {
+		fmt.Fprintln(out, note)
+	}
+}
+
+func (f Figure) latency() string {
+	if f.MedianMicroseconds == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.3f ms", f.MedianMicroseconds/1000)
+}
+
+// chartWidth is how long the longest bar is.
+const chartWidth = 50
+
+// writeChart draws each scenario with its most callers; its longer bar is as long as another's.
+func (r Report) writeChart(out io.Writer) {
+	for i, row := range r.Rows {
+		if i+1 < len(r.Rows) && r.Rows[i+1].Scenario == row.Scenario {
+			continue
+		}
+		most := max(row.Naive.PerSecond, row.Ours.PerSecond)
+		fmt.Fprintf(out, "%s, callers: %d\n", row.Scenario, row.Callers)
+		for _, bar := range []struct {
+			name   string
+			figure Figure
+		}{{"naive", row.Naive}, {"ours", row.Ours}} {
+			length := 0
+			if most > 0 {
+				length = max(1, int(bar.figure.PerSecond/most*chartWidth+0.5))
+			}
+			fmt.Fprintf(out, "  %-5s %s %s/s\n", bar.name, strings.Repeat("#", length), grouped(bar.figure.PerSecond))
+		}
+	}
+}
+
+// grouped writes a number with a comma between thousands.
+func grouped(n float64) string {
+	digits := fmt.Sprintf("%.0f", n)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
