@@ -2,7 +2,9 @@ package dedup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -32,14 +34,28 @@ func OpenStream(ctx context.Context, js jetstream.JetStream, c StreamConfig) (*S
 	if js.Conn().ConnectedClusterName() != "" {
 		replicas = 3
 	}
-	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name: c.Name, Subjects: c.Subjects, Duplicates: c.Window, MaxAge: c.MaxAge,
 		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: replicas,
-	})
+	}
+	stream, err := js.Stream(ctx, c.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		// Nodes that start together all create it: to ask for what is there is no error.
+		_, err = js.CreateStream(ctx, config)
+	case err == nil && !fits(stream.CachedInfo().Config, config):
+		_, err = js.UpdateStream(ctx, config)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", c.Name, err)
 	}
 	return &Stream{js: js, name: c.Name}, nil
+}
+
+// fits says whether a stream is as it should be, so that a start changes nothing under the consumers at work.
+func fits(is, should jetstream.StreamConfig) bool {
+	return slices.Equal(is.Subjects, should.Subjects) && is.Duplicates == should.Duplicates && is.MaxAge == should.MaxAge &&
+		is.Retention == should.Retention && is.Storage == should.Storage && is.Replicas == should.Replicas
 }
 
 // Message is one publication. ID must be the same whenever the same thing is published again and must
