@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,17 +19,7 @@ type Pipe struct {
 
 // InPipe is InTx for a transaction whose statements need few results.
 func InPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) error {
-	for try := 1; ; try++ {
-		err := tryPipe(ctx, pool, fn)
-		if err == nil || try == maxTries || !retryable(err) {
-			return err
-		}
-		select {
-		case <-time.After(rand.N(time.Duration(try) * 10 * time.Millisecond)): //nolint:gosec // jitter needs no secrecy
-		case <-ctx.Done():
-			return err
-		}
-	}
+	return untilSettled(ctx, func() error { return tryPipe(ctx, pool, fn) })
 }
 
 func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) error {
@@ -100,17 +88,10 @@ func (p *Pipe) commit(ctx context.Context) error {
 		tag, err = results.Exec()
 		err = errors.Join(err, results.Close())
 		if err == nil && tag.String() == "ROLLBACK" {
-			return fmt.Errorf("commit: %w", pgx.ErrTxCommitRollback)
+			err = pgx.ErrTxCommitRollback
 		}
 	}
-	var answer *pgconn.PgError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &answer) && answer.SeverityUnlocalized == "ERROR":
-		return fmt.Errorf("commit: %w", err)
-	}
-	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
+	return committed(err)
 }
 
 // rollback ends the transaction unless it is committed or was never sent.

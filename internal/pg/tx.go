@@ -27,8 +27,13 @@ const (
 // resolve a deadlock or a serialization conflict, fn runs again from the start, so fn must
 // have no effect outside tx. An error of fn rolls back and is returned as it is.
 func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) error {
+	return untilSettled(ctx, func() error { return tryTx(ctx, pool, fn) })
+}
+
+// untilSettled runs a transaction again while Postgres ends it in favor of others.
+func untilSettled(ctx context.Context, run func() error) error {
 	for try := 1; ; try++ {
-		err := tryTx(ctx, pool, fn)
+		err := run()
 		if err == nil || try == maxTries || !retryable(err) {
 			return err
 		}
@@ -63,7 +68,11 @@ func rollback(ctx context.Context, tx pgx.Tx) {
 func commit(ctx context.Context, tx pgx.Tx) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	err := tx.Commit(ctx)
+	return committed(tx.Commit(ctx))
+}
+
+// committed says what the answer to a COMMIT means.
+func committed(err error) error {
 	var answer *pgconn.PgError
 	switch {
 	case err == nil:
