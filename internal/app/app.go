@@ -18,6 +18,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api"
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/lab"
 	"github.com/onceshop/onceshop/internal/lab/pages"
@@ -80,6 +81,9 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	if err := config.Check(); err != nil {
 		return nil, UsageError{err}
 	}
+	if err := warnOfCrash(ctx, log); err != nil {
+		return nil, err
+	}
 	a := &App{config: config, role: role, log: log, draining: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -111,6 +115,18 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 		a.lab = lab.New(a.pool, a.redis, a.nats, log)
 	}
 	return a, nil
+}
+
+// warnOfCrash tells that this node was started to die.
+func warnOfCrash(ctx context.Context, log *slog.Logger) error {
+	point, ok := crash.Armed()
+	switch {
+	case !ok:
+		return UsageError{fmt.Errorf("%s=%s is no crash point: docs/failure-table.md lists them", crash.Env, point)}
+	case point != "":
+		log.WarnContext(ctx, "this process kills itself at a crash point", "setting", crash.Env, "point", point)
+	}
+	return nil
 }
 
 // provider is what a node needs of whoever moves the money: the simulator or Stripe.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/notify/internal/notifydb"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -90,6 +91,7 @@ func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
 	if err := s.sendOnce(ctx, event); err != nil {
 		return errors.Join(err, s.ignore(ctx, claim.Release(ctx)))
 	}
+	crash.At(crash.ReceiptRecorded)
 	return s.ignore(ctx, claim.Done(ctx, doneFor))
 }
 
@@ -102,6 +104,7 @@ func (s *Service) sendOnce(ctx context.Context, event outbox.Event) error {
 	if err != nil {
 		return passing(fmt.Errorf("claim the receipt: %w", err))
 	}
+	crash.At(crash.ReceiptClaimed)
 	message, err := s.compose(ctx, event)
 	if err == nil {
 		err = s.mailer.Send(ctx, message)
@@ -113,6 +116,7 @@ func (s *Service) sendOnce(ctx context.Context, event outbox.Event) error {
 		release := s.db.ReleaseReceipt(ctx, notifydb.ReleaseReceiptParams{OrderID: event.OrderID, Kind: kindPaid, Attempt: attempt})
 		return errors.Join(err, s.ignore(ctx, release))
 	}
+	crash.At(crash.ReceiptAccepted)
 	return s.record(ctx, event.OrderID)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/onceshop/onceshop/internal/coalesce"
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -83,10 +84,15 @@ func (s *Service) placeWishes(ctx context.Context, wishes []*wish) error {
 		return err
 	}
 	if fresh = pending(fresh); len(fresh) > 0 {
-		err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error { return s.placeTx(ctx, tx, fresh) })
+		err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
+			err := s.placeTx(ctx, tx, fresh)
+			crash.At(crash.PlaceBeforeCommit)
+			return err
+		})
 		if err != nil && !errors.Is(err, pg.ErrCommitUnknown) {
 			return err
 		}
+		crash.At(crash.PlaceCommitted)
 		if err := s.afterCommit(ctx, wishes, err); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
 	"github.com/onceshop/onceshop/internal/timeline"
@@ -79,6 +80,7 @@ func (r *Relay) RunOnce(ctx context.Context) (int, error) {
 	if len(rows) == 0 {
 		return 0, nil
 	}
+	crash.At(crash.RelayClaimed)
 	// An update returns its rows in no order. Ids grow with time, so an order's events enter the stream as they happened.
 	slices.SortFunc(rows, func(a, b outboxdb.ClaimUnsentRow) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	messages := make([]dedup.Message, len(rows))
@@ -88,6 +90,7 @@ func (r *Relay) RunOnce(ctx context.Context) (int, error) {
 	publish, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	acks := r.streams.events.Publish(publish, messages...)
+	crash.At(crash.RelayPublished)
 	if err := r.afterPublish(); err != nil {
 		return len(rows), err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
@@ -49,6 +50,7 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 	if err != nil {
 		return dedup.Answer{}, err
 	}
+	crash.At(crash.CancelCommitted)
 	if refund != nil {
 		if _, err := s.attemptRefund(context.WithoutCancel(ctx), *refund, firstLook); err != nil {
 			s.log.WarnContext(ctx, "the refund of a canceled order is left to the reconciler", "order_id", c.OrderID, "refund_id", refund.ID, "error", err)

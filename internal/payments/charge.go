@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
@@ -72,6 +73,7 @@ func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, erro
 	if !started {
 		return s.answer(row, c)
 	}
+	crash.At(crash.ChargeStarted)
 	// From here on the attempt runs to its end, whether its client still waits or not.
 	return s.attempt(context.WithoutCancel(ctx), row)
 }
@@ -140,6 +142,7 @@ func (s *Service) noteRefusal(err error) {
 // attempt asks the provider and settles what it says.
 func (s *Service) attempt(ctx context.Context, row paymentsdb.Charge) (dedup.Answer, error) {
 	capture, err := s.capture(ctx, row)
+	crash.At(crash.ChargeCaptured)
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	if err != nil {
@@ -152,6 +155,7 @@ func (s *Service) attempt(ctx context.Context, row paymentsdb.Charge) (dedup.Ans
 		return dedup.Answer{}, err
 	}
 	if row.Answer != nil {
+		crash.At(crash.ChargeSettled)
 		return stored(row), nil
 	}
 	return current(row)

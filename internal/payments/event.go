@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -43,7 +44,7 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 	if event.Ignored {
 		return nil
 	}
-	return pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
 		db := paymentsdb.New(tx)
 		inserted, err := db.InsertEvent(ctx, event.row())
 		if err != nil {
@@ -61,6 +62,10 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 			return err
 		}
 	})
+	if err == nil {
+		crash.At(crash.WebhookApplied)
+	}
+	return err
 }
 
 // row names the charge that the event is about, if it says so.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 )
@@ -54,6 +55,9 @@ func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
 	refunds, err := s.db.ClaimUnsettledRefunds(ctx, paymentsdb.ClaimUnsettledRefundsParams{Lease: s.timing.Lease, Most: reconcileBatch})
 	if err != nil {
 		return len(charges), fmt.Errorf("claim unsettled refunds: %w", err)
+	}
+	if len(charges)+len(refunds) > 0 {
+		crash.At(crash.ReconcileBegun)
 	}
 	// What was claimed is worked on even when the service is stopping: the calls are short and bounded.
 	ctx = context.WithoutCancel(ctx)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -87,7 +88,9 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 	if !started {
 		return s.refundAnswer(row, c)
 	}
+	crash.At(crash.RefundStarted)
 	row, err = s.attemptRefund(context.WithoutCancel(ctx), row, firstLook)
+	crash.At(crash.RefundSettled)
 	switch {
 	case err != nil:
 		return dedup.Answer{}, err
@@ -186,6 +189,7 @@ func (s *Service) attemptRefund(ctx context.Context, row paymentsdb.Refund, paus
 	ask, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
 	defer cancel()
 	given, err := s.provider.Refund(ask, "refund_"+row.ID.String(), RefundRequest{CaptureID: *charge.ProviderID, Amount: row.Amount})
+	crash.At(crash.RefundGiven)
 	ctx, cancel = context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	switch {

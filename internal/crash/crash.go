@@ -1,0 +1,60 @@
+// Package crash lets a test or a torture run kill the process at a named place: where a machine that loses power would stop it.
+package crash
+
+import (
+	"os"
+	"slices"
+	"syscall"
+)
+
+// Point names a place between two steps of a flow, as FLOW.STEP: the step has just been done, or is just about to be when the name says before.
+type Point string
+
+// The boundaries of the flows. What must happen at each is in docs/failure-table.md.
+const (
+	PlaceBeforeCommit Point = "place.before-commit" // everything of the order is written, nothing is committed
+	PlaceCommitted    Point = "place.committed"     // the order stands, its buyer has no answer
+
+	ChargeStarted  Point = "charge.started"  // the attempt stands, the provider was not asked
+	ChargeCaptured Point = "charge.captured" // the provider has answered, the answer is not stored
+	ChargeSettled  Point = "charge.settled"  // the charge is final, its buyer has no answer
+
+	RefundStarted Point = "refund.started" // the refund stands, the provider was not asked
+	RefundGiven   Point = "refund.given"   // the provider has answered, the answer is not stored
+	RefundSettled Point = "refund.settled" // the refund is final, its caller has no answer
+
+	CancelCommitted Point = "cancel.committed" // the order has ended, its refund was not asked for
+	WebhookApplied  Point = "webhook.applied"  // the provider's event took effect, the provider was not told
+	ReconcileBegun  Point = "reconcile.begun"  // unsettled charges and refunds are leased, the provider was not asked
+
+	RelayClaimed   Point = "relay.claimed"   // events are leased, none is published
+	RelayPublished Point = "relay.published" // the broker has the events, none is marked
+
+	ReceiptClaimed  Point = "receipt.claimed"  // the sender holds the receipt, the mail server knows nothing
+	ReceiptAccepted Point = "receipt.accepted" // the mail server has said 250, nothing records it
+	ReceiptRecorded Point = "receipt.recorded" // the receipt is recorded, its event is not acknowledged
+)
+
+// Points returns all of them, in the order of the flows.
+func Points() []Point {
+	return []Point{PlaceBeforeCommit, PlaceCommitted, ChargeStarted, ChargeCaptured, ChargeSettled, RefundStarted, RefundGiven, RefundSettled,
+		CancelCommitted, WebhookApplied, ReconcileBegun, RelayClaimed, RelayPublished, ReceiptClaimed, ReceiptAccepted, ReceiptRecorded}
+}
+
+// Env is the environment variable that names the point to die at.
+const Env = "SHOP_CRASH_AT"
+
+var armed = Point(os.Getenv(Env))
+
+// Armed returns the point that this process will die at, "" for none. It is not ok if there is no such point.
+func Armed() (point Point, ok bool) {
+	return armed, armed == "" || slices.Contains(Points(), armed)
+}
+
+// At kills the process if it was started to die here. No deferred function runs and nothing is flushed, as with SIGKILL from outside.
+func At(point Point) {
+	if point == armed {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal is on its way
+	}
+}
