@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 )
@@ -82,6 +83,7 @@ func (b *Batcher[Q, A]) enqueue(c *call[Q, A]) error {
 // drain runs batches until nobody waits.
 func (b *Batcher[Q, A]) drain() {
 	for {
+		runtime.Gosched()
 		batch := b.next()
 		if batch == nil {
 			return

@@ -84,7 +84,7 @@ type Service struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	placing *coalesce.Batcher[PlaceOrder, dedup.Answer]
+	placing *coalesce.Batcher[*wish, dedup.Answer]
 }
 
 // DefaultExpiry is how long an unpaid order keeps its stock.

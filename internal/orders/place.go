@@ -51,7 +51,7 @@ func (s *Service) Place(ctx context.Context, c PlaceOrder) (dedup.Answer, error)
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
 	}
-	return s.placing.Do(ctx, c)
+	return s.placing.Do(ctx, &wish{PlaceOrder: c, fingerprint: c.Fingerprint()})
 }
 
 func placedAnswer(id uuid.UUID, body []byte) dedup.Answer {

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/crash"
@@ -55,12 +55,11 @@ func (w *wish) scope() scope { return scope{w.CustomerID, string(w.Key)} }
 
 // placeAll places orders that came at the same time in one transaction, each with an outcome of its own as if it had come alone, in the
 // order in which they came. An error means that nothing is known of any of them.
-func (s *Service) placeAll(ctx context.Context, commands []PlaceOrder) ([]outcome, error) {
+func (s *Service) placeAll(ctx context.Context, wishes []*wish) ([]outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
 	defer cancel()
-	wishes := make([]*wish, len(commands))
-	for i, c := range commands {
-		wishes[i] = &wish{PlaceOrder: c, fingerprint: c.Fingerprint()}
+	for _, w := range wishes {
+		w.done = false // it may have been in a batch that failed
 	}
 	if err := s.placeWishes(ctx, wishes); err != nil {
 		if pg.IsUnavailable(err) {
@@ -76,13 +75,12 @@ func (s *Service) placeAll(ctx context.Context, commands []PlaceOrder) ([]outcom
 }
 
 func (s *Service) placeWishes(ctx context.Context, wishes []*wish) error {
-	if err := s.replay(ctx, wishes); err != nil {
+	offers, err := s.look(ctx, wishes)
+	if err != nil {
 		return err
 	}
 	fresh := firsts(wishes)
-	if err := s.offer(ctx, fresh); err != nil {
-		return err
-	}
+	s.offer(fresh, offers)
 	if fresh = pending(fresh); len(fresh) > 0 {
 		err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
 			err := s.placeTx(ctx, tx, fresh)
@@ -104,47 +102,72 @@ func (s *Service) placeWishes(ctx context.Context, wishes []*wish) error {
 	return nil
 }
 
-// replay ends the wishes whose keys have an order already.
-func (s *Service) replay(ctx context.Context, wishes []*wish) error {
-	keys := ordersdb.FindOrdersByKeysParams{}
-	for _, w := range wishes {
-		keys.CustomerIds = append(keys.CustomerIds, w.CustomerID)
-		keys.IdempotencyKeys = append(keys.IdempotencyKeys, string(w.Key))
+// look ends the wishes whose keys have an order already, and reads what the products cost, in one round trip.
+func (s *Service) look(ctx context.Context, wishes []*wish) ([]ordersdb.GetOffersRow, error) {
+	var offers []ordersdb.GetOffersRow
+	var found []ordersdb.FindOrdersByKeysRow
+	batch := &pgx.Batch{}
+	queueFind(batch, wishes).Query(pg.Into(&found))
+	batch.Queue(ordersdb.GetOffers, skusOf(wishes)).Query(pg.Into(&offers))
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, fmt.Errorf("read the products and the orders under the keys: %w", err)
 	}
-	rows, err := s.db.FindOrdersByKeys(ctx, keys)
-	if err != nil {
+	replay(wishes, found)
+	return offers, nil
+}
+
+func queueFind(batch *pgx.Batch, wishes []*wish) *pgx.QueuedQuery {
+	customers, keys := make([]uuid.UUID, len(wishes)), make([]string, len(wishes))
+	for i, w := range wishes {
+		customers[i], keys[i] = w.CustomerID, string(w.Key)
+	}
+	return batch.Queue(ordersdb.FindOrdersByKeys, customers, keys)
+}
+
+// reread ends the wishes whose keys have an order by now.
+func (s *Service) reread(ctx context.Context, wishes []*wish) error {
+	var found []ordersdb.FindOrdersByKeysRow
+	batch := &pgx.Batch{}
+	queueFind(batch, wishes).Query(pg.Into(&found))
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("find the orders by their keys: %w", err)
 	}
-	found := make(map[scope]ordersdb.FindOrdersByKeysRow, len(rows))
-	for _, row := range rows {
-		found[scope{row.CustomerID, row.IdempotencyKey}] = row
+	replay(wishes, found)
+	return nil
+}
+
+func replay(wishes []*wish, found []ordersdb.FindOrdersByKeysRow) {
+	if len(found) == 0 {
+		return
+	}
+	rows := make(map[scope]ordersdb.FindOrdersByKeysRow, len(found))
+	for _, row := range found {
+		rows[scope{row.CustomerID, row.IdempotencyKey}] = row
 	}
 	for _, w := range wishes {
-		if row, ok := found[w.scope()]; ok {
+		if row, ok := rows[w.scope()]; ok {
 			w.end(dedup.Replay(row.Fingerprint, w.fingerprint, placedAnswer(row.ID, row.Answer)))
 		}
 	}
-	return nil
+}
+
+// skusOf returns what the wishes ask for, each once and in order.
+func skusOf(wishes []*wish) []string {
+	var skus []string
+	for _, w := range wishes {
+		for _, line := range w.Lines {
+			skus = append(skus, line.SKU)
+		}
+	}
+	slices.Sort(skus)
+	return slices.Compact(skus)
 }
 
 // offer turns wishes into orders at today's prices. A wish that asks for more than there is ends here: its turn has come, and
 // the stock is short.
-func (s *Service) offer(ctx context.Context, wishes []*wish) error {
-	skus := map[string]bool{}
-	for _, w := range wishes {
-		for _, line := range w.Lines {
-			skus[line.SKU] = true
-		}
-	}
-	if len(skus) == 0 {
-		return nil
-	}
-	rows, err := s.db.GetOffers(ctx, slices.Sorted(maps.Keys(skus)))
-	if err != nil {
-		return fmt.Errorf("read the products: %w", err)
-	}
-	offers, available := make(map[string]ordersdb.GetOffersRow, len(rows)), make(map[string]int64, len(rows))
-	for _, row := range rows {
+func (s *Service) offer(wishes []*wish, products []ordersdb.GetOffersRow) {
+	offers, available := make(map[string]ordersdb.GetOffersRow, len(products)), make(map[string]int64, len(products))
+	for _, row := range products {
 		offers[row.Sku], available[row.Sku] = row, row.Available
 	}
 	for _, w := range wishes {
@@ -156,7 +179,6 @@ func (s *Service) offer(ctx context.Context, wishes []*wish) error {
 			w.end(dedup.Answer{}, OutOfStockError{Items: short})
 		}
 	}
-	return nil
 }
 
 // price makes the order that the wish is for.
@@ -192,40 +214,34 @@ func (s *Service) price(w *wish, offers map[string]ordersdb.GetOffersRow) error 
 	return nil
 }
 
-// placeTx inserts the orders before it locks their stock: twins meet at the unique key, and the stock rows that other nodes
-// wait for are held for two round trips.
+// placeTx inserts the orders before it locks their stock, with the same round trip: twins meet at the unique key, and the stock rows that
+// other nodes wait for are held for little more than one.
 func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, wishes []*wish) error {
-	db := ordersdb.New(tx)
-	ids, err := db.InsertOrders(ctx, s.newOrders(wishes))
-	if err != nil {
-		return fmt.Errorf("insert the orders: %w", err)
+	var ids []insertedRow
+	var stock []ordersdb.Stock
+	s.queueInsert(tx, wishes).Query(pg.Into(&ids))
+	tx.Queue(ordersdb.LockStock, skusOf(wishes)).Query(pg.Into(&stock))
+	if err := tx.Flush(ctx); err != nil {
+		return fmt.Errorf("insert the orders and lock the stock: %w", err)
 	}
 	inserted := make(map[uuid.UUID]bool, len(ids))
-	for _, id := range ids {
-		inserted[id] = true
+	for _, row := range ids {
+		inserted[row.ID] = true
 	}
-	wanted := map[string]int64{}
 	for _, w := range wishes {
 		w.done = false // an earlier try may have ended in a deadlock
-		if inserted[w.order.ID] {
-			for _, line := range w.Lines {
-				wanted[line.SKU] += line.Quantity
-			}
-		}
-	}
-	stock, err := db.LockStock(ctx, slices.Sorted(maps.Keys(wanted)))
-	if err != nil {
-		return fmt.Errorf("lock the stock: %w", err)
 	}
 	available := make(map[string]int64, len(stock))
 	for _, row := range stock {
 		available[row.Sku] = row.Available
 	}
-	return s.reserveTx(ctx, tx, db, handOut(wishes, inserted, available))
+	return s.reserveTx(ctx, tx, handOut(wishes, inserted, available))
 }
 
-func (s *Service) newOrders(wishes []*wish) ordersdb.InsertOrdersParams {
-	p := ordersdb.InsertOrdersParams{Expiry: s.expiry}
+type insertedRow struct{ ID uuid.UUID }
+
+func (s *Service) queueInsert(tx *pg.Pipe, wishes []*wish) *pgx.QueuedQuery {
+	var p ordersdb.InsertOrdersParams
 	for _, w := range wishes {
 		p.Ids = append(p.Ids, w.order.ID)
 		p.CustomerIds = append(p.CustomerIds, w.CustomerID)
@@ -237,7 +253,7 @@ func (s *Service) newOrders(wishes []*wish) ordersdb.InsertOrdersParams {
 		p.Totals = append(p.Totals, w.order.Total)
 		p.CreatedAts = append(p.CreatedAts, w.order.CreatedAt)
 	}
-	return p
+	return tx.Queue(ordersdb.InsertOrders, s.expiry, p.Ids, p.CustomerIds, p.IdempotencyKeys, p.Fingerprints, p.Answers, p.Emails, p.Currencies, p.Totals, p.CreatedAts)
 }
 
 // afterCommit ends the wishes whose keys another node took first and, when the commit's answer was lost, finds out which orders stand.
@@ -247,7 +263,7 @@ func (s *Service) afterCommit(ctx context.Context, wishes []*wish, commit error)
 		if len(lost) == 0 {
 			return nil
 		}
-		return s.replay(ctx, lost)
+		return s.reread(ctx, lost)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rereadTimeout)
 	defer cancel()
@@ -255,7 +271,7 @@ func (s *Service) afterCommit(ctx context.Context, wishes []*wish, commit error)
 	for _, w := range unsure {
 		w.done = false
 	}
-	if err := s.replay(ctx, unsure); err != nil {
+	if err := s.reread(ctx, unsure); err != nil {
 		return errors.Join(commit, err)
 	}
 	for _, w := range pending(unsure) {

@@ -53,7 +53,8 @@ func shortages(wanted, available map[string]int64) []Shortage {
 	return short
 }
 
-func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, db *ordersdb.Queries, h handed) error {
+func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, h handed) error {
+	db := ordersdb.New(tx)
 	if len(h.short) > 0 {
 		if err := db.DeleteShort(ctx, h.short); err != nil {
 			return fmt.Errorf("take back the orders without stock: %w", err)

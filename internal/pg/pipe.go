@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -10,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Pipe is a transaction that saves round trips: BEGIN and statements without a result wait, and travel with the next statement that has
-// one, or with the COMMIT. An error of a statement that waits is therefore the error of a later call.
+// Pipe is a transaction that saves round trips: BEGIN and statements wait, and travel together when a result is asked for or with the
+// COMMIT. An error of a statement that waits is therefore the error of a later call.
 type Pipe struct {
 	conn  *pgxpool.Conn
 	batch *pgx.Batch
@@ -38,60 +37,64 @@ func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) e
 	return p.commit(ctx)
 }
 
+// Queue lets a statement wait. What should become of its result is said on what it returns, before Flush.
+func (p *Pipe) Queue(sql string, args ...any) *pgx.QueuedQuery { return p.batch.Queue(sql, args...) }
+
+// Flush sends what is queued, in one round trip, and hands out its results.
+func (p *Pipe) Flush(ctx context.Context) error {
+	batch := p.batch
+	p.batch = &pgx.Batch{}
+	if batch.Len() == 0 {
+		return nil
+	}
+	return p.conn.SendBatch(ctx, batch).Close()
+}
+
 // Exec queues a statement. Its command tag is not known and empty.
 func (p *Pipe) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	p.batch.Queue(sql, args...)
+	p.Queue(sql, args...)
 	return pgconn.CommandTag{}, nil
 }
 
-// Query sends what is queued and this statement, and returns its rows.
+// Query flushes, and returns the rows of one more statement.
 func (p *Pipe) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	results, err := p.send(ctx, sql, args...)
-	if err != nil {
+	if err := p.Flush(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := results.Query()
-	if err != nil {
-		return nil, errors.Join(err, results.Close())
-	}
-	return pipeRows{rows, results}, nil
+	return p.conn.Query(ctx, sql, args...)
 }
 
 // QueryRow is Query for one row.
 func (p *Pipe) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, err := p.Query(ctx, sql, args...)
-	return pipeRow{rows, err}
+	if err := p.Flush(ctx); err != nil {
+		return failedRow{err}
+	}
+	return p.conn.QueryRow(ctx, sql, args...)
 }
 
-// send sends what is queued with one more statement and reads all answers but the last.
-func (p *Pipe) send(ctx context.Context, sql string, args ...any) (pgx.BatchResults, error) {
-	p.batch.Queue(sql, args...)
-	before := p.batch.Len() - 1
-	results := p.conn.SendBatch(ctx, p.batch)
-	p.batch = &pgx.Batch{}
-	for range before {
-		if _, err := results.Exec(); err != nil {
-			_ = results.Close() // it repeats the error
-			return nil, err
-		}
+type failedRow struct{ error }
+
+func (r failedRow) Scan(...any) error { return r.error }
+
+// Into collects the rows of a queued query, whose columns are T's fields in their order.
+func Into[T any](rows *[]T) func(pgx.Rows) error {
+	return func(r pgx.Rows) (err error) {
+		*rows, err = pgx.CollectRows(r, pgx.RowToStructByPos[T])
+		return err
 	}
-	return results, nil
 }
 
 // commit sends what is queued with the COMMIT. When the connection is lost meanwhile, nobody knows whether the COMMIT came to its end.
 func (p *Pipe) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	results, err := p.send(ctx, "COMMIT")
-	if err == nil {
-		var tag pgconn.CommandTag
-		tag, err = results.Exec()
-		err = errors.Join(err, results.Close())
-		if err == nil && tag.String() == "ROLLBACK" {
-			err = pgx.ErrTxCommitRollback
+	p.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() == "ROLLBACK" {
+			return pgx.ErrTxCommitRollback
 		}
-	}
-	return committed(err)
+		return nil
+	})
+	return committed(p.Flush(ctx))
 }
 
 // rollback ends the transaction unless it is committed or was never sent.
@@ -102,34 +105,4 @@ func (p *Pipe) rollback(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	_, _ = p.conn.Exec(ctx, "ROLLBACK") // a connection that fails here is closed, and Postgres rolls back by itself
-}
-
-// pipeRows ends its round trip when it is closed.
-type pipeRows struct {
-	pgx.Rows
-	results pgx.BatchResults
-}
-
-func (r pipeRows) Close() {
-	r.Rows.Close()
-	_ = r.results.Close() // an error of the rows is in Err
-}
-
-type pipeRow struct {
-	rows pgx.Rows
-	err  error
-}
-
-func (r pipeRow) Scan(into ...any) error {
-	if r.err != nil {
-		return r.err
-	}
-	defer r.rows.Close()
-	if !r.rows.Next() {
-		if err := r.rows.Err(); err != nil {
-			return err
-		}
-		return pgx.ErrNoRows
-	}
-	return r.rows.Scan(into...)
 }

@@ -19,9 +19,10 @@ func twoThings(t *testing.T) func(*pg.Pipe) error {
 		if _, err := tx.Exec(t.Context(), insertThing); err != nil {
 			return err
 		}
-		var n int
-		if err := tx.QueryRow(t.Context(), `SELECT count(*) FROM things`).Scan(&n); err != nil || n != 1 {
-			t.Errorf("%d things, %v, want the one of this transaction", n, err)
+		var n []struct{ N int }
+		tx.Queue(`SELECT count(*) FROM things`).Query(pg.Into(&n))
+		if err := tx.Flush(t.Context()); err != nil || n[0].N != 1 {
+			t.Errorf("%v things, %v, want the one of this transaction", n, err)
 		}
 		_, err := tx.Exec(t.Context(), `INSERT INTO things (name) VALUES ('another')`)
 		return err
@@ -92,6 +93,7 @@ func TestInPipeReportsWhatFailsOnTheWay(t *testing.T) {
 	const wrong = `SELECT 1 / 0`
 	for name, after := range map[string]func(*pg.Pipe) error{
 		"at the end": func(*pg.Pipe) error { return nil },
+		"in a flush": func(tx *pg.Pipe) error { return tx.Flush(t.Context()) },
 		"in a query": func(tx *pg.Pipe) error {
 			rows, err := tx.Query(t.Context(), `SELECT count(*) FROM things`)
 			if err == nil {

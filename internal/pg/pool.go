@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -24,9 +25,10 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	params["application_name"] = "onceshop"
 	params["idle_in_transaction_session_timeout"] = "15s"
 	params["statement_timeout"] = "30s"
-	// A plan that is kept was made for the tables as they were: one that scans a small table, or picks among indexes by chance, stays
-	// when it has grown to millions of rows.
-	params["plan_cache_mode"] = "force_custom_plan"
+	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		rawUUIDs(conn.TypeMap())
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the database pool: %w", err)

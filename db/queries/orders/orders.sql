@@ -13,16 +13,17 @@ SELECT order_id, sku, name, quantity, unit_price FROM order_lines
 WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[])
 ORDER BY order_id, line;
 
+-- ListOrders and PlacedLately name what the index orders_of_customer is made for.
 -- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before))
+WHERE customer_id = $1 AND total > 0 AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before))
 ORDER BY id DESC
 LIMIT $2;
 
 -- PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
 -- name: PlacedLately :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = sqlc.arg(customer_id) AND idempotency_key <> sqlc.arg(other_than) AND created_at >= sqlc.arg(since)
+WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> sqlc.arg(other_than) AND created_at >= sqlc.arg(since)
   AND status IN ('placed', 'paying', 'paid')
   AND sqlc.arg(units)::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
       (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)

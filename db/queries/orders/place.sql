@@ -1,13 +1,18 @@
--- Placing orders, many at a time: each statement takes the whole batch as arrays.
+-- Placing orders, many at a time: each statement takes the whole batch as arrays. Look-ups are written so that each is one step down an
+-- index, whatever the planner believes of the tables' sizes.
 
 -- name: FindOrdersByKeys :many
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer
 FROM (SELECT unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id, unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key) AS k
-JOIN orders o ON o.customer_id = k.customer_id AND o.idempotency_key = k.idempotency_key;
+CROSS JOIN LATERAL (
+    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer FROM orders
+    WHERE orders.customer_id = k.customer_id AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o;
 
 -- name: GetOffers :many
-SELECT p.sku, p.name, p.currency, p.unit_price, s.available
-FROM products p JOIN stock s USING (sku) WHERE p.sku = ANY(sqlc.arg(skus)::text[]);
+SELECT o.sku, o.name, o.currency, o.unit_price, o.available
+FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
+CROSS JOIN LATERAL (
+    SELECT p.sku, p.name, p.currency, p.unit_price, s.available FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = k.sku LIMIT 1) AS o;
 
 -- InsertOrders returns the orders whose keys were free. It takes the keys in their order, so that two nodes with the same
 -- keys in other orders cannot deadlock.

@@ -11,18 +11,18 @@ import (
 	"github.com/google/uuid"
 )
 
-const findCustomerByEmail = `-- name: FindCustomerByEmail :one
+const FindCustomerByEmail = `-- name: FindCustomerByEmail :one
 SELECT id FROM customers WHERE lower(email) = lower($1::text)
 `
 
 func (q *Queries) FindCustomerByEmail(ctx context.Context, email string) (uuid.UUID, error) {
-	row := q.db.QueryRow(ctx, findCustomerByEmail, email)
+	row := q.db.QueryRow(ctx, FindCustomerByEmail, email)
 	var id uuid.UUID
 	err := row.Scan(&id)
 	return id, err
 }
 
-const findToken = `-- name: FindToken :one
+const FindToken = `-- name: FindToken :one
 SELECT customer_id, admin, demo FROM api_tokens WHERE hash = $1
 `
 
@@ -33,13 +33,13 @@ type FindTokenRow struct {
 }
 
 func (q *Queries) FindToken(ctx context.Context, hash []byte) (FindTokenRow, error) {
-	row := q.db.QueryRow(ctx, findToken, hash)
+	row := q.db.QueryRow(ctx, FindToken, hash)
 	var i FindTokenRow
 	err := row.Scan(&i.CustomerID, &i.Admin, &i.Demo)
 	return i, err
 }
 
-const insertCustomer = `-- name: InsertCustomer :execrows
+const InsertCustomer = `-- name: InsertCustomer :execrows
 INSERT INTO customers (id, email) VALUES ($1, $2)
 ON CONFLICT DO NOTHING
 `
@@ -50,14 +50,14 @@ type InsertCustomerParams struct {
 }
 
 func (q *Queries) InsertCustomer(ctx context.Context, arg InsertCustomerParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertCustomer, arg.ID, arg.Email)
+	result, err := q.db.Exec(ctx, InsertCustomer, arg.ID, arg.Email)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const insertToken = `-- name: InsertToken :exec
+const InsertToken = `-- name: InsertToken :exec
 INSERT INTO api_tokens (hash, customer_id, admin, demo)
 VALUES ($1, $2, $3, $4)
 ON CONFLICT (hash) DO NOTHING
@@ -71,7 +71,7 @@ type InsertTokenParams struct {
 }
 
 func (q *Queries) InsertToken(ctx context.Context, arg InsertTokenParams) error {
-	_, err := q.db.Exec(ctx, insertToken,
+	_, err := q.db.Exec(ctx, InsertToken,
 		arg.Hash,
 		arg.CustomerID,
 		arg.Admin,

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const claimReceipt = `-- name: ClaimReceipt :one
+const ClaimReceipt = `-- name: ClaimReceipt :one
 INSERT INTO receipts (order_id, kind, lease_until)
 VALUES ($1, $2, now() + $3::interval)
 ON CONFLICT (order_id, kind) DO UPDATE
@@ -29,13 +29,13 @@ type ClaimReceiptParams struct {
 
 // ClaimReceipt makes the caller the sender, unless the mail is sent or another sender's lease runs.
 func (q *Queries) ClaimReceipt(ctx context.Context, arg ClaimReceiptParams) (int32, error) {
-	row := q.db.QueryRow(ctx, claimReceipt, arg.OrderID, arg.Kind, arg.Lease)
+	row := q.db.QueryRow(ctx, ClaimReceipt, arg.OrderID, arg.Kind, arg.Lease)
 	var attempt int32
 	err := row.Scan(&attempt)
 	return attempt, err
 }
 
-const getReceipt = `-- name: GetReceipt :one
+const GetReceipt = `-- name: GetReceipt :one
 SELECT sent_at, greatest(extract(epoch FROM lease_until - now()), 0)::float8 AS lease_seconds
 FROM receipts WHERE order_id = $1 AND kind = $2
 `
@@ -51,13 +51,13 @@ type GetReceiptRow struct {
 }
 
 func (q *Queries) GetReceipt(ctx context.Context, arg GetReceiptParams) (GetReceiptRow, error) {
-	row := q.db.QueryRow(ctx, getReceipt, arg.OrderID, arg.Kind)
+	row := q.db.QueryRow(ctx, GetReceipt, arg.OrderID, arg.Kind)
 	var i GetReceiptRow
 	err := row.Scan(&i.SentAt, &i.LeaseSeconds)
 	return i, err
 }
 
-const markReceiptSent = `-- name: MarkReceiptSent :exec
+const MarkReceiptSent = `-- name: MarkReceiptSent :exec
 UPDATE receipts SET sent_at = now() WHERE order_id = $1 AND kind = $2 AND sent_at IS NULL
 `
 
@@ -68,11 +68,11 @@ type MarkReceiptSentParams struct {
 
 // MarkReceiptSent records whoever sent it: the mail is out, even if the lease has passed meanwhile.
 func (q *Queries) MarkReceiptSent(ctx context.Context, arg MarkReceiptSentParams) error {
-	_, err := q.db.Exec(ctx, markReceiptSent, arg.OrderID, arg.Kind)
+	_, err := q.db.Exec(ctx, MarkReceiptSent, arg.OrderID, arg.Kind)
 	return err
 }
 
-const releaseReceipt = `-- name: ReleaseReceipt :exec
+const ReleaseReceipt = `-- name: ReleaseReceipt :exec
 UPDATE receipts SET lease_until = now() WHERE order_id = $1 AND kind = $2 AND attempt = $3 AND sent_at IS NULL
 `
 
@@ -84,6 +84,6 @@ type ReleaseReceiptParams struct {
 
 // ReleaseReceipt lets the next try begin at once after a send that failed, as far as the sender could see.
 func (q *Queries) ReleaseReceipt(ctx context.Context, arg ReleaseReceiptParams) error {
-	_, err := q.db.Exec(ctx, releaseReceipt, arg.OrderID, arg.Kind, arg.Attempt)
+	_, err := q.db.Exec(ctx, ReleaseReceipt, arg.OrderID, arg.Kind, arg.Attempt)
 	return err
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const changeStatus = `-- name: ChangeStatus :execrows
+const ChangeStatus = `-- name: ChangeStatus :execrows
 UPDATE orders SET status = $1 WHERE id = $2 AND status = $3
 `
 
@@ -23,14 +23,14 @@ type ChangeStatusParams struct {
 }
 
 func (q *Queries) ChangeStatus(ctx context.Context, arg ChangeStatusParams) (int64, error) {
-	result, err := q.db.Exec(ctx, changeStatus, arg.NewStatus, arg.ID, arg.OldStatus)
+	result, err := q.db.Exec(ctx, ChangeStatus, arg.NewStatus, arg.ID, arg.OldStatus)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const findOrderByKey = `-- name: FindOrderByKey :one
+const FindOrderByKey = `-- name: FindOrderByKey :one
 SELECT id, fingerprint, answer FROM orders
 WHERE customer_id = $1 AND idempotency_key = $2
 `
@@ -47,13 +47,13 @@ type FindOrderByKeyRow struct {
 }
 
 func (q *Queries) FindOrderByKey(ctx context.Context, arg FindOrderByKeyParams) (FindOrderByKeyRow, error) {
-	row := q.db.QueryRow(ctx, findOrderByKey, arg.CustomerID, arg.IdempotencyKey)
+	row := q.db.QueryRow(ctx, FindOrderByKey, arg.CustomerID, arg.IdempotencyKey)
 	var i FindOrderByKeyRow
 	err := row.Scan(&i.ID, &i.Fingerprint, &i.Answer)
 	return i, err
 }
 
-const getOrder = `-- name: GetOrder :one
+const GetOrder = `-- name: GetOrder :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1
 `
 
@@ -68,7 +68,7 @@ type GetOrderRow struct {
 }
 
 func (q *Queries) GetOrder(ctx context.Context, id uuid.UUID) (GetOrderRow, error) {
-	row := q.db.QueryRow(ctx, getOrder, id)
+	row := q.db.QueryRow(ctx, GetOrder, id)
 	var i GetOrderRow
 	err := row.Scan(
 		&i.ID,
@@ -82,7 +82,7 @@ func (q *Queries) GetOrder(ctx context.Context, id uuid.UUID) (GetOrderRow, erro
 	return i, err
 }
 
-const getOrderLines = `-- name: GetOrderLines :many
+const GetOrderLines = `-- name: GetOrderLines :many
 SELECT order_id, sku, name, quantity, unit_price FROM order_lines
 WHERE order_id = ANY($1::uuid[])
 ORDER BY order_id, line
@@ -97,7 +97,7 @@ type GetOrderLinesRow struct {
 }
 
 func (q *Queries) GetOrderLines(ctx context.Context, orderIds []uuid.UUID) ([]GetOrderLinesRow, error) {
-	rows, err := q.db.Query(ctx, getOrderLines, orderIds)
+	rows, err := q.db.Query(ctx, GetOrderLines, orderIds)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (q *Queries) GetOrderLines(ctx context.Context, orderIds []uuid.UUID) ([]Ge
 	return items, nil
 }
 
-const keepOpen = `-- name: KeepOpen :exec
+const KeepOpen = `-- name: KeepOpen :exec
 UPDATE orders SET expires_at = greatest(expires_at, now() + $2::interval) WHERE id = $1
 `
 
@@ -133,11 +133,11 @@ type KeepOpenParams struct {
 
 // KeepOpen moves the expiry of an order on: its buyer is paying.
 func (q *Queries) KeepOpen(ctx context.Context, arg KeepOpenParams) error {
-	_, err := q.db.Exec(ctx, keepOpen, arg.ID, arg.Expiry)
+	_, err := q.db.Exec(ctx, KeepOpen, arg.ID, arg.Expiry)
 	return err
 }
 
-const listAllOrders = `-- name: ListAllOrders :many
+const ListAllOrders = `-- name: ListAllOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
@@ -160,7 +160,7 @@ type ListAllOrdersRow struct {
 }
 
 func (q *Queries) ListAllOrders(ctx context.Context, arg ListAllOrdersParams) ([]ListAllOrdersRow, error) {
-	rows, err := q.db.Query(ctx, listAllOrders, arg.Limit, arg.Before)
+	rows, err := q.db.Query(ctx, ListAllOrders, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -187,9 +187,9 @@ func (q *Queries) ListAllOrders(ctx context.Context, arg ListAllOrdersParams) ([
 	return items, nil
 }
 
-const listOrders = `-- name: ListOrders :many
+const ListOrders = `-- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND ($3::uuid IS NULL OR id < $3)
+WHERE customer_id = $1 AND total > 0 AND ($3::uuid IS NULL OR id < $3)
 ORDER BY id DESC
 LIMIT $2
 `
@@ -210,8 +210,9 @@ type ListOrdersRow struct {
 	CreatedAt  time.Time
 }
 
+// ListOrders and PlacedLately name what the index orders_of_customer is made for.
 func (q *Queries) ListOrders(ctx context.Context, arg ListOrdersParams) ([]ListOrdersRow, error) {
-	rows, err := q.db.Query(ctx, listOrders, arg.CustomerID, arg.Limit, arg.Before)
+	rows, err := q.db.Query(ctx, ListOrders, arg.CustomerID, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +239,7 @@ func (q *Queries) ListOrders(ctx context.Context, arg ListOrdersParams) ([]ListO
 	return items, nil
 }
 
-const lockExpired = `-- name: LockExpired :many
+const LockExpired = `-- name: LockExpired :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE status IN ('placed', 'paying') AND expires_at < now()
 ORDER BY expires_at
@@ -258,7 +259,7 @@ type LockExpiredRow struct {
 
 // LockExpired skips orders that somebody is working on: they come again.
 func (q *Queries) LockExpired(ctx context.Context, limit int32) ([]LockExpiredRow, error) {
-	rows, err := q.db.Query(ctx, lockExpired, limit)
+	rows, err := q.db.Query(ctx, LockExpired, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +286,7 @@ func (q *Queries) LockExpired(ctx context.Context, limit int32) ([]LockExpiredRo
 	return items, nil
 }
 
-const lockOrder = `-- name: LockOrder :one
+const LockOrder = `-- name: LockOrder :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1 FOR NO KEY UPDATE
 `
 
@@ -300,7 +301,7 @@ type LockOrderRow struct {
 }
 
 func (q *Queries) LockOrder(ctx context.Context, id uuid.UUID) (LockOrderRow, error) {
-	row := q.db.QueryRow(ctx, lockOrder, id)
+	row := q.db.QueryRow(ctx, LockOrder, id)
 	var i LockOrderRow
 	err := row.Scan(
 		&i.ID,
@@ -314,9 +315,9 @@ func (q *Queries) LockOrder(ctx context.Context, id uuid.UUID) (LockOrderRow, er
 	return i, err
 }
 
-const placedLately = `-- name: PlacedLately :one
+const PlacedLately = `-- name: PlacedLately :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND idempotency_key <> $2 AND created_at >= $3
+WHERE customer_id = $1 AND total > 0 AND idempotency_key <> $2 AND created_at >= $3
   AND status IN ('placed', 'paying', 'paid')
   AND $4::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
       (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
@@ -343,7 +344,7 @@ type PlacedLatelyRow struct {
 
 // PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
 func (q *Queries) PlacedLately(ctx context.Context, arg PlacedLatelyParams) (PlacedLatelyRow, error) {
-	row := q.db.QueryRow(ctx, placedLately,
+	row := q.db.QueryRow(ctx, PlacedLately,
 		arg.CustomerID,
 		arg.OtherThan,
 		arg.Since,

@@ -12,21 +12,23 @@ import (
 	"github.com/google/uuid"
 )
 
-const deleteShort = `-- name: DeleteShort :exec
+const DeleteShort = `-- name: DeleteShort :exec
 DELETE FROM orders WHERE id = ANY($1::uuid[])
 `
 
 // DeleteShort takes out orders of this transaction for which there was no stock.
 func (q *Queries) DeleteShort(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, deleteShort, ids)
+	_, err := q.db.Exec(ctx, DeleteShort, ids)
 	return err
 }
 
-const findOrdersByKeys = `-- name: FindOrdersByKeys :many
+const FindOrdersByKeys = `-- name: FindOrdersByKeys :many
 
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer
 FROM (SELECT unnest($1::uuid[]) AS customer_id, unnest($2::text[]) AS idempotency_key) AS k
-JOIN orders o ON o.customer_id = k.customer_id AND o.idempotency_key = k.idempotency_key
+CROSS JOIN LATERAL (
+    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer FROM orders
+    WHERE orders.customer_id = k.customer_id AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o
 `
 
 type FindOrdersByKeysParams struct {
@@ -42,9 +44,10 @@ type FindOrdersByKeysRow struct {
 	Answer         []byte
 }
 
-// Placing orders, many at a time: each statement takes the whole batch as arrays.
+// Placing orders, many at a time: each statement takes the whole batch as arrays. Look-ups are written so that each is one step down an
+// index, whatever the planner believes of the tables' sizes.
 func (q *Queries) FindOrdersByKeys(ctx context.Context, arg FindOrdersByKeysParams) ([]FindOrdersByKeysRow, error) {
-	rows, err := q.db.Query(ctx, findOrdersByKeys, arg.CustomerIds, arg.IdempotencyKeys)
+	rows, err := q.db.Query(ctx, FindOrdersByKeys, arg.CustomerIds, arg.IdempotencyKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +72,11 @@ func (q *Queries) FindOrdersByKeys(ctx context.Context, arg FindOrdersByKeysPara
 	return items, nil
 }
 
-const getOffers = `-- name: GetOffers :many
-SELECT p.sku, p.name, p.currency, p.unit_price, s.available
-FROM products p JOIN stock s USING (sku) WHERE p.sku = ANY($1::text[])
+const GetOffers = `-- name: GetOffers :many
+SELECT o.sku, o.name, o.currency, o.unit_price, o.available
+FROM (SELECT unnest($1::text[]) AS sku) AS k
+CROSS JOIN LATERAL (
+    SELECT p.sku, p.name, p.currency, p.unit_price, s.available FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = k.sku LIMIT 1) AS o
 `
 
 type GetOffersRow struct {
@@ -83,7 +88,7 @@ type GetOffersRow struct {
 }
 
 func (q *Queries) GetOffers(ctx context.Context, skus []string) ([]GetOffersRow, error) {
-	rows, err := q.db.Query(ctx, getOffers, skus)
+	rows, err := q.db.Query(ctx, GetOffers, skus)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +113,7 @@ func (q *Queries) GetOffers(ctx context.Context, skus []string) ([]GetOffersRow,
 	return items, nil
 }
 
-const insertOrders = `-- name: InsertOrders :many
+const InsertOrders = `-- name: InsertOrders :many
 INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer, o.email, 'placed', o.currency, o.total, o.created_at, now() + $1::interval
 FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::uuid[]) AS customer_id,
@@ -137,7 +142,7 @@ type InsertOrdersParams struct {
 // InsertOrders returns the orders whose keys were free. It takes the keys in their order, so that two nodes with the same
 // keys in other orders cannot deadlock.
 func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]uuid.UUID, error) {
-	rows, err := q.db.Query(ctx, insertOrders,
+	rows, err := q.db.Query(ctx, InsertOrders,
 		arg.Expiry,
 		arg.Ids,
 		arg.CustomerIds,
@@ -167,7 +172,7 @@ func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]u
 	return items, nil
 }
 
-const reserve = `-- name: Reserve :exec
+const Reserve = `-- name: Reserve :exec
 WITH l AS (
     SELECT unnest($1::uuid[]) AS order_id, unnest($2::int[]) AS line, unnest($3::text[]) AS sku,
            unnest($4::text[]) AS name, unnest($5::bigint[]) AS quantity, unnest($6::bigint[]) AS unit_price
@@ -195,7 +200,7 @@ type ReserveParams struct {
 
 // Reserve writes the lines, one movement per order and SKU, and their effect on what is available. The stock rows are locked.
 func (q *Queries) Reserve(ctx context.Context, arg ReserveParams) error {
-	_, err := q.db.Exec(ctx, reserve,
+	_, err := q.db.Exec(ctx, Reserve,
 		arg.OrderIds,
 		arg.Lines,
 		arg.Skus,

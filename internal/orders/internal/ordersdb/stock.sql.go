@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const findDeliveryByKey = `-- name: FindDeliveryByKey :one
+const FindDeliveryByKey = `-- name: FindDeliveryByKey :one
 SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempotency_key = $2
 `
 
@@ -28,13 +28,13 @@ type FindDeliveryByKeyRow struct {
 }
 
 func (q *Queries) FindDeliveryByKey(ctx context.Context, arg FindDeliveryByKeyParams) (FindDeliveryByKeyRow, error) {
-	row := q.db.QueryRow(ctx, findDeliveryByKey, arg.CustomerID, arg.IdempotencyKey)
+	row := q.db.QueryRow(ctx, FindDeliveryByKey, arg.CustomerID, arg.IdempotencyKey)
 	var i FindDeliveryByKeyRow
 	err := row.Scan(&i.ID, &i.Fingerprint, &i.Answer)
 	return i, err
 }
 
-const findDeliveryLines = `-- name: FindDeliveryLines :many
+const FindDeliveryLines = `-- name: FindDeliveryLines :many
 SELECT delivery_id::text AS delivery_id, line::int AS line, sku, quantity FROM stock_movements
 WHERE supplier = $1::text
   AND (delivery_id, line) IN (SELECT unnest($2::text[]), unnest($3::int[]))
@@ -55,7 +55,7 @@ type FindDeliveryLinesRow struct {
 
 // FindDeliveryLines reads what stands under lines that were booked before.
 func (q *Queries) FindDeliveryLines(ctx context.Context, arg FindDeliveryLinesParams) ([]FindDeliveryLinesRow, error) {
-	rows, err := q.db.Query(ctx, findDeliveryLines, arg.Supplier, arg.DeliveryIds, arg.Lines)
+	rows, err := q.db.Query(ctx, FindDeliveryLines, arg.Supplier, arg.DeliveryIds, arg.Lines)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (q *Queries) FindDeliveryLines(ctx context.Context, arg FindDeliveryLinesPa
 	return items, nil
 }
 
-const getProducts = `-- name: GetProducts :many
+const GetProducts = `-- name: GetProducts :many
 SELECT sku, name, currency, unit_price FROM products WHERE sku = ANY($1::text[])
 `
 
@@ -91,7 +91,7 @@ type GetProductsRow struct {
 }
 
 func (q *Queries) GetProducts(ctx context.Context, skus []string) ([]GetProductsRow, error) {
-	rows, err := q.db.Query(ctx, getProducts, skus)
+	rows, err := q.db.Query(ctx, GetProducts, skus)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (q *Queries) GetProducts(ctx context.Context, skus []string) ([]GetProducts
 	return items, nil
 }
 
-const insertDelivery = `-- name: InsertDelivery :execrows
+const InsertDelivery = `-- name: InsertDelivery :execrows
 INSERT INTO deliveries (id, customer_id, idempotency_key, fingerprint, answer, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT ON CONSTRAINT deliveries_one_per_key DO NOTHING
@@ -131,7 +131,7 @@ type InsertDeliveryParams struct {
 }
 
 func (q *Queries) InsertDelivery(ctx context.Context, arg InsertDeliveryParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertDelivery,
+	result, err := q.db.Exec(ctx, InsertDelivery,
 		arg.ID,
 		arg.CustomerID,
 		arg.IdempotencyKey,
@@ -145,7 +145,7 @@ func (q *Queries) InsertDelivery(ctx context.Context, arg InsertDeliveryParams) 
 	return result.RowsAffected(), nil
 }
 
-const insertDeliveryLines = `-- name: InsertDeliveryLines :many
+const InsertDeliveryLines = `-- name: InsertDeliveryLines :many
 INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
 SELECT l.sku, 'delivered', l.quantity, $1::text, l.delivery_id, l.line
 FROM (SELECT unnest($2::text[]) AS delivery_id, unnest($3::int[]) AS line,
@@ -172,7 +172,7 @@ type InsertDeliveryLinesRow struct {
 // InsertDeliveryLines records the lines that were not booked before and returns those. Stock is raised by RaiseStock,
 // last in the transaction, so that buyers do not wait for a whole delivery.
 func (q *Queries) InsertDeliveryLines(ctx context.Context, arg InsertDeliveryLinesParams) ([]InsertDeliveryLinesRow, error) {
-	rows, err := q.db.Query(ctx, insertDeliveryLines,
+	rows, err := q.db.Query(ctx, InsertDeliveryLines,
 		arg.Supplier,
 		arg.DeliveryIds,
 		arg.Lines,
@@ -202,7 +202,7 @@ func (q *Queries) InsertDeliveryLines(ctx context.Context, arg InsertDeliveryLin
 	return items, nil
 }
 
-const insertProduct = `-- name: InsertProduct :execrows
+const InsertProduct = `-- name: InsertProduct :execrows
 WITH product AS (
     INSERT INTO products (sku, name, description, currency, unit_price, position)
     VALUES ($1, $2, $3, $4, $5, $6)
@@ -222,7 +222,7 @@ type InsertProductParams struct {
 }
 
 func (q *Queries) InsertProduct(ctx context.Context, arg InsertProductParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertProduct,
+	result, err := q.db.Exec(ctx, InsertProduct,
 		arg.Sku,
 		arg.Name,
 		arg.Description,
@@ -236,7 +236,7 @@ func (q *Queries) InsertProduct(ctx context.Context, arg InsertProductParams) (i
 	return result.RowsAffected(), nil
 }
 
-const listMovements = `-- name: ListMovements :many
+const ListMovements = `-- name: ListMovements :many
 SELECT id, kind, quantity, delta, order_id, supplier, delivery_id, line, created_at FROM stock_movements
 WHERE sku = $1 AND id < coalesce($3::bigint, 9223372036854775807)
 ORDER BY id DESC
@@ -262,7 +262,7 @@ type ListMovementsRow struct {
 }
 
 func (q *Queries) ListMovements(ctx context.Context, arg ListMovementsParams) ([]ListMovementsRow, error) {
-	rows, err := q.db.Query(ctx, listMovements, arg.Sku, arg.Limit, arg.Before)
+	rows, err := q.db.Query(ctx, ListMovements, arg.Sku, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +291,7 @@ func (q *Queries) ListMovements(ctx context.Context, arg ListMovementsParams) ([
 	return items, nil
 }
 
-const listProducts = `-- name: ListProducts :many
+const ListProducts = `-- name: ListProducts :many
 SELECT p.sku, p.name, p.description, p.currency, p.unit_price, s.available
 FROM products p JOIN stock s USING (sku)
 ORDER BY p.position, p.sku
@@ -307,7 +307,7 @@ type ListProductsRow struct {
 }
 
 func (q *Queries) ListProducts(ctx context.Context) ([]ListProductsRow, error) {
-	rows, err := q.db.Query(ctx, listProducts)
+	rows, err := q.db.Query(ctx, ListProducts)
 	if err != nil {
 		return nil, err
 	}
@@ -333,14 +333,14 @@ func (q *Queries) ListProducts(ctx context.Context) ([]ListProductsRow, error) {
 	return items, nil
 }
 
-const lockStock = `-- name: LockStock :many
+const LockStock = `-- name: LockStock :many
 SELECT sku, available FROM stock WHERE sku = ANY($1::text[]) ORDER BY sku FOR NO KEY UPDATE
 `
 
 // LockStock takes the rows in SKU order: two baskets with the same products in another order cannot deadlock.
 // The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
 func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error) {
-	rows, err := q.db.Query(ctx, lockStock, skus)
+	rows, err := q.db.Query(ctx, LockStock, skus)
 	if err != nil {
 		return nil, err
 	}
@@ -359,7 +359,7 @@ func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error)
 	return items, nil
 }
 
-const moveStockForOrder = `-- name: MoveStockForOrder :exec
+const MoveStockForOrder = `-- name: MoveStockForOrder :exec
 WITH moved AS (
     INSERT INTO stock_movements (sku, kind, quantity, order_id)
     SELECT l.sku, $1::text, sum(l.quantity), l.order_id FROM order_lines l
@@ -378,11 +378,11 @@ type MoveStockForOrderParams struct {
 
 // MoveStockForOrder writes one movement per SKU of the order and its effect on what is available.
 func (q *Queries) MoveStockForOrder(ctx context.Context, arg MoveStockForOrderParams) error {
-	_, err := q.db.Exec(ctx, moveStockForOrder, arg.Kind, arg.OrderID)
+	_, err := q.db.Exec(ctx, MoveStockForOrder, arg.Kind, arg.OrderID)
 	return err
 }
 
-const raiseStock = `-- name: RaiseStock :exec
+const RaiseStock = `-- name: RaiseStock :exec
 UPDATE stock SET available = available + l.quantity
 FROM (SELECT unnest($1::text[]) AS sku, unnest($2::bigint[]) AS quantity) AS l
 WHERE stock.sku = l.sku
@@ -395,6 +395,6 @@ type RaiseStockParams struct {
 
 // RaiseStock expects the rows to be locked by LockStock.
 func (q *Queries) RaiseStock(ctx context.Context, arg RaiseStockParams) error {
-	_, err := q.db.Exec(ctx, raiseStock, arg.Skus, arg.Quantities)
+	_, err := q.db.Exec(ctx, RaiseStock, arg.Skus, arg.Quantities)
 	return err
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const backlog = `-- name: Backlog :one
+const Backlog = `-- name: Backlog :one
 SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
 FROM outbox WHERE sent_at IS NULL
 `
@@ -23,13 +23,13 @@ type BacklogRow struct {
 }
 
 func (q *Queries) Backlog(ctx context.Context) (BacklogRow, error) {
-	row := q.db.QueryRow(ctx, backlog)
+	row := q.db.QueryRow(ctx, Backlog)
 	var i BacklogRow
 	err := row.Scan(&i.Events, &i.OldestSeconds)
 	return i, err
 }
 
-const claimUnsent = `-- name: ClaimUnsent :many
+const ClaimUnsent = `-- name: ClaimUnsent :many
 UPDATE outbox SET claimed_until = now() + $1::interval
 WHERE id IN (
     SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
@@ -53,7 +53,7 @@ type ClaimUnsentRow struct {
 // ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
 // where it stopped: a transaction that commits late shows its rows behind those already sent.
 func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]ClaimUnsentRow, error) {
-	rows, err := q.db.Query(ctx, claimUnsent, arg.Lease, arg.Most)
+	rows, err := q.db.Query(ctx, ClaimUnsent, arg.Lease, arg.Most)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 	return items, nil
 }
 
-const enqueue = `-- name: Enqueue :exec
+const Enqueue = `-- name: Enqueue :exec
 INSERT INTO outbox (id, type, order_id, payload)
 SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]), unnest($4::jsonb[])
 `
@@ -91,7 +91,7 @@ type EnqueueParams struct {
 }
 
 func (q *Queries) Enqueue(ctx context.Context, arg EnqueueParams) error {
-	_, err := q.db.Exec(ctx, enqueue,
+	_, err := q.db.Exec(ctx, Enqueue,
 		arg.Ids,
 		arg.Types,
 		arg.OrderIds,
@@ -100,7 +100,7 @@ func (q *Queries) Enqueue(ctx context.Context, arg EnqueueParams) error {
 	return err
 }
 
-const markSent = `-- name: MarkSent :exec
+const MarkSent = `-- name: MarkSent :exec
 UPDATE outbox SET sent_at = now(), stream_seq = sent.seq
 FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::bigint[]) AS seq) AS sent
 WHERE outbox.id = sent.id
@@ -112,16 +112,16 @@ type MarkSentParams struct {
 }
 
 func (q *Queries) MarkSent(ctx context.Context, arg MarkSentParams) error {
-	_, err := q.db.Exec(ctx, markSent, arg.Ids, arg.Seqs)
+	_, err := q.db.Exec(ctx, MarkSent, arg.Ids, arg.Seqs)
 	return err
 }
 
-const releaseClaims = `-- name: ReleaseClaims :exec
+const ReleaseClaims = `-- name: ReleaseClaims :exec
 UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY($1::uuid[]) AND sent_at IS NULL
 `
 
 // ReleaseClaims gives rows back that could not be published.
 func (q *Queries) ReleaseClaims(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, releaseClaims, ids)
+	_, err := q.db.Exec(ctx, ReleaseClaims, ids)
 	return err
 }

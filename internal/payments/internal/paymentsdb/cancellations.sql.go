@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const findCancellationByKey = `-- name: FindCancellationByKey :one
+const FindCancellationByKey = `-- name: FindCancellationByKey :one
 SELECT order_id, customer_id, idempotency_key, fingerprint, answer, created_at FROM cancellations WHERE customer_id = $1 AND idempotency_key = $2
 `
 
@@ -22,7 +22,7 @@ type FindCancellationByKeyParams struct {
 }
 
 func (q *Queries) FindCancellationByKey(ctx context.Context, arg FindCancellationByKeyParams) (Cancellation, error) {
-	row := q.db.QueryRow(ctx, findCancellationByKey, arg.CustomerID, arg.IdempotencyKey)
+	row := q.db.QueryRow(ctx, FindCancellationByKey, arg.CustomerID, arg.IdempotencyKey)
 	var i Cancellation
 	err := row.Scan(
 		&i.OrderID,
@@ -35,7 +35,7 @@ func (q *Queries) FindCancellationByKey(ctx context.Context, arg FindCancellatio
 	return i, err
 }
 
-const insertCancellation = `-- name: InsertCancellation :execrows
+const InsertCancellation = `-- name: InsertCancellation :execrows
 INSERT INTO cancellations (order_id, customer_id, idempotency_key, fingerprint, answer, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
@@ -51,7 +51,7 @@ type InsertCancellationParams struct {
 }
 
 func (q *Queries) InsertCancellation(ctx context.Context, arg InsertCancellationParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertCancellation,
+	result, err := q.db.Exec(ctx, InsertCancellation,
 		arg.OrderID,
 		arg.CustomerID,
 		arg.IdempotencyKey,

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const addRefunded = `-- name: AddRefunded :one
+const AddRefunded = `-- name: AddRefunded :one
 UPDATE charges SET amount_refunded = amount_refunded + $2 WHERE id = $1
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
@@ -24,7 +24,7 @@ type AddRefundedParams struct {
 
 // AddRefunded fails by the constraint charges_refunds_within_capture when it is too much.
 func (q *Queries) AddRefunded(ctx context.Context, arg AddRefundedParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, addRefunded, arg.ID, arg.Amount)
+	row := q.db.QueryRow(ctx, AddRefunded, arg.ID, arg.Amount)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -52,7 +52,7 @@ func (q *Queries) AddRefunded(ctx context.Context, arg AddRefundedParams) (Charg
 	return i, err
 }
 
-const chargeAges = `-- name: ChargeAges :one
+const ChargeAges = `-- name: ChargeAges :one
 SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
 FROM charges WHERE id = $1
 `
@@ -63,13 +63,13 @@ type ChargeAgesRow struct {
 }
 
 func (q *Queries) ChargeAges(ctx context.Context, id uuid.UUID) (ChargeAgesRow, error) {
-	row := q.db.QueryRow(ctx, chargeAges, id)
+	row := q.db.QueryRow(ctx, ChargeAges, id)
 	var i ChargeAgesRow
 	err := row.Scan(&i.Started, &i.Asked)
 	return i, err
 }
 
-const claimUnsettledCharges = `-- name: ClaimUnsettledCharges :many
+const ClaimUnsettledCharges = `-- name: ClaimUnsettledCharges :many
 UPDATE charges SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT c.id FROM charges c WHERE c.status IN ('pending', 'unknown') AND c.lease_until < now()
@@ -84,7 +84,7 @@ type ClaimUnsettledChargesParams struct {
 
 // ClaimUnsettledCharges takes over charges whose lease has run out. The new attempt number refuses the writes of whoever held them.
 func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledChargesParams) ([]Charge, error) {
-	rows, err := q.db.Query(ctx, claimUnsettledCharges, arg.Lease, arg.Most)
+	rows, err := q.db.Query(ctx, ClaimUnsettledCharges, arg.Lease, arg.Most)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 	return items, nil
 }
 
-const findChargeByKey = `-- name: FindChargeByKey :one
+const FindChargeByKey = `-- name: FindChargeByKey :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
 `
 
@@ -135,7 +135,7 @@ type FindChargeByKeyParams struct {
 }
 
 func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, findChargeByKey, arg.CustomerID, arg.IdempotencyKey)
+	row := q.db.QueryRow(ctx, FindChargeByKey, arg.CustomerID, arg.IdempotencyKey)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -163,12 +163,12 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 	return i, err
 }
 
-const findChargeByProviderID = `-- name: FindChargeByProviderID :one
+const FindChargeByProviderID = `-- name: FindChargeByProviderID :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindChargeByProviderID(ctx context.Context, providerID string) (Charge, error) {
-	row := q.db.QueryRow(ctx, findChargeByProviderID, providerID)
+	row := q.db.QueryRow(ctx, FindChargeByProviderID, providerID)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -196,12 +196,12 @@ func (q *Queries) FindChargeByProviderID(ctx context.Context, providerID string)
 	return i, err
 }
 
-const findLiveCharge = `-- name: FindLiveCharge :one
+const FindLiveCharge = `-- name: FindLiveCharge :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
 `
 
 func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge, error) {
-	row := q.db.QueryRow(ctx, findLiveCharge, orderID)
+	row := q.db.QueryRow(ctx, FindLiveCharge, orderID)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -229,12 +229,12 @@ func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge
 	return i, err
 }
 
-const getCharge = `-- name: GetCharge :one
+const GetCharge = `-- name: GetCharge :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1
 `
 
 func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
-	row := q.db.QueryRow(ctx, getCharge, id)
+	row := q.db.QueryRow(ctx, GetCharge, id)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -262,7 +262,7 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 	return i, err
 }
 
-const insertCharge = `-- name: InsertCharge :one
+const InsertCharge = `-- name: InsertCharge :one
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency, lease_until, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, now() + $10::interval, $9)
 ON CONFLICT DO NOTHING
@@ -284,7 +284,7 @@ type InsertChargeParams struct {
 
 // InsertCharge yields to either unique key: the caller's idempotency key and the order's one live charge.
 func (q *Queries) InsertCharge(ctx context.Context, arg InsertChargeParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, insertCharge,
+	row := q.db.QueryRow(ctx, InsertCharge,
 		arg.ID,
 		arg.OrderID,
 		arg.CustomerID,
@@ -323,7 +323,7 @@ func (q *Queries) InsertCharge(ctx context.Context, arg InsertChargeParams) (Cha
 	return i, err
 }
 
-const listAllCharges = `-- name: ListAllCharges :many
+const ListAllCharges = `-- name: ListAllCharges :many
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC LIMIT $1
 `
@@ -334,7 +334,7 @@ type ListAllChargesParams struct {
 }
 
 func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) ([]Charge, error) {
-	rows, err := q.db.Query(ctx, listAllCharges, arg.Limit, arg.Before)
+	rows, err := q.db.Query(ctx, ListAllCharges, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -375,12 +375,12 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 	return items, nil
 }
 
-const listCharges = `-- name: ListCharges :many
+const ListCharges = `-- name: ListCharges :many
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
-	rows, err := q.db.Query(ctx, listCharges, orderID)
+	rows, err := q.db.Query(ctx, ListCharges, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -421,13 +421,13 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 	return items, nil
 }
 
-const listUnsettled = `-- name: ListUnsettled :many
+const ListUnsettled = `-- name: ListUnsettled :many
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
 `
 
 // ListUnsettled puts what nobody knows first, and among it what has waited longest.
 func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, error) {
-	rows, err := q.db.Query(ctx, listUnsettled, limit)
+	rows, err := q.db.Query(ctx, ListUnsettled, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -468,12 +468,12 @@ func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, err
 	return items, nil
 }
 
-const lockCharge = `-- name: LockCharge :one
+const LockCharge = `-- name: LockCharge :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
-	row := q.db.QueryRow(ctx, lockCharge, id)
+	row := q.db.QueryRow(ctx, LockCharge, id)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -501,7 +501,7 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 	return i, err
 }
 
-const markAsked = `-- name: MarkAsked :execrows
+const MarkAsked = `-- name: MarkAsked :execrows
 UPDATE charges SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 `
 
@@ -512,14 +512,14 @@ type MarkAskedParams struct {
 
 // MarkAsked is written before the provider is asked once more, by whoever holds the charge.
 func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, error) {
-	result, err := q.db.Exec(ctx, markAsked, arg.ID, arg.Attempt)
+	result, err := q.db.Exec(ctx, MarkAsked, arg.ID, arg.Attempt)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const markUnknown = `-- name: MarkUnknown :one
+const MarkUnknown = `-- name: MarkUnknown :one
 UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
@@ -533,7 +533,7 @@ type MarkUnknownParams struct {
 
 // MarkUnknown keeps the charge live, because only the provider's word can end it, and says when to ask again.
 func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, markUnknown, arg.ID, arg.Attempt, arg.Pause)
+	row := q.db.QueryRow(ctx, MarkUnknown, arg.ID, arg.Attempt, arg.Pause)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -561,7 +561,7 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 	return i, err
 }
 
-const settleCharge = `-- name: SettleCharge :exec
+const SettleCharge = `-- name: SettleCharge :exec
 UPDATE charges SET status = $2, provider_id = $3, decline_code = $4, answer_status = $5, answer = $6, settled_at = now()
 WHERE id = $1
 `
@@ -576,7 +576,7 @@ type SettleChargeParams struct {
 }
 
 func (q *Queries) SettleCharge(ctx context.Context, arg SettleChargeParams) error {
-	_, err := q.db.Exec(ctx, settleCharge,
+	_, err := q.db.Exec(ctx, SettleCharge,
 		arg.ID,
 		arg.Status,
 		arg.ProviderID,

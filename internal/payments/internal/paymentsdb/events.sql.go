@@ -12,18 +12,18 @@ import (
 	"github.com/google/uuid"
 )
 
-const chargeOfEvent = `-- name: ChargeOfEvent :one
+const ChargeOfEvent = `-- name: ChargeOfEvent :one
 SELECT charge_id FROM provider_events WHERE id = $1
 `
 
 func (q *Queries) ChargeOfEvent(ctx context.Context, id string) (*uuid.UUID, error) {
-	row := q.db.QueryRow(ctx, chargeOfEvent, id)
+	row := q.db.QueryRow(ctx, ChargeOfEvent, id)
 	var charge_id *uuid.UUID
 	err := row.Scan(&charge_id)
 	return charge_id, err
 }
 
-const insertEvent = `-- name: InsertEvent :execrows
+const InsertEvent = `-- name: InsertEvent :execrows
 INSERT INTO provider_events (id, type, payload, state, charge_id)
 VALUES ($1, $2, $3, 'applied',
     coalesce($4::uuid, (SELECT c.id FROM charges c WHERE c.provider_id = $5::text)))
@@ -40,7 +40,7 @@ type InsertEventParams struct {
 
 // InsertEvent takes what the event names: the charge itself, or its capture.
 func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64, error) {
-	result, err := q.db.Exec(ctx, insertEvent,
+	result, err := q.db.Exec(ctx, InsertEvent,
 		arg.ID,
 		arg.Type,
 		arg.Payload,
@@ -53,7 +53,7 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (int64
 	return result.RowsAffected(), nil
 }
 
-const listQuarantined = `-- name: ListQuarantined :many
+const ListQuarantined = `-- name: ListQuarantined :many
 SELECT id, type, payload, reason, charge_id, received_at FROM provider_events
 WHERE state = 'quarantined' AND received_at < coalesce($2::timestamptz, 'infinity')
 ORDER BY received_at DESC LIMIT $1
@@ -74,7 +74,7 @@ type ListQuarantinedRow struct {
 }
 
 func (q *Queries) ListQuarantined(ctx context.Context, arg ListQuarantinedParams) ([]ListQuarantinedRow, error) {
-	rows, err := q.db.Query(ctx, listQuarantined, arg.Limit, arg.Before)
+	rows, err := q.db.Query(ctx, ListQuarantined, arg.Limit, arg.Before)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (q *Queries) ListQuarantined(ctx context.Context, arg ListQuarantinedParams
 	return items, nil
 }
 
-const quarantineEvent = `-- name: QuarantineEvent :exec
+const QuarantineEvent = `-- name: QuarantineEvent :exec
 UPDATE provider_events SET state = 'quarantined', reason = $2 WHERE id = $1
 `
 
@@ -110,6 +110,6 @@ type QuarantineEventParams struct {
 }
 
 func (q *Queries) QuarantineEvent(ctx context.Context, arg QuarantineEventParams) error {
-	_, err := q.db.Exec(ctx, quarantineEvent, arg.ID, arg.Reason)
+	_, err := q.db.Exec(ctx, QuarantineEvent, arg.ID, arg.Reason)
 	return err
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const claimUnsettledRefunds = `-- name: ClaimUnsettledRefunds :many
+const ClaimUnsettledRefunds = `-- name: ClaimUnsettledRefunds :many
 UPDATE refunds SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
@@ -26,7 +26,7 @@ type ClaimUnsettledRefundsParams struct {
 }
 
 func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledRefundsParams) ([]Refund, error) {
-	rows, err := q.db.Query(ctx, claimUnsettledRefunds, arg.Lease, arg.Most)
+	rows, err := q.db.Query(ctx, ClaimUnsettledRefunds, arg.Lease, arg.Most)
 	if err != nil {
 		return nil, err
 	}
@@ -64,17 +64,17 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 	return items, nil
 }
 
-const failRefund = `-- name: FailRefund :exec
+const FailRefund = `-- name: FailRefund :exec
 UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now() WHERE id = $1
 `
 
 // FailRefund gives the key back: nothing happened under it.
 func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
-	_, err := q.db.Exec(ctx, failRefund, id)
+	_, err := q.db.Exec(ctx, FailRefund, id)
 	return err
 }
 
-const findRefundByKey = `-- name: FindRefundByKey :one
+const FindRefundByKey = `-- name: FindRefundByKey :one
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE customer_id = $1::uuid AND idempotency_key = $2::text
 `
 
@@ -84,7 +84,7 @@ type FindRefundByKeyParams struct {
 }
 
 func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams) (Refund, error) {
-	row := q.db.QueryRow(ctx, findRefundByKey, arg.CustomerID, arg.IdempotencyKey)
+	row := q.db.QueryRow(ctx, FindRefundByKey, arg.CustomerID, arg.IdempotencyKey)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -109,12 +109,12 @@ func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams
 	return i, err
 }
 
-const findRefundByProviderID = `-- name: FindRefundByProviderID :one
+const FindRefundByProviderID = `-- name: FindRefundByProviderID :one
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string) (Refund, error) {
-	row := q.db.QueryRow(ctx, findRefundByProviderID, providerID)
+	row := q.db.QueryRow(ctx, FindRefundByProviderID, providerID)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -139,12 +139,12 @@ func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string)
 	return i, err
 }
 
-const getRefund = `-- name: GetRefund :one
+const GetRefund = `-- name: GetRefund :one
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1
 `
 
 func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
-	row := q.db.QueryRow(ctx, getRefund, id)
+	row := q.db.QueryRow(ctx, GetRefund, id)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -169,7 +169,7 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 	return i, err
 }
 
-const insertRefund = `-- name: InsertRefund :one
+const InsertRefund = `-- name: InsertRefund :one
 INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, lease_until, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
 ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
@@ -191,7 +191,7 @@ type InsertRefundParams struct {
 }
 
 func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) (Refund, error) {
-	row := q.db.QueryRow(ctx, insertRefund,
+	row := q.db.QueryRow(ctx, InsertRefund,
 		arg.ID,
 		arg.ChargeID,
 		arg.CustomerID,
@@ -228,12 +228,12 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) (Ref
 	return i, err
 }
 
-const listRefunds = `-- name: ListRefunds :many
+const ListRefunds = `-- name: ListRefunds :many
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE charge_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, error) {
-	rows, err := q.db.Query(ctx, listRefunds, chargeID)
+	rows, err := q.db.Query(ctx, ListRefunds, chargeID)
 	if err != nil {
 		return nil, err
 	}
@@ -271,12 +271,12 @@ func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund
 	return items, nil
 }
 
-const lockRefund = `-- name: LockRefund :one
+const LockRefund = `-- name: LockRefund :one
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
-	row := q.db.QueryRow(ctx, lockRefund, id)
+	row := q.db.QueryRow(ctx, LockRefund, id)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -301,7 +301,7 @@ func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) 
 	return i, err
 }
 
-const markRefundUnknown = `-- name: MarkRefundUnknown :one
+const MarkRefundUnknown = `-- name: MarkRefundUnknown :one
 UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
@@ -314,7 +314,7 @@ type MarkRefundUnknownParams struct {
 }
 
 func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownParams) (Refund, error) {
-	row := q.db.QueryRow(ctx, markRefundUnknown, arg.ID, arg.Attempt, arg.Pause)
+	row := q.db.QueryRow(ctx, MarkRefundUnknown, arg.ID, arg.Attempt, arg.Pause)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -339,18 +339,18 @@ func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownPa
 	return i, err
 }
 
-const refundAgeSeconds = `-- name: RefundAgeSeconds :one
+const RefundAgeSeconds = `-- name: RefundAgeSeconds :one
 SELECT extract(epoch FROM now() - started_at)::float8 FROM refunds WHERE id = $1
 `
 
 func (q *Queries) RefundAgeSeconds(ctx context.Context, id uuid.UUID) (float64, error) {
-	row := q.db.QueryRow(ctx, refundAgeSeconds, id)
+	row := q.db.QueryRow(ctx, RefundAgeSeconds, id)
 	var column_1 float64
 	err := row.Scan(&column_1)
 	return column_1, err
 }
 
-const settleRefund = `-- name: SettleRefund :exec
+const SettleRefund = `-- name: SettleRefund :exec
 UPDATE refunds SET status = 'succeeded', provider_id = $2, answer = $3, settled_at = now() WHERE id = $1
 `
 
@@ -361,6 +361,6 @@ type SettleRefundParams struct {
 }
 
 func (q *Queries) SettleRefund(ctx context.Context, arg SettleRefundParams) error {
-	_, err := q.db.Exec(ctx, settleRefund, arg.ID, arg.ProviderID, arg.Answer)
+	_, err := q.db.Exec(ctx, SettleRefund, arg.ID, arg.ProviderID, arg.Answer)
 	return err
 }

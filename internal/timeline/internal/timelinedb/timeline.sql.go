@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const cancellation = `-- name: Cancellation :many
+const Cancellation = `-- name: Cancellation :many
 SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at
 FROM cancellations c LEFT JOIN stock_movements m ON m.order_id = c.order_id AND m.kind IN ('released', 'returned')
 WHERE c.order_id = $1
@@ -25,7 +25,7 @@ type CancellationRow struct {
 }
 
 func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]CancellationRow, error) {
-	rows, err := q.db.Query(ctx, cancellation, orderID)
+	rows, err := q.db.Query(ctx, Cancellation, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]Cancel
 	return items, nil
 }
 
-const charges = `-- name: Charges :many
+const Charges = `-- name: Charges :many
 SELECT id, idempotency_key, payment_method, status, amount, currency, decline_code, provider_id, attempt,
     started_at, asked_at, unknown_at, settled_at
 FROM charges WHERE order_id = $1 ORDER BY id
@@ -67,7 +67,7 @@ type ChargesRow struct {
 }
 
 func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow, error) {
-	rows, err := q.db.Query(ctx, charges, orderID)
+	rows, err := q.db.Query(ctx, Charges, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -100,16 +100,16 @@ func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow,
 	return items, nil
 }
 
-const forgetStopped = `-- name: ForgetStopped :exec
+const ForgetStopped = `-- name: ForgetStopped :exec
 DELETE FROM stopped_twins WHERE at < now() - $1::interval
 `
 
 func (q *Queries) ForgetStopped(ctx context.Context, age time.Duration) error {
-	_, err := q.db.Exec(ctx, forgetStopped, age)
+	_, err := q.db.Exec(ctx, ForgetStopped, age)
 	return err
 }
 
-const insertStopped = `-- name: InsertStopped :exec
+const InsertStopped = `-- name: InsertStopped :exec
 INSERT INTO stopped_twins (subject, layer, detail, times, at)
 SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]),
        unnest($4::int[]), unnest($5::timestamptz[])
@@ -124,7 +124,7 @@ type InsertStoppedParams struct {
 }
 
 func (q *Queries) InsertStopped(ctx context.Context, arg InsertStoppedParams) error {
-	_, err := q.db.Exec(ctx, insertStopped,
+	_, err := q.db.Exec(ctx, InsertStopped,
 		arg.Subjects,
 		arg.Layers,
 		arg.Details,
@@ -134,7 +134,7 @@ func (q *Queries) InsertStopped(ctx context.Context, arg InsertStoppedParams) er
 	return err
 }
 
-const movements = `-- name: Movements :many
+const Movements = `-- name: Movements :many
 SELECT sku, kind, quantity, created_at FROM stock_movements WHERE order_id = $1::uuid ORDER BY id
 `
 
@@ -146,7 +146,7 @@ type MovementsRow struct {
 }
 
 func (q *Queries) Movements(ctx context.Context, orderID uuid.UUID) ([]MovementsRow, error) {
-	rows, err := q.db.Query(ctx, movements, orderID)
+	rows, err := q.db.Query(ctx, Movements, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (q *Queries) Movements(ctx context.Context, orderID uuid.UUID) ([]Movements
 	return items, nil
 }
 
-const orderPlaced = `-- name: OrderPlaced :many
+const OrderPlaced = `-- name: OrderPlaced :many
 SELECT o.idempotency_key, least(o.created_at, min(m.created_at))::timestamptz AS at
 FROM orders o LEFT JOIN stock_movements m ON m.order_id = o.id
 WHERE o.id = $1
@@ -185,7 +185,7 @@ type OrderPlacedRow struct {
 // OrderPlaced, and later Cancellation, dates an order by its first movement: created_at is a moment inside the transaction,
 // everything else in it has the time of its beginning.
 func (q *Queries) OrderPlaced(ctx context.Context, id uuid.UUID) ([]OrderPlacedRow, error) {
-	rows, err := q.db.Query(ctx, orderPlaced, id)
+	rows, err := q.db.Query(ctx, OrderPlaced, id)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +204,7 @@ func (q *Queries) OrderPlaced(ctx context.Context, id uuid.UUID) ([]OrderPlacedR
 	return items, nil
 }
 
-const outboxEvents = `-- name: OutboxEvents :many
+const OutboxEvents = `-- name: OutboxEvents :many
 SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $1 ORDER BY id
 `
 
@@ -217,7 +217,7 @@ type OutboxEventsRow struct {
 }
 
 func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]OutboxEventsRow, error) {
-	rows, err := q.db.Query(ctx, outboxEvents, orderID)
+	rows, err := q.db.Query(ctx, OutboxEvents, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]Outbox
 	return items, nil
 }
 
-const providerEvents = `-- name: ProviderEvents :many
+const ProviderEvents = `-- name: ProviderEvents :many
 SELECT e.id, e.type, e.state, e.reason, greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at
@@ -259,7 +259,7 @@ type ProviderEventsRow struct {
 
 // ProviderEvents are told when they took effect: one that found the charge settled may have waited for that.
 func (q *Queries) ProviderEvents(ctx context.Context, orderID uuid.UUID) ([]ProviderEventsRow, error) {
-	rows, err := q.db.Query(ctx, providerEvents, orderID)
+	rows, err := q.db.Query(ctx, ProviderEvents, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +285,7 @@ func (q *Queries) ProviderEvents(ctx context.Context, orderID uuid.UUID) ([]Prov
 	return items, nil
 }
 
-const receipt = `-- name: Receipt :many
+const Receipt = `-- name: Receipt :many
 SELECT attempt, created_at, sent_at FROM receipts WHERE order_id = $1 AND kind = 'paid'
 `
 
@@ -296,7 +296,7 @@ type ReceiptRow struct {
 }
 
 func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow, error) {
-	rows, err := q.db.Query(ctx, receipt, orderID)
+	rows, err := q.db.Query(ctx, Receipt, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -315,7 +315,7 @@ func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow,
 	return items, nil
 }
 
-const refunds = `-- name: Refunds :many
+const Refunds = `-- name: Refunds :many
 SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt, r.started_at, r.unknown_at, r.settled_at
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id
@@ -336,7 +336,7 @@ type RefundsRow struct {
 }
 
 func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow, error) {
-	rows, err := q.db.Query(ctx, refunds, orderID)
+	rows, err := q.db.Query(ctx, Refunds, orderID)
 	if err != nil {
 		return nil, err
 	}
@@ -367,7 +367,7 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 	return items, nil
 }
 
-const stoppedTwins = `-- name: StoppedTwins :many
+const StoppedTwins = `-- name: StoppedTwins :many
 SELECT layer, detail, times, at FROM stopped_twins WHERE subject = ANY($2::uuid[]) ORDER BY at DESC LIMIT $1
 `
 
@@ -385,7 +385,7 @@ type StoppedTwinsRow struct {
 
 // StoppedTwins returns the newest.
 func (q *Queries) StoppedTwins(ctx context.Context, arg StoppedTwinsParams) ([]StoppedTwinsRow, error) {
-	rows, err := q.db.Query(ctx, stoppedTwins, arg.Limit, arg.Subjects)
+	rows, err := q.db.Query(ctx, StoppedTwins, arg.Limit, arg.Subjects)
 	if err != nil {
 		return nil, err
 	}
