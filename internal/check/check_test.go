@@ -228,6 +228,10 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"a movement without a line", `INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ('NOTE-LOG', 'reserved', 1, '$placed');
 			UPDATE stock SET available = available - 1 WHERE sku = 'NOTE-LOG'`, "I7 database"},
 
+		{"a line of no order", `INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price) VALUES (gen_random_uuid(), 1, 'MUG-ONCE', 'Mug', 1, 1)`, "I7 database"},
+		{"a line of no product", `ALTER TABLE stock DROP CONSTRAINT stock_sku_fkey; DELETE FROM products WHERE sku = 'MUG-ONCE'`, "I7 database"},
+		{"a movement of no stock", `INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line) VALUES ('NONE', 'delivered', 1, 's', 'd', 99)`, "I7 database"},
+
 		{"gave back more than was captured", `ALTER TABLE charges DROP CONSTRAINT charges_refunds_within_capture;
 			UPDATE charges SET amount_refunded = amount + 1 WHERE id = '$partlyCharge';
 			INSERT INTO refunds (id, charge_id, cause, status, amount, currency, lease_until, created_at)

@@ -164,7 +164,13 @@ const stockAddsUp = `
 	UNION ALL
 	SELECT s.sku, format('%s units are available, the movements sum to %s', s.available, coalesce(m.sum, 0))
 	FROM stock s LEFT JOIN (SELECT sku, sum(delta) AS sum FROM stock_movements GROUP BY sku) AS m ON m.sku = s.sku
-	WHERE s.available < 0 OR s.available <> coalesce(m.sum, 0)`
+	WHERE s.available < 0 OR s.available <> coalesce(m.sum, 0)
+	UNION ALL
+	SELECT l.order_id::text, format('line %s, %s of %s, has no such order or product', l.line, l.quantity, l.sku)
+	FROM order_lines l WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = l.order_id) OR NOT EXISTS (SELECT FROM products p WHERE p.sku = l.sku)
+	UNION ALL
+	SELECT m.order_id::text, format('%s units of %s are %s without a row of stock', m.quantity, m.sku, m.kind)
+	FROM stock_movements m WHERE NOT EXISTS (SELECT FROM stock s WHERE s.sku = m.sku)`
 
 const refundsWithin = `
 	SELECT c.id::text, format('the charge of %s is %s and gave back %s, its refunds are about %s', c.amount, c.status, c.amount_refunded, coalesce(r.sum, 0))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -132,7 +133,8 @@ func moveStockTx(ctx context.Context, db *ordersdb.Queries, orderID uuid.UUID, k
 		for i, line := range lines {
 			skus[i] = line.Sku
 		}
-		if _, err := db.LockStock(ctx, skus); err != nil {
+		slices.Sort(skus)
+		if _, err := db.LockStock(ctx, slices.Compact(skus)); err != nil {
 			return fmt.Errorf("lock the stock: %w", err)
 		}
 	}

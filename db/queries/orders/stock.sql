@@ -15,10 +15,12 @@ WITH product AS (
 )
 INSERT INTO stock (sku) SELECT sku FROM product;
 
--- LockStock takes the rows in SKU order: two baskets with the same products in another order cannot deadlock.
--- The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
+-- LockStock takes SKUs in order, each once, and locks their rows in that order: two baskets with the same products in another order cannot
+-- deadlock. The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
 -- name: LockStock :many
-SELECT sku, available FROM stock WHERE sku = ANY(sqlc.arg(skus)::text[]) ORDER BY sku FOR NO KEY UPDATE;
+SELECT s.sku, s.available
+FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
+CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s;
 
 -- MoveStockForOrder writes one movement per SKU of the order and its effect on what is available.
 -- name: MoveStockForOrder :exec

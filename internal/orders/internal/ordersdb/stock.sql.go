@@ -334,11 +334,13 @@ func (q *Queries) ListProducts(ctx context.Context) ([]ListProductsRow, error) {
 }
 
 const LockStock = `-- name: LockStock :many
-SELECT sku, available FROM stock WHERE sku = ANY($1::text[]) ORDER BY sku FOR NO KEY UPDATE
+SELECT s.sku, s.available
+FROM (SELECT unnest($1::text[]) AS sku) AS k
+CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s
 `
 
-// LockStock takes the rows in SKU order: two baskets with the same products in another order cannot deadlock.
-// The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
+// LockStock takes SKUs in order, each once, and locks their rows in that order: two baskets with the same products in another order cannot
+// deadlock. The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
 func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error) {
 	rows, err := q.db.Query(ctx, LockStock, skus)
 	if err != nil {
