@@ -43,10 +43,13 @@ type change struct{ from, to Status }
 // consequence is what an edge brings with it: its event, and what becomes of the stock ("" for nothing).
 type consequence struct{ event, movement string }
 
+// sale is the movement of what was reserved and is paid for.
+const sale = "sold"
+
 var changes = map[change]consequence{
 	{Placed, Paying}:   {event: EventPaying},
 	{Paying, Placed}:   {event: EventPaymentDeclined},
-	{Paying, Paid}:     {event: EventPaid, movement: "sold"},
+	{Paying, Paid}:     {event: EventPaid, movement: sale},
 	{Paid, Refunded}:   {event: EventRefunded},
 	{Placed, Canceled}: {event: EventCanceled, movement: "released"},
 	{Paying, Canceled}: {event: EventCanceled, movement: "released"},
@@ -124,7 +127,7 @@ func (s *Service) ReturnStockTx(ctx context.Context, tx pgx.Tx, orderID uuid.UUI
 
 // moveStockTx writes the movement of every SKU of the order, after taking the stock rows' locks in SKU order.
 func moveStockTx(ctx context.Context, db *ordersdb.Queries, orderID uuid.UUID, kind string) error {
-	if kind != "sold" {
+	if kind != sale {
 		lines, err := db.GetOrderLines(ctx, []uuid.UUID{orderID})
 		if err != nil {
 			return fmt.Errorf("read the order's lines: %w", err)

@@ -39,7 +39,7 @@ type ChargeOrder struct {
 func (c ChargeOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
 // Charge pays for an order in three phases: a transaction stores the attempt, the provider is asked while no transaction is
-// open, and a second transaction stores what it said. The answer is 201 or 402, final and kept for the key,
+// open, and a second transaction stores what it said. Each of the two is shared with whoever else starts or settles at that moment. The answer is 201 or 402, final and kept for the key,
 // or 202 while nobody knows the outcome. Errors: problem.InvalidError, orders.ErrNotFound, InProgressError, AlreadyPaidError and
 // ErrOrderNotPayable leave the key unused; dedup.ErrKeyReused; dedup.ErrInProgress while another request works on the same key;
 // anything for which pg.IsUnavailable holds may have happened.
@@ -47,69 +47,25 @@ func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, erro
 	if !paymentMethod.MatchString(c.PaymentMethod) {
 		return dedup.Answer{}, problem.InvalidError{Field: "payment_method", Reason: "must be 1 to 64 letters, digits or underscores and begin with a letter, such as pm_ok; never send a card number"}
 	}
-	row, err := findByKey(ctx, s.db, c)
-	if err == nil {
-		return s.answer(row, c)
-	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return dedup.Answer{}, err
-	}
-	started := false
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		row, started, err = s.startTx(ctx, tx, c)
-		return err
-	})
-	if errors.Is(err, pg.ErrCommitUnknown) && started {
+	begun, err := s.starting.Do(ctx, c)
+	if errors.Is(err, pg.ErrCommitUnknown) {
 		// The attempt with our id stands only if our transaction did.
-		reread, rereadErr := s.reread(ctx, row.ID)
+		reread, rereadErr := s.reread(ctx, begun.row.ID)
 		if rereadErr == nil {
-			row, err = reread, nil
+			begun.row, err = reread, nil
 		}
 	}
-	if err != nil {
-		s.noteRefusal(err)
+	switch {
+	case err != nil:
 		return dedup.Answer{}, err
-	}
-	if !started {
-		return s.answer(row, c)
+	case !begun.started && begun.row.ID != uuid.Nil:
+		return s.answer(begun.row, c)
+	case !begun.started:
+		return s.refuse(ctx, c, begun.order)
 	}
 	crash.At(crash.ChargeStarted)
 	// From here on the attempt runs to its end, whether its client still waits or not.
-	return s.attempt(context.WithoutCancel(ctx), row)
-}
-
-// startTx stores the attempt, or returns the charge that already stands under the key.
-func (s *Service) startTx(ctx context.Context, tx pgx.Tx, c ChargeOrder) (row paymentsdb.Charge, started bool, err error) {
-	order, err := s.lockOwnTx(ctx, tx, c.OrderID, c.CustomerID)
-	if err != nil {
-		return row, false, err
-	}
-	db := paymentsdb.New(tx)
-	if row, err = findByKey(ctx, db, c); err == nil || !errors.Is(err, pgx.ErrNoRows) {
-		return row, false, err
-	}
-	if order.Status != orders.Placed {
-		return row, false, s.refusal(ctx, db, order)
-	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return row, false, fmt.Errorf("make a charge id: %w", err)
-	}
-	fingerprint := c.Fingerprint()
-	row, err = db.InsertCharge(ctx, paymentsdb.InsertChargeParams{ID: id, OrderID: order.ID, CustomerID: c.CustomerID,
-		IdempotencyKey: string(c.Key), Fingerprint: fingerprint[:], PaymentMethod: c.PaymentMethod,
-		Amount: order.Total, Currency: order.Currency, Lease: s.timing.Lease, CreatedAt: s.timestamp()})
-	if errors.Is(err, pgx.ErrNoRows) {
-		// A unique key stood in the way: this request's own, used for another order meanwhile, or the order's one live charge.
-		if row, err = findByKey(ctx, db, c); err == nil || !errors.Is(err, pgx.ErrNoRows) {
-			return row, false, err
-		}
-		return row, false, s.refusal(ctx, db, order)
-	}
-	if err != nil {
-		return row, false, fmt.Errorf("insert the charge: %w", err)
-	}
-	return row, true, s.orders.ChangeStatusTx(ctx, tx, order, orders.Paying)
+	return s.attempt(context.WithoutCancel(ctx), begun.row)
 }
 
 // refusal says why no new charge can be started for the order.

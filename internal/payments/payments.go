@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
@@ -105,13 +106,19 @@ type Service struct {
 	now      func() time.Time
 	log      *slog.Logger
 
+	starting *coalesce.Batcher[ChargeOrder, start]
+	settling *coalesce.Batcher[outcome, paymentsdb.Charge]
+
 	// Stopped records twins for the order's timeline. It may be nil; set it before the service is used.
 	Stopped *timeline.Recorder
 }
 
 // New returns a service on the pool's database. Leases use the database's clock; now dates what people see.
 func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, timing Timing, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing, now: now, log: log}
+	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing, now: now, log: log}
+	s.starting = coalesce.New(maxTogether, maxWaiting, s.startAll)
+	s.settling = coalesce.New(maxTogether, maxWaiting, s.settleAll)
+	return s
 }
 
 // timestamp is what Postgres can keep: the answer and the row must tell the same time.

@@ -29,11 +29,13 @@ var errStale = errors.New("payments: another worker has taken over")
 // stands. Answer, reconciler and webhook all meet here: whoever comes first decides, later ones find nothing to do, and a
 // worker with an old attempt number changes nothing.
 func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Capture, attempt int32) (paymentsdb.Charge, error) {
-	var settled paymentsdb.Charge
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		settled, err = s.settleTx(ctx, tx, row, capture, attempt)
-		return err
-	})
+	settled, err := s.settling.Do(ctx, outcome{row, capture, attempt})
+	if errors.Is(err, errAlone) {
+		err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			settled, err = s.settleTx(ctx, tx, row, capture, attempt)
+			return err
+		})
+	}
 	if err == nil {
 		return settled, nil
 	}
@@ -72,27 +74,29 @@ func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge
 	if attempt != unfenced && row.Attempt != attempt {
 		return row, errStale
 	}
-	row.Status, row.ProviderID, row.DeclineCode = capture.Status, optional(capture.ID), optional(capture.DeclineCode)
-	status, body, err := finalAnswer(view(row))
-	if err != nil {
+	if err := decide(&row, capture); err != nil {
 		return row, err
 	}
-	row.AnswerStatus, row.Answer = &status, body
 	if err := writeOutcome(ctx, db, row); err != nil {
 		return row, err
 	}
 	return row, s.followTx(ctx, tx, order, row)
 }
 
+// decide makes what the provider said the end of the charge.
+func decide(row *paymentsdb.Charge, capture Capture) error {
+	row.Status, row.ProviderID, row.DeclineCode = capture.Status, optional(capture.ID), optional(capture.DeclineCode)
+	status, body, err := finalAnswer(view(*row))
+	row.AnswerStatus, row.Answer = &status, body
+	return err
+}
+
 // followTx does what the outcome of a charge means for its order.
 func (s *Service) followTx(ctx context.Context, tx pgx.Tx, order orders.Order, row paymentsdb.Charge) error {
-	succeeded := row.Status == string(Succeeded)
 	switch {
-	case order.Status == orders.Paying && succeeded:
-		return s.orders.ChangeStatusTx(ctx, tx, order, orders.Paid)
 	case order.Status == orders.Paying:
-		return s.orders.ChangeStatusTx(ctx, tx, order, orders.Placed)
-	case succeeded:
+		return s.orders.ChangeStatusTx(ctx, tx, order, statusAfter(row))
+	case row.Status == string(Succeeded):
 		// The order was canceled or has expired meanwhile.
 		_, err := s.startOwnRefundTx(ctx, tx, row, causeLate)
 		return err

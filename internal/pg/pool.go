@@ -25,6 +25,10 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	params["application_name"] = "onceshop"
 	params["idle_in_transaction_session_timeout"] = "15s"
 	params["statement_timeout"] = "30s"
+	// All that a node asks is found by an index. A plan that was made while a table was small, and scans it, is kept when it has grown.
+	for _, scan := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+		params[scan] = "off"
+	}
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		rawUUIDs(conn.TypeMap())
 		return nil

@@ -7,13 +7,6 @@ SELECT * FROM charges WHERE id = $1;
 -- name: FindLiveCharge :one
 SELECT * FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded');
 
--- InsertCharge yields to either unique key: the caller's idempotency key and the order's one live charge.
--- name: InsertCharge :one
-INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency, lease_until, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, now() + sqlc.arg(lease)::interval, $9)
-ON CONFLICT DO NOTHING
-RETURNING *;
-
 -- MarkUnknown keeps the charge live, because only the provider's word can end it, and says when to ask again.
 -- name: MarkUnknown :one
 UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval

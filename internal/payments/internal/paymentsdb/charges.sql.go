@@ -7,9 +7,9 @@ package paymentsdb
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
+	"time"
 )
 
 const AddRefunded = `-- name: AddRefunded :one
@@ -235,67 +235,6 @@ SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, 
 
 func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 	row := q.db.QueryRow(ctx, GetCharge, id)
-	var i Charge
-	err := row.Scan(
-		&i.ID,
-		&i.OrderID,
-		&i.CustomerID,
-		&i.IdempotencyKey,
-		&i.Fingerprint,
-		&i.PaymentMethod,
-		&i.Status,
-		&i.Amount,
-		&i.AmountRefunded,
-		&i.Currency,
-		&i.DeclineCode,
-		&i.ProviderID,
-		&i.Attempt,
-		&i.LeaseUntil,
-		&i.AnswerStatus,
-		&i.Answer,
-		&i.CreatedAt,
-		&i.SettledAt,
-		&i.StartedAt,
-		&i.AskedAt,
-		&i.UnknownAt,
-	)
-	return i, err
-}
-
-const InsertCharge = `-- name: InsertCharge :one
-INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency, lease_until, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, now() + $10::interval, $9)
-ON CONFLICT DO NOTHING
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
-`
-
-type InsertChargeParams struct {
-	ID             uuid.UUID
-	OrderID        uuid.UUID
-	CustomerID     uuid.UUID
-	IdempotencyKey string
-	Fingerprint    []byte
-	PaymentMethod  string
-	Amount         int64
-	Currency       string
-	CreatedAt      time.Time
-	Lease          time.Duration
-}
-
-// InsertCharge yields to either unique key: the caller's idempotency key and the order's one live charge.
-func (q *Queries) InsertCharge(ctx context.Context, arg InsertChargeParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, InsertCharge,
-		arg.ID,
-		arg.OrderID,
-		arg.CustomerID,
-		arg.IdempotencyKey,
-		arg.Fingerprint,
-		arg.PaymentMethod,
-		arg.Amount,
-		arg.Currency,
-		arg.CreatedAt,
-		arg.Lease,
-	)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
