@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -160,11 +161,17 @@ func (s *schemas) fill(ctx context.Context, flashStock int64) error {
 	return nil
 }
 
+// usualPlans is how Postgres plans when nobody tells it otherwise.
+var usualPlans = map[string]string{"plan_cache_mode": "auto", "enable_seqscan": "on", "enable_hashjoin": "on", "enable_mergejoin": "on", "jit": "on"}
+
 func openSchema(ctx context.Context, shop *pgxpool.Pool, schema string) (*pgxpool.Pool, error) {
 	config := shop.Config()
 	config.MaxConns = maxConns
 	config.ConnConfig.RuntimeParams["search_path"] = schema
 	config.ConnConfig.RuntimeParams["application_name"] = schema
+	if schema == naiveSchema {
+		maps.Copy(config.ConnConfig.RuntimeParams, usualPlans)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the schema %s: %w", schema, err)

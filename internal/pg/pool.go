@@ -5,11 +5,21 @@ package pg
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// lookUps are a session's settings for a service that finds by an index all that it asks for. Each statement is planned once, as a chain of
+// steps down indexes. Otherwise Postgres plans again and again to see whether it pays, or keeps a plan that scans a table because it
+// was small when the plan was made.
+var lookUps = map[string]string{
+	"plan_cache_mode": "force_generic_plan",
+	"enable_seqscan":  "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
+	"jit": "off", // it believes that a scan without an alternative is worth a compiler
+}
 
 // Open returns a pool for the URL. It does not wait for the server; Ping does.
 func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
@@ -25,10 +35,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	params["application_name"] = "onceshop"
 	params["idle_in_transaction_session_timeout"] = "15s"
 	params["statement_timeout"] = "30s"
-	// All that a node asks is found by an index. A plan that was made while a table was small, and scans it, is kept when it has grown.
-	for _, scan := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
-		params[scan] = "off"
-	}
+	maps.Copy(params, lookUps)
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		rawUUIDs(conn.TypeMap())
 		return nil

@@ -16,7 +16,7 @@ ORDER BY order_id, line;
 -- ListOrders and PlacedLately name what the index orders_of_customer is made for.
 -- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND total > 0 AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before))
+WHERE customer_id = $1 AND total > 0 AND id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $2;
 

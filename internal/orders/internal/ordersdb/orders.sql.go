@@ -189,7 +189,7 @@ func (q *Queries) ListAllOrders(ctx context.Context, arg ListAllOrdersParams) ([
 
 const ListOrders = `-- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND total > 0 AND ($3::uuid IS NULL OR id < $3)
+WHERE customer_id = $1 AND total > 0 AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $2
 `
