@@ -15,7 +15,7 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-func startNATS(t *testing.T, dir string) *embedded.NATS {
+func startNATS(t testing.TB, dir string) *embedded.NATS {
 	t.Helper()
 	server, err := embedded.StartNATS(dir)
 	if err != nil {
@@ -26,7 +26,7 @@ func startNATS(t *testing.T, dir string) *embedded.NATS {
 }
 
 // openStream opens the stream "TEST" of the subjects "test.>" on the server.
-func openStream(t *testing.T, server *embedded.NATS, window time.Duration) (*dedup.Stream, jetstream.Stream) {
+func openStream(t testing.TB, server *embedded.NATS, window time.Duration) (*dedup.Stream, jetstream.Stream) {
 	t.Helper()
 	conn, err := nats.Connect(server.URL())
 	if err != nil {

@@ -56,12 +56,13 @@ type RequestID [sha256.Size]byte
 
 // RequestIDOf names a request of one customer for one operation.
 func RequestIDOf(operation string, customer uuid.UUID, key Key, meaning Fingerprint) RequestID {
-	h := sha256.New()
-	h.Write(customer[:])
-	h.Write(meaning[:])
-	// Neither an operation nor a key can hold a line break.
-	h.Write([]byte(operation + "\n" + string(key)))
-	return RequestID(h.Sum(nil))
+	parts := make([]byte, 0, 512) // room for the longest key, and not on the heap
+	parts = append(parts, customer[:]...)
+	parts = append(parts, meaning[:]...)
+	parts = append(parts, operation...)
+	parts = append(parts, '\n') // neither an operation nor a key can hold a line break
+	parts = append(parts, key...)
+	return sha256.Sum256(parts)
 }
 
 // NewReplays keeps final answers up to maxBytes of bodies in all, each for ttl.
@@ -84,6 +85,11 @@ func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context
 		answer.Replayed, answer.StoppedBy = true, ByMemory
 		return answer, nil
 	}
+	return r.share(ctx, id, run)
+}
+
+// share runs the request or joins its twin. It is apart from Do because what its goroutine holds lives on the heap.
+func (r *Replays) share(ctx context.Context, id RequestID, run func(context.Context) (Answer, error)) (Answer, error) {
 	var leads bool
 	result := r.running.DoChan(string(id[:]), func() (_ any, err error) {
 		leads = true

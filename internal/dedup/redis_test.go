@@ -52,7 +52,7 @@ func redisClient(t *testing.T, url string) redis.UniversalClient {
 }
 
 // patientClient has the time that a busy machine may need, also to connect.
-func patientClient(t *testing.T, url string) *redis.Client {
+func patientClient(t testing.TB, url string) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(url)
 	if err != nil {
@@ -64,12 +64,12 @@ func patientClient(t *testing.T, url string) *redis.Client {
 	return client
 }
 
-func patientClaims(t *testing.T, url string) *dedup.Claims {
+func patientClaims(t testing.TB, url string) *dedup.Claims {
 	t.Helper()
 	return dedup.NewClaims(patientClient(t, url), "test:").Patient()
 }
 
-func mustClaim(t *testing.T, claims *dedup.Claims, key string, lease time.Duration) dedup.Claim {
+func mustClaim(t testing.TB, claims *dedup.Claims, key string, lease time.Duration) dedup.Claim {
 	t.Helper()
 	claim, err := claims.Claim(t.Context(), key, lease)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 )
@@ -50,7 +51,11 @@ func ParseKey(header string) (Key, error) {
 
 // unquote follows RFC 9651, section 3.3.3: only the quote and the backslash are escaped.
 func unquote(s string) (string, error) {
+	if end := len(s) - 1; end > 0 && s[end] == '"' && !strings.ContainsAny(s[1:end], `"\`) {
+		return s[1:end], nil
+	}
 	var out strings.Builder
+	out.Grow(len(s))
 	for i := 1; i < len(s); i++ {
 		switch c := s[i]; c {
 		case '"':
@@ -73,7 +78,7 @@ func unquote(s string) (string, error) {
 
 // Hash identifies the key in logs without giving it away: the key of a request is all it takes to read its answer.
 func (k Key) Hash() string {
-	sum := sha256.Sum256([]byte(k))
+	sum := sha256.Sum256(append(make([]byte, 0, 255), k...))
 	return hex.EncodeToString(sum[:6])
 }
 
@@ -83,12 +88,28 @@ type Fingerprint [sha256.Size]byte
 // FingerprintOf hashes a decoded command, not the bytes it came in: JSON key order and white space of
 // the request do not count. The command must marshal to JSON deterministically, as structs do.
 func FingerprintOf(command any) Fingerprint {
-	canonical, err := json.Marshal(command)
-	if err != nil {
+	w := writers.Get().(*writer)
+	w.canonical.Reset()
+	if err := w.Encode(command); err != nil {
 		panic(fmt.Sprintf("dedup: a command that cannot be marshaled: %v", err))
 	}
-	return sha256.Sum256(canonical)
+	// The fingerprints in the database are those of json.Marshal, which writes no line break at the end.
+	sum := sha256.Sum256(bytes.TrimSuffix(w.canonical.Bytes(), []byte("\n")))
+	writers.Put(w)
+	return sum
 }
+
+// writer keeps its buffer, as every request takes a fingerprint.
+type writer struct {
+	canonical bytes.Buffer
+	*json.Encoder
+}
+
+var writers = sync.Pool{New: func() any {
+	w := &writer{}
+	w.Encoder = json.NewEncoder(&w.canonical)
+	return w
+}}
 
 // Answer is what a client is told, once made and then kept: ID names the object that the request
 // created or changed, Body is sent byte for byte.
