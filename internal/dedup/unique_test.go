@@ -2,13 +2,17 @@ package dedup_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
@@ -76,7 +80,7 @@ func TestParseKey(t *testing.T) {
 	}
 }
 
-// Whatever a client sends, a key that is accepted is well formed and is the same key when it comes quoted.
+// Whatever a client sends, a key that is accepted is well formed, and the header is that key, bare, or its one quoted form.
 func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header string) {
 		key, err := dedup.ParseKey(header)
@@ -84,21 +88,33 @@ func FuzzParseKey(f *testing.F) {
 			if key != "" || (!errors.Is(err, dedup.ErrKeyInvalid) && !errors.Is(err, dedup.ErrKeyMissing)) {
 				t.Fatalf("ParseKey(%q) = %q, %v", header, key, err)
 			}
+			if wellFormed(header) && header[0] != '"' {
+				t.Fatalf("ParseKey(%q) refuses a bare key: %v", header, err)
+			}
 			return
 		}
-		if len(key) < 1 || len(key) > 255 || strings.ContainsFunc(string(key), func(c rune) bool { return c < '!' || c > '~' }) {
+		if !wellFormed(string(key)) {
 			t.Fatalf("ParseKey(%q) accepts the key %q", header, key)
 		}
 		quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(string(key)) + `"`
+		switch {
+		case header[0] == '"' && header != quoted:
+			t.Fatalf("ParseKey(%q) = %q, which is quoted as %q", header, key, quoted)
+		case header[0] != '"' && header != string(key):
+			t.Fatalf("ParseKey(%q) = %q, another than the bare key", header, key)
+		}
 		if again, err := dedup.ParseKey(quoted); again != key || err != nil {
 			t.Fatalf("ParseKey(%q) = %q, but quoted as %q it is %q, %v", header, key, quoted, again, err)
 		}
-		if !strings.HasPrefix(string(key), `"`) {
-			if again, err := dedup.ParseKey(string(key)); again != key || err != nil {
-				t.Fatalf("ParseKey(%q) = %q, but bare it is %q, %v", header, key, again, err)
-			}
+		if again, err := dedup.ParseKey(string(key)); key[0] != '"' && (again != key || err != nil) {
+			t.Fatalf("ParseKey(%q) = %q, but bare it is %q, %v", header, key, again, err)
 		}
 	})
+}
+
+// wellFormed says whether the text is 1 to 255 visible ASCII characters.
+func wellFormed(text string) bool {
+	return len(text) >= 1 && len(text) <= 255 && !strings.ContainsFunc(text, func(c rune) bool { return c < '!' || c > '~' })
 }
 
 func TestKeyHashHidesTheKey(t *testing.T) {
@@ -161,6 +177,119 @@ func TestFingerprintIgnoresHowJSONIsWritten(t *testing.T) {
 	})
 }
 
+// FuzzFingerprint takes any body that is a command: written in another way it has the same fingerprint, and with any one
+// of its values changed another.
+func FuzzFingerprint(f *testing.F) {
+	for i, body := range []string{
+		`{"email":"a@example.com","lines":[{"sku":"mug","quantity":2},{"sku":"cap","quantity":1}],"note":"<b>"}`,
+		`{"lines":[],"email":"\u00e4@example.com"}`,
+		`{"email":"\u2028\ud83d\ude00\u0000","lines":[{"quantity":9223372036854775807,"sku":"\""}]}`,
+		`{"email":"","lines":[{"sku":"a","quantity":1},{"sku":"a","quantity":1},{}],"note":null}`,
+		`{}`,
+	} {
+		f.Add([]byte(body), uint64(i), uint8(i))
+	}
+	f.Fuzz(func(t *testing.T, body []byte, seed uint64, change uint8) {
+		var meant, read command
+		if json.Unmarshal(body, &meant, json.RejectUnknownMembers(true)) != nil {
+			return
+		}
+		fingerprint := dedup.FingerprintOf(meant)
+		written := rewrite(t, rand.New(rand.NewPCG(seed, 0)), body)
+		if err := json.Unmarshal(written, &read, json.RejectUnknownMembers(true)); err != nil {
+			t.Fatalf("%s, written as %s: %v", body, written, err)
+		}
+		if dedup.FingerprintOf(read) != fingerprint {
+			t.Fatalf("%s, written as %s, has another fingerprint", body, written)
+		}
+		if other := changed(meant, change); dedup.FingerprintOf(other) == fingerprint {
+			t.Fatalf("%+v and %+v have one fingerprint", meant, other)
+		}
+	})
+}
+
+// changed is the command with another value in one place, which the number chooses.
+func changed(c command, place uint8) command {
+	c.Lines = slices.Clone(c.Lines)
+	if len(c.Lines) > 0 {
+		l := &c.Lines[int(place/8)%len(c.Lines)]
+		switch place % 8 {
+		case 0:
+			l.SKU += "x"
+			return c
+		case 1:
+			l.Quantity ^= 1
+			return c
+		case 2:
+			c.Lines = c.Lines[1:]
+			return c
+		case 3: // from one line to its neighbor
+			if last := &c.Lines[len(c.Lines)-1]; l != last && l.SKU != last.SKU {
+				l.SKU, last.SKU = last.SKU, l.SKU
+				return c
+			}
+		}
+	}
+	switch place % 3 {
+	case 0:
+		c.Email += " "
+	case 1:
+		c.Note += "\x00"
+	default:
+		c.Lines = append(c.Lines, line{})
+	}
+	return c
+}
+
+// rewrite writes the same JSON with the members of each object in another order, other white space and every string escaped.
+func rewrite(t *testing.T, random *rand.Rand, value jsontext.Value) []byte {
+	t.Helper()
+	space := func() string { return []string{"", " ", "\r\n", "\t"}[random.IntN(4)] }
+	join := func(open, end string, parts []string) []byte {
+		return []byte(open + space() + strings.Join(parts, space()+","+space()) + space() + end)
+	}
+	var parts []string
+	switch value.Kind() {
+	case '{':
+		members := map[string]jsontext.Value{}
+		if err := json.Unmarshal(value, &members); err != nil {
+			t.Fatal(err)
+		}
+		for name, member := range members {
+			parts = append(parts, escaped(name)+space()+":"+space()+string(rewrite(t, random, member)))
+		}
+		slices.Sort(parts)
+		random.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		return join("{", "}", parts)
+	case '[':
+		var items []jsontext.Value
+		if err := json.Unmarshal(value, &items); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range items {
+			parts = append(parts, string(rewrite(t, random, item)))
+		}
+		return join("[", "]", parts)
+	case '"':
+		var text string
+		if err := json.Unmarshal(value, &text); err != nil {
+			t.Fatal(err)
+		}
+		return []byte(escaped(text))
+	default:
+		return bytes.TrimSpace(value)
+	}
+}
+
+// escaped is a JSON string that writes every character as its number.
+func escaped(text string) string {
+	var out strings.Builder
+	for _, unit := range utf16.Encode([]rune(text)) {
+		fmt.Fprintf(&out, `\u%04x`, unit)
+	}
+	return `"` + out.String() + `"`
+}
+
 // writeJSON writes the command with its members in a drawn order, and drawn white space between them.
 func writeJSON(t *rapid.T, c command) []byte {
 	encode := func(v any) string {
@@ -180,6 +309,16 @@ func writeJSON(t *rapid.T, c command) []byte {
 		lines = append(lines, object(`"sku":`+space()+encode(l.SKU), fmt.Sprintf(`"quantity":%s%d`, space(), l.Quantity)))
 	}
 	return []byte(object(`"email":`+encode(c.Email), `"note":`+space()+encode(c.Note), `"lines":[`+space()+strings.Join(lines, ",")+"]"))
+}
+
+// Rows that an earlier release wrote must still be recognized.
+func TestFingerprintStaysTheSame(t *testing.T) {
+	t.Parallel()
+	c := command{Email: "\u00e4\u2028&@example.com", Lines: []line{{SKU: "mug", Quantity: 2}}, Note: "<b>"}
+	const want = "f3b2827772fd4c0c35ea91249ae6714e0d5d4dd4d4f0e99b4808da3c62ceb1de"
+	if got := fmt.Sprintf("%x", dedup.FingerprintOf(c)); got != want {
+		t.Errorf("the fingerprint is %s, was %s", got, want)
+	}
 }
 
 func TestFingerprintRefusesWhatIsNotACommand(t *testing.T) {
