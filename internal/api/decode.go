@@ -30,11 +30,14 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 // decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and wrong types are
 // errors, because a client whose words are ignored believes that it said something.
 func decode(c echo.Context, into any) error {
-	err := json.UnmarshalRead(c.Request().Body, into, json.RejectUnknownMembers(true))
+	// By its address, null takes into itself away. It would empty the command, customer and key included.
+	err := json.UnmarshalRead(c.Request().Body, &into, json.RejectUnknownMembers(true))
 	var tooLarge *http.MaxBytesError
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError
 	switch {
+	case err == nil && into == nil:
+		return problem.InvalidError{Reason: "the body must be a JSON object"}
 	case err == nil:
 		return nil
 	case errors.As(err, &tooLarge):
