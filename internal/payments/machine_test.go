@@ -1,0 +1,454 @@
+package payments_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+// How the line to the provider can be.
+const (
+	healthy = "healthy"
+	loses   = "loses answers"
+	cut     = "cut"
+)
+
+// step is one thing that happens. Its other members mean what the happening makes of them.
+type step struct {
+	What, Line string
+	Order      int
+	Amount     int64
+	Declined   bool
+}
+
+// happenings draws a life. The first of each list is what a failure shrinks to.
+var happenings = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+	return step{
+		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "cancel", "expire", "hear", "reconcile",
+			"arrive", "again", "deliver"}).Draw(t, "what"),
+		Line:     rapid.SampledFrom([]string{healthy, loses, cut}).Draw(t, "line"),
+		Order:    rapid.IntRange(0, 2).Draw(t, "order"),
+		Amount:   rapid.Int64Range(0, 210).Draw(t, "amount"),
+		Declined: rapid.Bool().Draw(t, "declined"),
+	}
+}), 8, 24)
+
+// sale is what an order must be.
+type sale struct {
+	id       uuid.UUID
+	units    int64
+	status   orders.Status
+	attempts []*attempt
+}
+
+// live is the charge that was not declined, of which an order has at most one, or nil.
+func (s *sale) live() *attempt {
+	for _, a := range s.attempts {
+		if a.status != payments.Declined {
+			return a
+		}
+	}
+	return nil
+}
+
+func (s *sale) String() string {
+	told := string(s.status)
+	for _, a := range s.attempts {
+		told += fmt.Sprintf(" %s-%d/%d", a.status, a.refunded, a.open)
+	}
+	return told
+}
+
+// attempt is what a charge must be.
+type attempt struct {
+	charge   payments.ChargeOrder
+	id       uuid.UUID
+	amount   int64
+	status   payments.Status
+	held     payments.Status // by the provider, "" for nothing
+	refunded int64
+	open     int // refunds whose answer nobody knows
+}
+
+// outcome is what the provider makes of the payment method.
+func (a *attempt) outcome() payments.Status {
+	if a.charge.PaymentMethod == "pm_declined" {
+		return payments.Declined
+	}
+	return payments.Succeeded
+}
+
+// machine is a model of the shop beside the shop: after each step both must tell the same.
+type machine struct {
+	t     testing.TB
+	b     *bundle
+	sku   string
+	stock int64
+	sales []*sale
+}
+
+// Whatever happens to three orders of a scarce product, in any order and over a line that loses answers: the shop does what a
+// model of a page does, and when all is told the provider holds the money of the paid orders and no other.
+func TestShopIsItsModel(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	rapid.Check(t, func(r *rapid.T) {
+		m := &machine{t: t, b: b, sku: "S-" + uuid.NewString()}
+		if err := b.orders.AddProduct(t.Context(), orders.Product{SKU: m.sku, Name: "Scarce", Description: "Few.", Currency: "EUR", UnitPrice: 100}, 2); err != nil {
+			t.Fatal(err)
+		}
+		m.deliver(r, 3)
+		m.place(r, 1)
+		for _, s := range happenings.Draw(r, "steps") {
+			m.take(r, s)
+			m.compare(r, s)
+		}
+		m.finish(r)
+	})
+	if n := b.count(t, "SELECT count(*) FROM provider_events WHERE state <> 'applied'"); n != 0 {
+		t.Errorf("%d events were quarantined", n)
+	}
+}
+
+// take lets one thing happen, to the shop and to the model.
+func (m *machine) take(r *rapid.T, s step) {
+	s0 := m.sales[s.Order%len(m.sales)]
+	m.set(s.Line)
+	defer m.b.line.heal()
+	switch s.What {
+	case "deliver":
+		m.deliver(r, 1)
+	case "place":
+		m.place(r, 1+s.Amount%2)
+	case "charge":
+		m.charge(r, s0, s)
+	case "again":
+		m.again(r, s0)
+	case "refund":
+		m.refund(r, s0, s)
+	case "cancel":
+		m.cancel(r, s0, s.Line)
+	case "expire":
+		m.expire(r, s0)
+	case "arrive":
+		m.arrive(r, s0)
+	case "hear":
+		m.hear(r, s0)
+	case "reconcile":
+		m.reconcile(r, s.Line, s.Amount > 125)
+	}
+}
+
+// set puts the line into a state.
+func (m *machine) set(line string) {
+	switch line {
+	case cut:
+		m.b.line.cut()
+	case loses:
+		m.b.line.onCapture(loseAnswer)
+		m.b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+			if _, err := ask(); err != nil {
+				return payments.ProviderRefund{}, err
+			}
+			return payments.ProviderRefund{}, errCut
+		})
+	}
+}
+
+func (m *machine) deliver(r *rapid.T, n int64) {
+	_, err := m.b.orders.Receive(m.t.Context(), orders.ReceiveDelivery{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
+		Lines: []orders.LineRequest{{SKU: m.sku, Quantity: n}}})
+	if err != nil {
+		r.Fatal(err)
+	}
+	m.stock += n
+}
+
+func (m *machine) place(r *rapid.T, units int64) {
+	answer, err := m.b.orders.Place(m.t.Context(), orders.PlaceOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
+		Email: "alice@example.com", Lines: []orders.LineRequest{{SKU: m.sku, Quantity: units}}})
+	if m.stock < units {
+		if _, short := errors.AsType[orders.OutOfStockError](err); !short {
+			r.Fatalf("%d of %d units: %v", units, m.stock, err)
+		}
+		return
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	m.stock -= units
+	m.sales = append(m.sales, &sale{id: answer.ID, units: units, status: orders.Placed})
+}
+
+// charge asks to pay under a new key.
+func (m *machine) charge(r *rapid.T, s *sale, how step) {
+	a := &attempt{charge: payments.ChargeOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id, PaymentMethod: "pm_ok"}, amount: 100 * s.units}
+	if how.Declined {
+		a.charge.PaymentMethod = "pm_declined"
+	}
+	live := s.live()
+	answer, err := m.b.shop.Charge(m.t.Context(), a.charge)
+	if s.status != orders.Placed {
+		_, busy := errors.AsType[payments.InProgressError](err)
+		_, paid := errors.AsType[payments.AlreadyPaidError](err)
+		unsettled := live != nil && live.status == payments.Unknown
+		if busy != unsettled || paid != (s.status == orders.Paid) || (!busy && !paid && !errors.Is(err, payments.ErrOrderNotPayable)) {
+			r.Fatalf("charge of the order %s: %v", s, err)
+		}
+		return
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	s.attempts = append(s.attempts, a)
+	a.id, a.status, s.status = answer.ID, payments.Unknown, orders.Paying
+	if how.Line != cut {
+		a.held = a.outcome()
+	}
+	if how.Line == healthy {
+		m.settle(s, a)
+	}
+	if want := statusOf(a); answer.Status != want {
+		r.Fatalf("charge: %d %s, want %d", answer.Status, answer.Body, want)
+	}
+}
+
+// again asks every charge once more, under its key, with its meaning and with another.
+func (m *machine) again(r *rapid.T, s *sale) {
+	for _, a := range s.attempts {
+		answer, err := m.b.shop.Charge(m.t.Context(), a.charge)
+		final := a.status != payments.Unknown
+		// A charge that was given up and captured after all keeps the answer of its key up to date.
+		if err != nil || answer.ID != a.id || answer.Final != final || !answer.Replayed || answer.Status != statusOf(a) {
+			r.Fatalf("again: %+v %s, %v; want %d", answer, answer.Body, err, statusOf(a))
+		}
+		other := a.charge
+		other.PaymentMethod += "_2"
+		if answer, err := m.b.shop.Charge(m.t.Context(), other); !errors.Is(err, dedup.ErrKeyReused) {
+			r.Fatalf("the key of another meaning: %+v, %v", answer, err)
+		}
+	}
+}
+
+// statusOf is what the charge's key is answered with.
+func statusOf(a *attempt) int {
+	return map[payments.Status]int{payments.Succeeded: 201, payments.Declined: 402, payments.Unknown: 202}[a.status]
+}
+
+// settle is what follows when the shop hears what the provider holds.
+func (m *machine) settle(s *sale, a *attempt) {
+	a.status = a.held
+	switch {
+	case s.status == orders.Paying && a.held == payments.Succeeded:
+		s.status = orders.Paid
+	case s.status == orders.Paying:
+		s.status = orders.Placed
+	case a.held == payments.Succeeded: // too late: all of it goes back
+		a.refunded = a.amount
+		a.open++
+	}
+}
+
+// refund asks for the amount, 0 for the rest.
+func (m *machine) refund(r *rapid.T, s *sale, how step) {
+	a := s.live()
+	if a == nil {
+		return
+	}
+	left := a.amount - a.refunded
+	if a.status != payments.Succeeded {
+		left = 0
+	}
+	asked, amount := left, &how.Amount
+	if how.Amount == 0 {
+		amount = nil
+	} else {
+		asked = how.Amount
+	}
+	_, err := m.b.shop.Refund(m.t.Context(), m.b.refund(payments.Charge{ID: a.id}, dedup.Key(uuid.NewString()), amount))
+	if left == 0 || asked > left {
+		if _, exceeds := errors.AsType[payments.RefundExceedsError](err); !exceeds {
+			r.Fatalf("refund of %d, %d are left: %v", asked, left, err)
+		}
+		return
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	a.refunded += asked
+	if how.Line != healthy {
+		a.open++
+	}
+	s.close(a)
+}
+
+// close ends a paid order all of whose money is back.
+func (s *sale) close(a *attempt) {
+	if s.status == orders.Paid && a.open == 0 && a.refunded == a.amount {
+		s.status = orders.Refunded
+	}
+}
+
+func (m *machine) cancel(r *rapid.T, s *sale, line string) {
+	_, err := m.b.shop.Cancel(m.t.Context(), payments.CancelOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id})
+	switch s.status {
+	case orders.Placed, orders.Paying:
+		s.status = orders.Canceled
+	case orders.Paid:
+		a := s.live()
+		if a.refunded < a.amount && line != healthy {
+			a.open++
+		}
+		a.refunded, s.status = a.amount, orders.Refunded
+	default:
+		if !errors.Is(err, payments.ErrOrderNotCancelable) {
+			r.Fatalf("cancel of the order %s: %v", s, err)
+		}
+		return
+	}
+	m.stock += s.units
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (m *machine) expire(r *rapid.T, s *sale) {
+	m.b.exec(m.t, "UPDATE orders SET expires_at = now() - interval '1 second' WHERE id = $1", s.id)
+	if _, err := m.b.orders.ExpireOnce(m.t.Context()); err != nil {
+		r.Fatal(err)
+	}
+	if s.status == orders.Placed || s.status == orders.Paying {
+		s.status = orders.Expired
+		m.stock += s.units
+	}
+}
+
+// arrive brings a request that was thought lost to the provider after all.
+func (m *machine) arrive(r *rapid.T, s *sale) {
+	for _, a := range s.attempts {
+		if a.held != "" {
+			continue
+		}
+		_, err := m.b.line.provider.Capture(m.t.Context(), "charge_"+a.id.String(), payments.CaptureRequest{Reference: a.id.String(), OrderID: s.id.String(),
+			Amount: a.amount, Currency: "EUR", PaymentMethod: a.charge.PaymentMethod})
+		if err != nil {
+			r.Fatal(err)
+		}
+		a.held = a.outcome()
+	}
+}
+
+// hear brings all that the provider can tell about the order.
+func (m *machine) hear(r *rapid.T, s *sale) {
+	for _, a := range s.attempts {
+		for _, capture := range m.b.line.captures(m.t, a.id) {
+			early := a.status == payments.Unknown && a.held == payments.Declined
+			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); errors.Is(err, payments.ErrNotApplicableYet) != early || (err != nil && !early) {
+				r.Fatalf("%s of a charge that is %s: %v", capture.Status, a.status, err)
+			}
+			if a.status != a.held && !early {
+				m.settle(s, a)
+			}
+			refunds, err := m.b.line.provider.FindRefunds(m.t.Context(), capture.ID)
+			if err != nil {
+				r.Fatal(err)
+			}
+			for _, refund := range refunds {
+				if err := m.b.shop.Receive(m.t.Context(), refundEvent(refund)); err != nil && (a.open == 0 || !errors.Is(err, payments.ErrNotApplicableYet)) {
+					r.Fatalf("refund with %d open: %v", a.open, err)
+				}
+			}
+		}
+	}
+}
+
+// reconcile ends all pauses first. After a long time, what the provider does not know is given up.
+func (m *machine) reconcile(r *rapid.T, line string, long bool) {
+	m.b.timePasses(m.t)
+	if long {
+		m.b.exec(m.t, "UPDATE charges SET asked_at = now() - interval '31 seconds'")
+	}
+	if _, err := m.b.shop.ReconcileOnce(m.t.Context()); err != nil {
+		r.Fatal(err)
+	}
+	if line == cut {
+		return
+	}
+	for _, s := range m.sales {
+		for _, a := range s.attempts {
+			if line == healthy && a.open > 0 {
+				a.open = 0
+				s.close(a)
+			}
+			if a.status == payments.Unknown {
+				m.lookUp(s, a, line, long)
+			}
+		}
+	}
+}
+
+func (m *machine) lookUp(s *sale, a *attempt, line string, long bool) {
+	switch {
+	case a.held != "":
+		m.settle(s, a)
+	case s.status == orders.Paying:
+		a.held = a.outcome()
+		if line == healthy {
+			m.settle(s, a)
+		}
+	case long:
+		a.status = payments.Declined
+	}
+}
+
+// compare reads what the shop tells of the orders and of the stock.
+func (m *machine) compare(r *rapid.T, after step) {
+	var want, got strings.Builder
+	for _, s := range m.sales {
+		fmt.Fprintln(&want, s)
+		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s', c.status, c.amount_refunded,
+			(SELECT count(*) FROM refunds WHERE charge_id = c.id AND status IN ('pending', 'unknown'))), ' ' ORDER BY c.id)
+			FROM charges c WHERE c.order_id = o.id)) FROM orders o WHERE o.id = $1`, s.id))
+	}
+	fmt.Fprintln(&want, m.stock)
+	fmt.Fprintln(&got, m.b.count(m.t, "SELECT available FROM stock WHERE sku = $1", m.sku))
+	if got.String() != want.String() {
+		r.Fatalf("after %+v the shop says\n%swant\n%s", after, got.String(), want.String())
+	}
+}
+
+// finish heals everything and counts the money.
+func (m *machine) finish(r *rapid.T) {
+	for range 3 { // the charges, the refunds of late ones, and those of charges that were given up
+		m.reconcile(r, healthy, true)
+		for _, s := range m.sales {
+			m.hear(r, s)
+		}
+	}
+	m.compare(r, step{What: "the end"})
+	for _, s := range m.sales {
+		var kept, due int64
+		for _, a := range s.attempts {
+			took, gave := m.b.provider(m.t, a.id)
+			kept += took - gave
+			if s.status == orders.Paid && a.status == payments.Succeeded {
+				due = a.amount - a.refunded
+			}
+			if a.open != 0 || a.status == payments.Unknown {
+				r.Fatalf("never settled: %s", s)
+			}
+		}
+		if kept != due {
+			r.Fatalf("the provider holds %d of the order %s, want %d", kept, s, due)
+		}
+	}
+}
