@@ -77,6 +77,7 @@ type attempt struct {
 	held     payments.Status // by the provider, "" for nothing
 	refunded int64
 	open     int // refunds whose answer nobody knows
+	aged     bool
 }
 
 // outcome is what the provider makes of the payment method.
@@ -112,7 +113,7 @@ func TestShopIsItsModel(t *testing.T) {
 			m.take(r, s)
 			m.compare(r, s)
 		}
-		m.finish(r)
+		m.finish(r, rapid.Bool().Draw(r, "what was given up arrives"))
 	})
 	if n := b.count(t, "SELECT count(*) FROM provider_events WHERE state <> 'applied'"); n != 0 {
 		t.Errorf("%d events were quarantined", n)
@@ -380,32 +381,34 @@ func (m *machine) reconcile(r *rapid.T, line string, long bool) {
 	if _, err := m.b.shop.ReconcileOnce(m.t.Context()); err != nil {
 		r.Fatal(err)
 	}
-	if line == cut {
-		return
-	}
 	for _, s := range m.sales {
 		for _, a := range s.attempts {
+			a.aged = a.aged || long
+			if line == cut {
+				continue
+			}
 			if line == healthy && a.open > 0 {
 				a.open = 0
 				s.close(a)
 			}
 			if a.status == payments.Unknown {
-				m.lookUp(s, a, line, long)
+				m.lookUp(s, a, line)
 			}
 		}
 	}
 }
 
-func (m *machine) lookUp(s *sale, a *attempt, line string, long bool) {
+func (m *machine) lookUp(s *sale, a *attempt, line string) {
 	switch {
 	case a.held != "":
 		m.settle(s, a)
 	case s.status == orders.Paying:
 		a.held = a.outcome()
+		a.aged = false
 		if line == healthy {
 			m.settle(s, a)
 		}
-	case long:
+	case a.aged:
 		a.status = payments.Declined
 	}
 }
@@ -427,10 +430,13 @@ func (m *machine) compare(r *rapid.T, after step) {
 }
 
 // finish heals everything and counts the money.
-func (m *machine) finish(r *rapid.T) {
+func (m *machine) finish(r *rapid.T, late bool) {
 	for range 3 { // the charges, the refunds of late ones, and those of charges that were given up
 		m.reconcile(r, healthy, true)
 		for _, s := range m.sales {
+			if late {
+				m.arrive(r, s)
+			}
 			m.hear(r, s)
 		}
 	}
