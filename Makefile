@@ -3,7 +3,7 @@ tool := go tool -modfile=tools/go.mod
 sqlc := CGO_ENABLED=0 $(tool) sqlc
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race lint fmt generate verify ci
+.PHONY: help demo test race fuzz lint fmt generate verify ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,13 @@ test: ## all tests
 
 race: ## all tests with the race detector, none from the cache
 	go test -race -count=1 ./...
+
+# What is fuzzed, as package:target.
+targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport payments/psp:FuzzReceiver payments/stripe:FuzzReceiver
+FUZZTIME ?= 30s
+
+fuzz: ## look for bad input, FUZZTIME=30s for each target
+	$(foreach t,$(targets),go test -run '^$$' -fuzz '^$(word 2,$(subst :, ,$t))$$' -fuzztime $(FUZZTIME) ./internal/$(word 1,$(subst :, ,$t)) &&) true
 
 lint: ## go vet, staticcheck, golangci-lint
 	go vet ./...
