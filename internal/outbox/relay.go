@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
@@ -20,7 +21,7 @@ import (
 )
 
 const (
-	relayBatch = 512
+	relayBatch = dedup.MaxBatch
 	// relayIdle is how long a committed event may wait for the relay to look again.
 	relayIdle = 100 * time.Millisecond
 	// publishTimeout ends a batch whose acknowledgements do not come.
@@ -50,15 +51,9 @@ func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration, log *sl
 // Run relays until ctx ends. Failures are logged and tried again.
 func (r *Relay) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		claimed, err := r.RunOnce(ctx)
-		if err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "relay failed; trying again", "error", err)
-		}
-		if err == nil && claimed == relayBatch {
-			continue
-		}
 		pause := relayIdle
-		if err != nil {
+		if err := r.drain(ctx); err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "relay failed; trying again", "error", err)
 			pause = time.Second
 		}
 		select {
@@ -69,65 +64,152 @@ func (r *Relay) Run(ctx context.Context) error {
 	return nil
 }
 
+// batch is what one claim took, and what became of it.
+type batch struct {
+	rows []outboxdb.ClaimUnsentRow
+	acks []dedup.Ack
+}
+
+// drain relays until nothing is unsent. While a batch is published, the next one is claimed and the one before is marked. Batches are published one
+// after the other, and none after one that failed: what this relay publishes of an order enters the stream as it happened.
+func (r *Relay) drain(ctx context.Context) error {
+	more, stop := context.WithCancel(ctx)
+	defer stop()
+	claimed, published := make(chan batch), make(chan batch)
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(claimed)
+		for more.Err() == nil {
+			// A claim that is broken off may stand all the same, for its lease: it ends with ctx only.
+			rows, err := r.claim(ctx)
+			if err != nil || len(rows) == 0 {
+				return err
+			}
+			if claimed <- (batch{rows: rows}); len(rows) < relayBatch {
+				return nil
+			}
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer close(published)
+		var failure error
+		for b := range claimed {
+			if more.Err() != nil {
+				failure = errors.Join(failure, r.release(ctx, b.rows))
+				continue
+			}
+			var err error
+			if b.acks, err = r.publish(ctx, b.rows); err != nil {
+				stop()
+				failure = errors.Join(failure, err)
+				continue
+			}
+			if slices.ContainsFunc(b.acks, func(a dedup.Ack) bool { return a.Err != nil }) {
+				stop()
+			}
+			published <- b
+		}
+		return failure
+	})
+	group.Go(func() (failure error) {
+		for b := range published {
+			if err := r.mark(ctx, b); err != nil {
+				stop()
+				failure = errors.Join(failure, err)
+			}
+		}
+		return failure
+	})
+	return group.Wait()
+}
+
 // RunOnce claims a batch of unsent events, publishes it and marks what was acknowledged. It
 // returns how many it claimed. Events that failed are given back at once.
 func (r *Relay) RunOnce(ctx context.Context) (int, error) {
-	db := outboxdb.New(r.pool)
-	rows, err := db.ClaimUnsent(ctx, outboxdb.ClaimUnsentParams{Lease: r.lease, Most: relayBatch})
+	rows, err := r.claim(ctx)
+	if err != nil || len(rows) == 0 {
+		return 0, err
+	}
+	acks, err := r.publish(ctx, rows)
 	if err != nil {
-		return 0, fmt.Errorf("claim events: %w", err)
+		return len(rows), err
 	}
-	if len(rows) == 0 {
-		return 0, nil
+	return len(rows), r.mark(ctx, batch{rows, acks})
+}
+
+// claim leases a batch to this relay.
+func (r *Relay) claim(ctx context.Context) ([]outboxdb.ClaimUnsentRow, error) {
+	rows, err := outboxdb.New(r.pool).ClaimUnsent(ctx, outboxdb.ClaimUnsentParams{Lease: r.lease, Most: relayBatch})
+	if err != nil {
+		return nil, fmt.Errorf("claim events: %w", err)
 	}
-	crash.At(crash.RelayClaimed)
+	if len(rows) > 0 {
+		crash.At(crash.RelayClaimed)
+	}
 	// An update returns its rows in no order. Ids grow with time, so an order's events enter the stream as they happened.
 	slices.SortFunc(rows, func(a, b outboxdb.ClaimUnsentRow) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return rows, nil
+}
+
+func (r *Relay) publish(ctx context.Context, rows []outboxdb.ClaimUnsentRow) ([]dedup.Ack, error) {
 	messages := make([]dedup.Message, len(rows))
 	for i, row := range rows {
 		messages[i] = r.message(row)
 	}
-	publish, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	acks := r.streams.events.Publish(publish, messages...)
+	acks := r.streams.events.Publish(ctx, messages...)
 	crash.At(crash.RelayPublished)
-	if err := r.afterPublish(); err != nil {
-		return len(rows), err
+	return acks, r.afterPublish()
+}
+
+// release gives rows back that were not published, also when ctx is over.
+func (r *Relay) release(ctx context.Context, rows []outboxdb.ClaimUnsentRow) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+	defer cancel()
+	ids := make([]uuid.UUID, len(rows))
+	for i, row := range rows {
+		ids[i] = row.ID
 	}
-	return len(rows), r.mark(ctx, db, rows, acks)
+	if err := outboxdb.New(r.pool).ReleaseClaims(ctx, ids); err != nil {
+		return fmt.Errorf("give %d events back: %w", len(ids), err)
+	}
+	return nil
 }
 
 // mark runs to its end even when ctx is over: what the broker has should not be published again.
-func (r *Relay) mark(ctx context.Context, db *outboxdb.Queries, rows []outboxdb.ClaimUnsentRow, acks []dedup.Ack) error {
+func (r *Relay) mark(ctx context.Context, b batch) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	var sent outboxdb.MarkSentParams
-	var failed []uuid.UUID
+	var failed []outboxdb.ClaimUnsentRow
 	var failure error
-	for i, ack := range acks {
+	for i, ack := range b.acks {
+		row := b.rows[i]
 		if ack.Err != nil {
-			failed, failure = append(failed, rows[i].ID), ack.Err
+			failed, failure = append(failed, row), ack.Err
 			continue
 		}
-		sent.Ids = append(sent.Ids, rows[i].ID)
+		sent.Ids = append(sent.Ids, row.ID)
 		sent.Seqs = append(sent.Seqs, int64(ack.Seq)) //nolint:gosec // a stream does not reach 2^63 messages
 		if !ack.Duplicate {
 			published.WithLabelValues("stored").Inc()
 		} else {
 			published.WithLabelValues("duplicate").Inc()
-			r.Stopped.Stopped(rows[i].ID, timeline.Broker, "The relay published the event again, under the same message id: the stream holds it once.")
-			r.log.InfoContext(ctx, "broker stopped a duplicate", "event_id", rows[i].ID, "order_id", rows[i].OrderID, "stream_seq", ack.Seq)
+			r.Stopped.Stopped(row.ID, timeline.Broker, "The relay published the event again, under the same message id: the stream holds it once.")
+			r.log.InfoContext(ctx, "broker stopped a duplicate", "event_id", row.ID, "order_id", row.OrderID, "stream_seq", ack.Seq)
 		}
 	}
 	if len(sent.Ids) > 0 {
-		if err := db.MarkSent(ctx, sent); err != nil {
+		if err := outboxdb.New(r.pool).MarkSent(ctx, sent); err != nil {
 			return fmt.Errorf("mark events as sent: %w", err)
 		}
 	}
 	if len(failed) == 0 {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("publish %d of %d events: %w", len(failed), len(rows), failure), db.ReleaseClaims(ctx, failed))
+	return errors.Join(fmt.Errorf("publish %d of %d events: %w", len(failed), len(b.rows), failure), r.release(ctx, failed))
 }
 
 func (r *Relay) message(row outboxdb.ClaimUnsentRow) dedup.Message {

@@ -3,12 +3,13 @@ INSERT INTO outbox (id, type, order_id, payload)
 SELECT unnest(sqlc.arg(ids)::uuid[]), unnest(sqlc.arg(types)::text[]), unnest(sqlc.arg(order_ids)::uuid[]), unnest(sqlc.arg(payloads)::jsonb[]);
 
 -- ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
--- where it stopped: a transaction that commits late shows its rows behind those already sent.
+-- where it stopped: a transaction that commits late shows its rows behind those already sent. Rows are found through an array,
+-- which is read by index whatever the planner believes about the table.
 -- name: ClaimUnsent :many
 UPDATE outbox SET claimed_until = now() + sqlc.arg(lease)::interval
-WHERE id IN (
+WHERE id = ANY(ARRAY(
     SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
-    ORDER BY o.id LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+    ORDER BY o.id LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED))
 RETURNING id, type, order_id, payload, created_at;
 
 -- name: MarkSent :exec

@@ -31,9 +31,9 @@ func (q *Queries) Backlog(ctx context.Context) (BacklogRow, error) {
 
 const ClaimUnsent = `-- name: ClaimUnsent :many
 UPDATE outbox SET claimed_until = now() + $1::interval
-WHERE id IN (
+WHERE id = ANY(ARRAY(
     SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
-    ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED)
+    ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING id, type, order_id, payload, created_at
 `
 
@@ -51,7 +51,8 @@ type ClaimUnsentRow struct {
 }
 
 // ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
-// where it stopped: a transaction that commits late shows its rows behind those already sent.
+// where it stopped: a transaction that commits late shows its rows behind those already sent. Rows are found through an array,
+// which is read by index whatever the planner believes about the table.
 func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]ClaimUnsentRow, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsent, arg.Lease, arg.Most)
 	if err != nil {
