@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,13 +20,15 @@ import (
 )
 
 const (
-	// maxTries is how often an event may fail before it becomes a dead letter.
+	// maxTries is how often an event may fail on one node before it becomes a dead letter.
 	maxTries = 5
 	// ackWait is longer than any handler may take; an event that is not acknowledged by then comes again.
 	ackWait = time.Minute
 	// handlers is how many events one node works on at a time.
 	handlers  = 8
 	fetchWait = 5 * time.Second
+	// maxFailing bounds what a node remembers of failures: the broker hands out no more than this many at a time.
+	maxFailing = 1000
 )
 
 // RetryError says that a handler failed for a reason that passes: the event comes again after the
@@ -46,6 +49,11 @@ type Consumer struct {
 	streams  *Streams
 	log      *slog.Logger
 	retry    func(tries uint64) time.Duration
+
+	mu sync.Mutex
+	// failing counts the failures of events by their place in the stream. The broker counts deliveries, and most of those are no failure: an event is
+	// put off, or its node stops. Each node counts for itself, from its start.
+	failing map[uint64]uint64
 }
 
 // NewConsumer opens the durable consumer name for events of the type. All nodes share it.
@@ -57,13 +65,14 @@ func NewConsumer(ctx context.Context, streams *Streams, name, eventType string, 
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", name, err)
 	}
-	return &Consumer{name: name, handle: handle, consumer: consumer, streams: streams, log: log, retry: backoff}, nil
+	return &Consumer{name: name, handle: handle, consumer: consumer, streams: streams, log: log, retry: backoff,
+		failing: map[uint64]uint64{}}, nil
 }
 
 // Run consumes until ctx ends, then waits for the handlers at work.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if _, err := c.RunOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := c.consume(ctx); err != nil && ctx.Err() == nil {
 			c.log.WarnContext(ctx, "consumer failed; trying again", "consumer", c.name, "error", err)
 			select {
 			case <-ctx.Done():
@@ -72,6 +81,48 @@ func (c *Consumer) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// consume has each handler take its next event when it is done with one, so that a slow one holds up nobody. As many events again wait on this
+// node. It returns when ctx ends or the subscription does.
+func (c *Consumer) consume(ctx context.Context) error {
+	events, err := c.consumer.Messages(jetstream.PullMaxMessages(handlers))
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	defer events.Stop()
+	defer context.AfterFunc(ctx, events.Drain)()
+	var group errgroup.Group
+	for range handlers {
+		group.Go(func() error { return c.work(ctx, events) })
+	}
+	return group.Wait()
+}
+
+func (c *Consumer) work(ctx context.Context, events jetstream.MessagesContext) error {
+	for {
+		msg, err := events.Next()
+		switch {
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			c.log.WarnContext(ctx, "the broker is silent; still listening", "consumer", c.name)
+			continue
+		case err != nil:
+			return fmt.Errorf("next event: %w", err)
+		case ctx.Err() != nil:
+			_ = msg.Nak() // goes to another node at once, or when the broker's patience ends
+			continue
+		}
+		if err := c.finish(ctx, msg); err != nil {
+			c.log.WarnContext(ctx, "the broker was not told what became of an event: it comes again", "consumer", c.name, "error", err)
+		}
+	}
+}
+
+// finish handles an event that is in hand, even when the service is stopping.
+func (c *Consumer) finish(ctx context.Context, msg jetstream.Msg) error {
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
+	defer cancel()
+	return c.one(work, msg)
 }
 
 // RunOnce waits up to five seconds for events, handles a batch, and returns how many it handled.
@@ -86,12 +137,7 @@ func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
 	count := 0
 	for msg := range batch.Messages() {
 		count++
-		group.Go(func() error {
-			// An event in hand is finished even when the service is stopping.
-			work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
-			defer cancel()
-			return c.one(work, msg)
-		})
+		group.Go(func() error { return c.finish(ctx, msg) })
 	}
 	err = group.Wait()
 	if fault := batch.Error(); fault != nil && !errors.Is(fault, context.DeadlineExceeded) && !errors.Is(fault, context.Canceled) && !errors.Is(fault, nats.ErrTimeout) {
@@ -108,22 +154,41 @@ func (c *Consumer) one(ctx context.Context, msg jetstream.Msg) error {
 		return fmt.Errorf("read the message's metadata: %w", err)
 	}
 	err = c.safely(ctx, msg.Data())
-	var later *RetryError
-	switch {
-	case err == nil:
+	seq := meta.Sequence.Stream
+	if err == nil {
 		handled.WithLabelValues(c.name, "done").Inc()
+		c.forget(seq)
 		return msg.DoubleAck(ctx)
-	case errors.As(err, &later):
+	}
+	if later := (*RetryError)(nil); errors.As(err, &later) {
 		handled.WithLabelValues(c.name, "retried").Inc()
-		c.log.WarnContext(ctx, "event put off", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "after", later.After, "error", err)
+		c.log.WarnContext(ctx, "event put off", "consumer", c.name, "stream_seq", seq, "after", later.After, "error", err)
 		return msg.NakWithDelay(later.After)
-	case meta.NumDelivered < maxTries:
-		handled.WithLabelValues(c.name, "failed").Inc()
-		c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "try", meta.NumDelivered, "error", err)
-		return msg.NakWithDelay(c.retry(meta.NumDelivered))
-	default:
+	}
+	failures := c.countFailure(seq)
+	if failures >= maxTries {
 		return c.bury(ctx, msg, meta, err)
 	}
+	handled.WithLabelValues(c.name, "failed").Inc()
+	c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", seq, "try", failures, "error", err)
+	return msg.NakWithDelay(c.retry(failures))
+}
+
+// countFailure returns how often the event has failed on this node.
+func (c *Consumer) countFailure(seq uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.failing) >= maxFailing {
+		clear(c.failing) // what other nodes have finished since is never asked for again
+	}
+	c.failing[seq]++
+	return c.failing[seq]
+}
+
+func (c *Consumer) forget(seq uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.failing, seq)
 }
 
 // safely decodes and handles; a panic is an error like another, so that one event cannot stop the rest.
@@ -148,9 +213,10 @@ func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, meta *jetstream.
 		Header: nats.Header{"Shop-Subject": {msg.Subject()}, "Shop-Stream-Seq": {seq}, "Shop-Error": {strconv.Quote(cause.Error())}},
 	}
 	if ack := c.streams.dead.Publish(ctx, letter)[0]; ack.Err != nil {
-		return errors.Join(fmt.Errorf("publish the dead letter: %w", ack.Err), msg.NakWithDelay(c.retry(meta.NumDelivered)))
+		return errors.Join(fmt.Errorf("publish the dead letter: %w", ack.Err), msg.NakWithDelay(c.retry(maxTries)))
 	}
 	handled.WithLabelValues(c.name, "dead").Inc()
+	c.forget(meta.Sequence.Stream)
 	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "error", cause)
 	return msg.TermWithReason("dead letter")
 }

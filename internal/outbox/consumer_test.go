@@ -289,6 +289,83 @@ func TestConsumerNeverBuriesWhatPasses(t *testing.T) {
 	}
 }
 
+// An event that was put off again and again has all its tries left.
+func TestConsumerCountsFailuresOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 1)
+	var calls tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		switch n := calls.add(event.ID); {
+		case n <= 2*five:
+			return &RetryError{After: time.Millisecond, Err: errBroken}
+		case n < 3*five:
+			return errBroken
+		}
+		return nil
+	}))
+	b.settled(t)
+	if got := calls.of(ids...)[0]; got != 3*five {
+		t.Errorf("called %d times, want %d", got, 3*five)
+	}
+	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+		t.Errorf("%d dead letters", len(letters))
+	}
+}
+
+func TestConsumerSlowHandlerHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 5*handlers)
+	release := make(chan struct{})
+	var done tally
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		if event.ID == ids[0] {
+			<-release
+		}
+		done.add(event.ID)
+		return nil
+	}))
+	defer close(release)
+	shoptest.Eventually(t, patience, "all others are handled", func() bool {
+		return slices.Equal(done.of(ids...), slices.Concat([]int{0}, slices.Repeat([]int{1}, len(ids)-1)))
+	})
+}
+
+// What a node that stops had not begun goes to another at once: the broker would wait for a minute.
+func TestConsumerGivesBackWhatItHasNotBegun(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ids := b.publish(t, paid, 2*handlers)
+	ctx, stop := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	busy.Add(handlers)
+	release := make(chan struct{})
+	var calls tally
+	stopping := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		busy.Done()
+		<-release
+		return nil
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- stopping.Run(ctx) }()
+	busy.Wait()
+	stop()
+	close(release)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+		calls.add(event.ID)
+		return nil
+	}))
+	b.settled(t)
+	if got := calls.of(ids...); !slices.Equal(got, slices.Repeat([]int{1}, len(ids))) {
+		t.Errorf("called %v times, want 1 each", got)
+	}
+}
+
 func TestRetryError(t *testing.T) {
 	t.Parallel()
 	err := error(&RetryError{After: time.Second, Err: errBroken})
