@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
@@ -17,8 +18,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// RunBench measures the shop beside a naive twin for about the duration, on DATABASE_URL or on a Postgres that it starts for the run. It
-// writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
+// RunBench measures the shop beside a naive twin for about the duration, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
+// It writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
 // not right.
 func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
 	if duration < bench.MinDuration {
@@ -26,7 +27,7 @@ func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON
 	}
 	begin := time.Now()
 	var report bench.Report
-	err := withBenchDatabase(ctx, config, progress, log, func(ctx context.Context, databaseURL string) error {
+	err := withBenchServers(ctx, config, progress, log, func(ctx context.Context, databaseURL, natsURL string) error {
 		pool, err := pg.Open(ctx, databaseURL, 4)
 		if err != nil {
 			return UsageError{err}
@@ -35,8 +36,13 @@ func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON
 		if err := pool.Ping(ctx); err != nil {
 			return fmt.Errorf("the database of DATABASE_URL does not answer: %w", err)
 		}
+		broker, err := nats.Connect(natsURL, nats.Name("onceshop bench"))
+		if err != nil {
+			return fmt.Errorf("the broker of NATS_URL does not answer: %w", err)
+		}
+		defer broker.Close()
 		var bar *progressbar.ProgressBar
-		report, err = bench.Run(ctx, bench.Config{DB: pool, Duration: duration - time.Since(begin), Progress: func(doing string, step, steps int) {
+		report, err = bench.Run(ctx, bench.Config{DB: pool, Broker: broker, Duration: duration - time.Since(begin), Progress: func(doing string, step, steps int) {
 			if bar == nil {
 				bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress), progressbar.OptionShowCount(),
 					progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
@@ -64,20 +70,23 @@ func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON
 	return nil
 }
 
-// withBenchDatabase runs on the database that the environment names, or else on one that ends with the run and leaves nothing. Those that
-// share a running demo's database with buyers would measure the buyers too.
-func withBenchDatabase(ctx context.Context, config Config, progress io.Writer, log *slog.Logger, run func(ctx context.Context, databaseURL string) error) (err error) {
-	if config.DatabaseURL != "" {
-		return run(ctx, config.DatabaseURL)
-	}
+// withBenchServers runs on the servers that the environment names, or else on some that end with the run and leave nothing. Those that
+// share a running demo's servers with buyers would measure the buyers too.
+func withBenchServers(ctx context.Context, config Config, progress io.Writer, log *slog.Logger, run func(ctx context.Context, databaseURL, natsURL string) error) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	own := &demo{config: config, out: progress, log: log, group: group}
-	fmt.Fprintln(progress, "The environment names no DATABASE_URL. Starting a server for this run only:")
-	if err = own.useTemporaryFolder(); err == nil {
+	if config.DatabaseURL == "" || config.NATSURL == "" {
+		fmt.Fprintln(progress, "Servers that the environment does not name in DATABASE_URL and NATS_URL are started for this run only:")
+		err = own.useTemporaryFolder()
+	}
+	if err == nil && config.DatabaseURL == "" {
 		err = own.step("Postgres", func() error { return own.startPostgres(ctx, rand.Text()) })
 	}
+	if err == nil && config.NATSURL == "" {
+		err = own.step("NATS JetStream, synced", own.startNATS)
+	}
 	if err == nil {
-		err = run(ctx, own.config.DatabaseURL)
+		err = run(ctx, own.config.DatabaseURL, own.config.NATSURL)
 	}
 	for i := len(own.stops) - 1; i >= 0; i-- {
 		own.stops[i]()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 )
 
 // MinDuration is the shortest run whose rounds are long enough to tell anything.
@@ -33,6 +34,8 @@ const maxCallers = 64
 type Config struct {
 	// DB is a pool on the database. The run keeps to schemas of its own there, and drops them.
 	DB *pgxpool.Pool
+	// Broker is a connection to a NATS server with JetStream. It may be nil: the relay is left out then.
+	Broker *nats.Conn
 	// Duration is how long the whole run should take.
 	Duration time.Duration
 	// Progress is told what is being measured, and which of how many steps it is. It may be nil.
@@ -52,6 +55,11 @@ func Run(ctx context.Context, c Config) (report Report, err error) {
 	}
 	defer func() { err = errors.Join(err, b.close(ctx)) }()
 	scenarios, notes := b.addPgbench(b.scenarios())
+	scenarios, without, err := b.addRelay(ctx, c.Broker, scenarios)
+	if err != nil {
+		return report, err
+	}
+	notes = append(notes, without...)
 	report = Report{Machine: b.machine(ctx), Notes: notes}
 	steps := len(scenarios) + 1
 	c.Progress("flash sale, verified", 0, steps)

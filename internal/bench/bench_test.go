@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 
+	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -30,12 +32,22 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	steps := 0
-	report, err := Run(t.Context(), Config{DB: db, Duration: time.Second, Progress: func(string, int, int) { steps++ }})
+	server, err := embedded.StartNATS(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	broker, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	report, err := Run(t.Context(), Config{DB: db, Broker: broker, Duration: time.Second, Progress: func(string, int, int) { steps++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]int{"place uniform, service": 3, "place hot, service": 3, "place uniform, HTTP": 3, "place hot, HTTP": 3,
-		"replay, service": 3, "replay, HTTP, of a constant": 3, "checkout, HTTP": 3, "batches of 256, unguarded": 1}
+		"replay, service": 3, "replay, HTTP, of a constant": 3, "checkout, HTTP": 3, "batches of 256, unguarded": 1, "relay in batches": 1}
 	if len(report.Notes) == 0 {
 		want["place uniform, of pgbench"] = 1
 	}

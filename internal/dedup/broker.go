@@ -119,21 +119,25 @@ func (s *Stream) Publish(ctx context.Context, messages ...Message) []Ack {
 	return acks
 }
 
-// publishBatch has the server store all messages or none, with one sync for all. They are not taken if the server answers anything but that
-// it has stored them all; when no answer comes, nobody knows, and every Ack says so.
+// publishBatch has the server store all messages or none, with one sync for all. They are not taken if one cannot be sent, or the server
+// answers anything but that it has stored them all; when no answer comes, nobody knows, and every Ack says so.
 func (s *Stream) publishBatch(ctx context.Context, messages []Message) (acks []Ack, taken bool) {
 	conn, batch, last := s.js.Conn(), nats.NewInbox(), len(messages)-1
 	var answer *nats.Msg
 	var err error
 	for i, m := range messages {
-		msg := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: nats.Header{
-			jetstream.MsgIDHeader: {m.ID}, jetstream.ExpectedStreamHeader: {s.name}, "Nats-Batch-Id": {batch}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)}}}
+		msg := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: nats.Header{}}
 		maps.Copy(msg.Header, m.Header)
+		maps.Copy(msg.Header, nats.Header{jetstream.MsgIDHeader: {m.ID}, jetstream.ExpectedStreamHeader: {s.name},
+			"Nats-Batch-Id": {batch}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)}})
 		if i < last {
 			err = conn.PublishMsg(msg)
 		} else {
 			msg.Header.Set("Nats-Batch-Commit", "1")
 			answer, err = conn.RequestMsgWithContext(ctx, msg)
+		}
+		if err != nil && ctx.Err() == nil {
+			return nil, false
 		}
 		if err != nil {
 			return slices.Repeat([]Ack{{Err: fmt.Errorf("publish a batch: %w", err)}}, len(messages)), true

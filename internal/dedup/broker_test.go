@@ -95,6 +95,56 @@ func TestStreamStopsARepeat(t *testing.T) {
 	}
 }
 
+// Many messages enter together; one that the stream has, or that is too large, keeps none of the others out.
+func TestStreamTakesABatch(t *testing.T) {
+	t.Parallel()
+	stream, stored := openStream(t, startNATS(t, t.TempDir()), time.Hour)
+	batch := func(name string) []dedup.Message {
+		messages := make([]dedup.Message, 300)
+		for i := range messages {
+			messages[i] = dedup.Message{Subject: "test.a", ID: fmt.Sprintf("%s %d", name, i), Data: []byte{byte(i)}, Header: nats.Header{"Its": {name}}}
+		}
+		return messages
+	}
+	const odd = 7
+	for name, tell := range map[string]struct {
+		change func([]dedup.Message)
+		added  uint64
+		refuse bool
+	}{
+		"all new":  {func([]dedup.Message) {}, 300, false},
+		"one twin": {func(m []dedup.Message) { publish(t, stream, "test.a", m[odd].ID, string(m[odd].Data)) }, 300, false},
+		"all twins": {func(m []dedup.Message) {
+			if acks := stream.Publish(t.Context(), m...); acks[0].Err != nil {
+				t.Error(acks[0].Err)
+			}
+		}, 300, false},
+		"twins of each other": {func(m []dedup.Message) { m[odd+1] = m[odd] }, 299, false},
+		"one too large":       {func(m []dedup.Message) { m[odd].Data = make([]byte, 2<<20) }, 299, true},
+	} {
+		info, err := stored.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages := batch(name)
+		tell.change(messages)
+		ctx, cancel := context.WithTimeout(t.Context(), soon)
+		defer cancel()
+		for i, ack := range stream.Publish(ctx, messages...) {
+			if refused := ack.Err != nil; refused != (tell.refuse && i == odd) {
+				t.Fatalf("%s: number %d: %v", name, i, ack.Err)
+			} else if refused {
+				continue
+			}
+			msg, err := stored.GetMsg(ctx, ack.Seq)
+			if err != nil || msg.Header.Get(jetstream.MsgIDHeader) != messages[i].ID || string(msg.Data) != string(messages[i].Data) || ack.Seq > info.State.LastSeq+300 {
+				t.Fatalf("%s: number %d is said to be at %d, where is %+v, %v", name, i, ack.Seq, msg, err)
+			}
+		}
+		wantStored(t, stored, info.State.Msgs+tell.added)
+	}
+}
+
 // The limit of this strategy, which is why consumers keep a guard of their own.
 func TestStreamForgetsAfterTheWindow(t *testing.T) {
 	t.Parallel()

@@ -52,7 +52,7 @@ func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration, log *sl
 func (r *Relay) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		pause := relayIdle
-		if err := r.drain(ctx); err != nil && ctx.Err() == nil {
+		if err := r.Drain(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "relay failed; trying again", "error", err)
 			pause = time.Second
 		}
@@ -70,9 +70,10 @@ type batch struct {
 	acks []dedup.Ack
 }
 
-// drain relays until nothing is unsent. While a batch is published, the next one is claimed and the one before is marked. Batches are published one
-// after the other, and none after one that failed: what this relay publishes of an order enters the stream as it happened.
-func (r *Relay) drain(ctx context.Context) error {
+// Drain relays until nothing is unsent. While a batch is published, the next one is claimed and the one before is marked. Batches are published one
+// after the other, and none after one that failed, so that an order's events enter the stream as they happened. That is a courtesy and no promise: another
+// relay, or a connection that breaks in the midst of events sent one by one, lets a later event in first. Consumers must not need the order.
+func (r *Relay) Drain(ctx context.Context) error {
 	more, stop := context.WithCancel(ctx)
 	defer stop()
 	claimed, published := make(chan batch), make(chan batch)

@@ -348,3 +348,155 @@ func TestRelayPublishesInTheOrderOfEvents(t *testing.T) {
 		}
 	}
 }
+
+// backlog commits n events at once, of a hundred orders.
+func (b *bundle) backlog(t *testing.T, n int) {
+	t.Helper()
+	b.exec(t, `INSERT INTO outbox (id, type, order_id, payload)
+		SELECT lpad(to_hex(n), 32, '0')::uuid, 'order.placed', lpad(to_hex(n % 100), 32, '0')::uuid, '{}' FROM generate_series(1, $1) n`, n)
+}
+
+// sentOnce fails unless each of n events is marked with a place of its own in the stream.
+func (b *bundle) sentOnce(t *testing.T, n int) {
+	t.Helper()
+	stream, err := b.js.Stream(t.Context(), EventStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msgs := stream.CachedInfo().State.Msgs; msgs != uint64(n) { //nolint:gosec // not negative
+		t.Errorf("%d messages in the stream, want %d", msgs, n)
+	}
+	if sent := b.count(t, "SELECT count(DISTINCT stream_seq) FROM outbox WHERE sent_at IS NOT NULL"); sent != n {
+		t.Errorf("%d events are marked as sent, want %d", sent, n)
+	}
+}
+
+// inOrder fails if an event entered the stream before an earlier one of its order.
+func (b *bundle) inOrder(t *testing.T) {
+	t.Helper()
+	if n := b.count(t, `SELECT count(*) FROM (SELECT stream_seq < lag(stream_seq) OVER (PARTITION BY order_id ORDER BY id) AS overtook FROM outbox) s
+		WHERE overtook`); n != 0 {
+		t.Errorf("%d events are in the stream before an earlier one of their order", n)
+	}
+}
+
+func TestRelayOfABacklogKeepsItsOrder(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const events = 5 * relayBatch / 2
+	b.backlog(t, events)
+	if err := NewRelay(b.pool, b.streams, lease, quiet).Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.sentOnce(t, events)
+	b.inOrder(t)
+}
+
+func TestRelayOfABacklogLosesTheBroker(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const events = 5 * relayBatch / 2
+	b.backlog(t, events)
+	wire, through := newWire(t, b.broker.URL())
+	_, streams := openStreams(t, connect(t, through))
+	relay := NewRelay(b.pool, streams, lease, quiet)
+	batches := 0
+	relay.afterPublish = func() error {
+		if batches++; batches == 1 {
+			wire.cut() // while the next batch is claimed
+		}
+		return nil
+	}
+	if err := relay.Drain(within(t, 3*time.Second)); err == nil {
+		t.Error("drained without a broker")
+	}
+	// Nothing is published behind what failed, and nobody has to wait for the end of a lease.
+	if batches != 2 {
+		t.Errorf("%d batches were tried, want 2: one that was sent and one that failed", batches)
+	}
+	if n := b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND claimed_until = '-infinity'"); n != events-relayBatch {
+		t.Errorf("%d events can be claimed, want %d", n, events-relayBatch)
+	}
+	wire.mend()
+	shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
+		_ = relay.Drain(within(t, 3*time.Second))
+		return b.unsent(t) == 0
+	})
+	b.sentOnce(t, events)
+}
+
+// A full batch reaches the broker, which is not heard: published again, it is recognized event by event.
+func TestRelayOfABacklogUnheard(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.backlog(t, relayBatch+1)
+	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed.afterPublish = func() error { return errors.New("killed") }
+	if err := killed.Drain(t.Context()); err == nil {
+		t.Fatal("the relay lives")
+	}
+	if n := b.unsent(t); n != relayBatch+1 {
+		t.Errorf("%d events are unsent, want all", n)
+	}
+	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'") // the lease ends
+	var heard diary
+	if err := NewRelay(b.pool, b.streams, lease, heard.log()).Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := heard.count("broker stopped a duplicate"); n != relayBatch {
+		t.Errorf("the broker answered duplicate %d times, want %d", n, relayBatch)
+	}
+	b.sentOnce(t, relayBatch+1)
+	b.inOrder(t)
+}
+
+func TestRelaysDrainTogether(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const events = 5 * relayBatch / 2
+	b.backlog(t, events)
+	var heard diary
+	for _, err := range shoptest.Race(2, func(int) error { return NewRelay(b.pool, b.streams, lease, heard.log()).Drain(t.Context()) }) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if n := heard.count("broker stopped a duplicate"); n != 0 {
+		t.Errorf("%d events were published twice", n)
+	}
+	if n := b.count(t, "SELECT count(DISTINCT stream_seq) FROM outbox WHERE sent_at IS NOT NULL"); n != events {
+		t.Errorf("%d events are marked, want %d", n, events)
+	}
+}
+
+// The queries of the relay read what is unsent and nothing else, whatever the planner knows of the table: nothing, or the truth.
+func TestRelayScansNothingThatGrows(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.backlog(t, 10_000)
+	plans := func(known string) {
+		t.Helper()
+		for name, query := range map[string]string{
+			"claim": `EXPLAIN UPDATE outbox SET claimed_until = now() WHERE id = ANY(ARRAY(SELECT o.id FROM outbox o WHERE o.sent_at IS NULL
+				AND o.claimed_until < now() ORDER BY o.id LIMIT 1000 FOR UPDATE SKIP LOCKED))`,
+			"backlog": "EXPLAIN SELECT count(*), min(created_at) FROM outbox WHERE sent_at IS NULL",
+		} {
+			rows, err := b.pool.Query(t.Context(), query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if plan := strings.Join(lines, "\n"); !strings.Contains(plan, "outbox_unsent") || strings.Contains(plan, "Seq Scan") {
+				t.Errorf("%s, when the planner knows %s:\n%s", name, known, plan)
+			}
+		}
+	}
+	b.exec(t, "ALTER TABLE outbox SET (autovacuum_enabled = off)")
+	b.exec(t, "UPDATE outbox SET sent_at = now()")
+	plans("nothing")
+	b.exec(t, "VACUUM ANALYZE outbox")
+	plans("the truth")
+}
