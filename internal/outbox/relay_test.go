@@ -363,7 +363,7 @@ func (b *bundle) sentOnce(t *testing.T, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if msgs := stream.CachedInfo().State.Msgs; msgs != uint64(n) { //nolint:gosec // not negative
+	if msgs := stream.CachedInfo().State.Msgs; msgs != uint64(n) {
 		t.Errorf("%d messages in the stream, want %d", msgs, n)
 	}
 	if sent := b.count(t, "SELECT count(DISTINCT stream_seq) FROM outbox WHERE sent_at IS NOT NULL"); sent != n {
