@@ -8,5 +8,17 @@ func PlaceAll(s *Service, ctx context.Context, commands []PlaceOrder) ([]outcome
 	for i, c := range commands {
 		wishes[i] = &wish{PlaceOrder: c, fingerprint: c.Fingerprint()}
 	}
-	return s.placeAll(ctx, wishes)
+	if _, err := s.lookAll(ctx, wishes); err != nil {
+		return nil, err
+	}
+	if waiting := pending(wishes); len(waiting) > 0 {
+		if _, err := s.placeAll(ctx, waiting); err != nil {
+			return nil, err
+		}
+	}
+	outcomes := make([]outcome, len(wishes))
+	for i, w := range wishes {
+		outcomes[i] = w.outcome
+	}
+	return outcomes, nil
 }

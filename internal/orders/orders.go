@@ -84,6 +84,7 @@ type Service struct {
 	now    func() time.Time
 	log    *slog.Logger
 
+	looking *coalesce.Batcher[*wish, struct{}]
 	placing *coalesce.Batcher[*wish, dedup.Answer]
 }
 
@@ -94,6 +95,7 @@ const DefaultExpiry = 30 * time.Minute
 // and deadlines use the database's clock; now dates what people see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
+	s.looking = coalesce.New(maxTogether, maxWaiting, s.lookAll)
 	s.placing = coalesce.New(maxTogether, maxWaiting, s.placeAll)
 	return s
 }

@@ -51,7 +51,14 @@ func (s *Service) Place(ctx context.Context, c PlaceOrder) (dedup.Answer, error)
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
 	}
-	return s.placing.Do(ctx, &wish{PlaceOrder: c, fingerprint: c.Fingerprint()})
+	w := &wish{PlaceOrder: c, fingerprint: c.Fingerprint()}
+	if _, err := s.looking.Do(ctx, w); err != nil {
+		return dedup.Answer{}, err
+	}
+	if w.done {
+		return w.Answer, w.Err
+	}
+	return s.placing.Do(ctx, w)
 }
 
 func placedAnswer(id uuid.UUID, body []byte) dedup.Answer {

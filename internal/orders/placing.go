@@ -53,6 +53,36 @@ type scope struct {
 
 func (w *wish) scope() scope { return scope{w.CustomerID, string(w.Key)} }
 
+// lookAll ends the wishes whose keys have an order already, and makes the others orders at today's prices, in one round trip. It is a batch of
+// its own, so that while one batch is committed the next is looked up, and a replay waits for no commit. Prices and stock are read before the keys:
+// who finds that a twin has taken the last unit finds the twin's order too.
+func (s *Service) lookAll(ctx context.Context, wishes []*wish) ([]coalesce.Outcome[struct{}], error) {
+	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	defer cancel()
+	var offers []ordersdb.GetOffersRow
+	var found []ordersdb.FindOrdersByKeysRow
+	batch := &pgx.Batch{}
+	batch.Queue(ordersdb.GetOffers, skusOf(wishes)).Query(pg.Into(&offers))
+	queueFind(batch, wishes).Query(pg.Into(&found))
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, shared(fmt.Errorf("read the products and the orders under the keys: %w", err))
+	}
+	for _, w := range wishes {
+		w.done = false // it may have been in a batch that failed
+	}
+	replay(wishes, found)
+	s.offer(pending(wishes), offers)
+	return make([]coalesce.Outcome[struct{}], len(wishes)), nil
+}
+
+// shared tells the coalescer of a failure that is nobody's own.
+func shared(err error) error {
+	if pg.IsUnavailable(err) {
+		return errors.Join(coalesce.ErrShared, err)
+	}
+	return err
+}
+
 // placeAll places orders that came at the same time in one transaction, each with an outcome of its own as if it had come alone, in the
 // order in which they came. An error means that nothing is known of any of them.
 func (s *Service) placeAll(ctx context.Context, wishes []*wish) ([]outcome, error) {
@@ -62,10 +92,7 @@ func (s *Service) placeAll(ctx context.Context, wishes []*wish) ([]outcome, erro
 		w.done = false // it may have been in a batch that failed
 	}
 	if err := s.placeWishes(ctx, wishes); err != nil {
-		if pg.IsUnavailable(err) {
-			err = errors.Join(coalesce.ErrShared, err)
-		}
-		return nil, err
+		return nil, shared(err)
 	}
 	outcomes := make([]outcome, len(wishes))
 	for i, w := range wishes {
@@ -75,45 +102,24 @@ func (s *Service) placeAll(ctx context.Context, wishes []*wish) ([]outcome, erro
 }
 
 func (s *Service) placeWishes(ctx context.Context, wishes []*wish) error {
-	offers, err := s.look(ctx, wishes)
-	if err != nil {
+	fresh := firsts(wishes)
+	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
+		err := s.placeTx(ctx, tx, fresh)
+		crash.At(crash.PlaceBeforeCommit)
+		return err
+	})
+	if err != nil && !errors.Is(err, pg.ErrCommitUnknown) {
 		return err
 	}
-	fresh := firsts(wishes)
-	s.offer(fresh, offers)
-	if fresh = pending(fresh); len(fresh) > 0 {
-		err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
-			err := s.placeTx(ctx, tx, fresh)
-			crash.At(crash.PlaceBeforeCommit)
-			return err
-		})
-		if err != nil && !errors.Is(err, pg.ErrCommitUnknown) {
-			return err
-		}
-		crash.At(crash.PlaceCommitted)
-		if err := s.afterCommit(ctx, wishes, err); err != nil {
-			return err
-		}
+	crash.At(crash.PlaceCommitted)
+	if err := s.afterCommit(ctx, wishes, err); err != nil {
+		return err
 	}
 	// Twins of the first with a key: it has been placed now, or its outcome is theirs if they mean the same.
 	if rest := pending(wishes); len(rest) > 0 {
 		return s.placeTwins(ctx, wishes, rest)
 	}
 	return nil
-}
-
-// look ends the wishes whose keys have an order already, and reads what the products cost, in one round trip.
-func (s *Service) look(ctx context.Context, wishes []*wish) ([]ordersdb.GetOffersRow, error) {
-	var offers []ordersdb.GetOffersRow
-	var found []ordersdb.FindOrdersByKeysRow
-	batch := &pgx.Batch{}
-	queueFind(batch, wishes).Query(pg.Into(&found))
-	batch.Queue(ordersdb.GetOffers, skusOf(wishes)).Query(pg.Into(&offers))
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, fmt.Errorf("read the products and the orders under the keys: %w", err)
-	}
-	replay(wishes, found)
-	return offers, nil
 }
 
 func queueFind(batch *pgx.Batch, wishes []*wish) *pgx.QueuedQuery {
@@ -164,7 +170,7 @@ func skusOf(wishes []*wish) []string {
 }
 
 // offer turns wishes into orders at today's prices. A wish that asks for more than there is ends here: its turn has come, and
-// the stock is short.
+// the stock is short. For one whose key an earlier one has, that is no question yet.
 func (s *Service) offer(wishes []*wish, products []ordersdb.GetOffersRow) {
 	offers, available := make(map[string]ordersdb.GetOffersRow, len(products)), make(map[string]int64, len(products))
 	for _, row := range products {
@@ -173,8 +179,9 @@ func (s *Service) offer(wishes []*wish, products []ordersdb.GetOffersRow) {
 	for _, w := range wishes {
 		if err := s.price(w, offers); err != nil {
 			w.end(dedup.Answer{}, err)
-			continue
 		}
+	}
+	for _, w := range firsts(pending(wishes)) {
 		if short := shortages(units(w.Lines), available); len(short) > 0 {
 			w.end(dedup.Answer{}, OutOfStockError{Items: short})
 		}
@@ -307,10 +314,10 @@ func (s *Service) placeTwins(ctx context.Context, all, rest []*wish) error {
 	return s.placeWishes(ctx, again)
 }
 
-// firsts returns the unfinished wishes, without those whose key an earlier one has: whether there is stock for a twin is no question.
+// firsts returns the wishes without those whose key an earlier one has.
 func firsts(wishes []*wish) []*wish {
 	taken := make(map[scope]bool, len(wishes))
-	return slices.DeleteFunc(pending(wishes), func(w *wish) bool {
+	return slices.DeleteFunc(slices.Clone(wishes), func(w *wish) bool {
 		twin := taken[w.scope()]
 		taken[w.scope()] = true
 		return twin

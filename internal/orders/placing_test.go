@@ -141,7 +141,7 @@ func TestPlaceTogetherSecondMeaningOfAKeyThatIsFree(t *testing.T) {
 	for _, o := range outcomes {
 		got = append(got, statusOf(t, o))
 	}
-	if want := []int{409, 201, 409, 201, 422}; !slices.Equal(got, want) {
+	if want := []int{409, 201, 422, 201, 422}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if left := b.available(t, "CUP"); left != 1 {
