@@ -83,6 +83,7 @@ func (b *Batcher[Q, A]) enqueue(c *call[Q, A]) error {
 // drain runs batches until nobody waits.
 func (b *Batcher[Q, A]) drain() {
 	for {
+		// Those who can run right now, such as the callers just answered, come along. Nobody else is waited for.
 		runtime.Gosched()
 		batch := b.next()
 		if batch == nil {
