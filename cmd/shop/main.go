@@ -31,8 +31,10 @@ type commands struct {
 	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
 	Lab     labCommand     `cmd:"" help:"The duplicates lab: every strategy against its faults, a naive program beside the guarded one."`
 	Bench   benchCommand   `cmd:"" help:"How fast it is: a naive twin beside the shop in one run, and the ratios."`
+	Torture tortureCommand `cmd:"" help:"Random faults on real processes for a while; then nothing may be lost or have happened twice."`
 	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`
 	Mailbox mailboxCommand `cmd:"" help:"The mail sink alone: SMTP, and a page that lists what arrived."`
+	NATS    natsCommand    `cmd:"" name:"nats" hidden:"" help:"A NATS server with JetStream on NATS_URL."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
 }
 

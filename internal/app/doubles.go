@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/notify/mailbox"
 	"github.com/onceshop/onceshop/internal/payments/psp"
 )
@@ -60,6 +61,17 @@ func ServeMailbox(ctx context.Context, config Config, dir string, log *slog.Logg
 	})
 	ready(smtp.Addr(), page.Addr())
 	return group.Wait()
+}
+
+// ServeBroker runs a NATS server with JetStream on NATS_URL until ctx ends.
+func ServeBroker(ctx context.Context, config Config, dir string) error {
+	broker, err := embedded.StartNATSAt(dir, config.NATSURL)
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	broker.Stop()
+	return nil
 }
 
 // serveHTTP serves until ctx ends, then lets requests finish.

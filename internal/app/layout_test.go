@@ -24,13 +24,14 @@ var layers = []string{
 	"internal/check",
 	"internal/api", "web",
 	"internal/lab", "internal/bench",
-	"internal/embedded", "internal/app",
+	"internal/embedded", "internal/torture", "internal/app",
 	"cmd/shop",
 }
 
 // only says who alone may import a package.
 var only = map[string][]string{
-	"internal/embedded": {"internal/app", "cmd/shop"},
+	"internal/embedded": {"internal/torture", "internal/app", "cmd/shop"},
+	"internal/torture":  {"internal/app", "cmd/shop"},
 	"internal/lab":      {"internal/app", "cmd/shop"},
 	"internal/bench":    {"internal/app", "cmd/shop"},
 	".":                 {"internal/lab"},

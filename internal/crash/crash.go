@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // Point names a place between two steps of a flow, as FLOW.STEP: the step has just been done, or is just about to be when the name says before.
@@ -41,10 +42,23 @@ func Points() []Point {
 		CancelCommitted, WebhookApplied, ReconcileBegun, RelayClaimed, RelayPublished, ReceiptClaimed, ReceiptAccepted, ReceiptRecorded}
 }
 
-// Env is the environment variable that names the point to die at.
-const Env = "SHOP_CRASH_AT"
+// Env is the environment variable that names the point to die at. EnvAfter is a time such as 3s that the process lives at least.
+const (
+	Env      = "SHOP_CRASH_AT"
+	EnvAfter = "SHOP_CRASH_AFTER"
+)
 
-var armed = Point(os.Getenv(Env))
+var (
+	armed = Point(os.Getenv(Env))
+	begin = time.Now()
+	after = parse(os.Getenv(EnvAfter))
+)
+
+// parse takes what is no time for none: who arms a process sees when it dies.
+func parse(text string) time.Duration {
+	after, _ := time.ParseDuration(text)
+	return after
+}
 
 // Armed returns the point that this process will die at, "" for none. It is not ok if there is no such point.
 func Armed() (point Point, ok bool) {
@@ -53,7 +67,7 @@ func Armed() (point Point, ok bool) {
 
 // At kills the process if it was started to die here. No deferred function runs and nothing is flushed, as with SIGKILL from outside.
 func At(point Point) {
-	if point == armed {
+	if point == armed && time.Since(begin) >= after {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal is on its way
 	}

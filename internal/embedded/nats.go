@@ -3,7 +3,9 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,25 @@ var oneStart sync.Mutex
 // StartNATS starts a NATS server whose streams live in dir (created when missing) and survive Stop. Every publish is on
 // disk before it is acknowledged. It returns once clients can connect; only clients that know URL get in. A dir that
 // another running server uses is an error.
-func StartNATS(dir string) (_ *NATS, err error) {
+func StartNATS(dir string) (*NATS, error) {
+	return startOn(dir, "127.0.0.1", server.RANDOM_PORT, "shop", newPassword())
+}
+
+// StartNATSAt is StartNATS on the address of a URL such as nats://user:password@127.0.0.1:4222.
+func StartNATSAt(dir, address string) (*NATS, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || u.User == nil {
+		return nil, errors.New("NATS_URL is not an address such as nats://user:password@127.0.0.1:4222")
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return nil, fmt.Errorf("NATS_URL has no port: %w", err)
+	}
+	password, _ := u.User.Password()
+	return startOn(dir, u.Hostname(), port, u.User.Username(), password)
+}
+
+func startOn(dir, host string, port int, user, password string) (_ *NATS, err error) {
 	lock, err := LockFolder(dir)
 	if err != nil {
 		return nil, err
@@ -37,13 +57,12 @@ func StartNATS(dir string) (_ *NATS, err error) {
 			lock.Close()
 		}
 	}()
-	password := newPassword()
 	oneStart.Lock()
 	defer oneStart.Unlock()
 	s, err := server.NewServer(&server.Options{
-		Host:       "127.0.0.1",
-		Port:       server.RANDOM_PORT,
-		Username:   "shop",
+		Host:       host,
+		Port:       port,
+		Username:   user,
 		Password:   password,
 		JetStream:  true,
 		StoreDir:   dir,
@@ -59,7 +78,7 @@ func StartNATS(dir string) (_ *NATS, err error) {
 		s.WaitForShutdown()
 		return nil, fmt.Errorf("start the embedded NATS in %s: %w", dir, err)
 	}
-	address := serverURL("nats", "shop", password, s.Addr().String())
+	address := serverURL("nats", user, password, s.Addr().String())
 	return &NATS{server: s, url: address.String(), lock: lock}, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,8 +37,8 @@ type PostgresConfig struct {
 type Postgres struct {
 	cmd    *exec.Cmd
 	url    string
-	exited chan struct{} // the process is gone
-	done   chan struct{} // and its folder is free for the next
+	exited <-chan struct{} // the process is gone
+	done   chan struct{}   // and its folder is free for the next
 }
 
 // StartPostgres starts a server on c.Dir, creating the data on the first call, and returns once the database "shop"
@@ -194,22 +193,11 @@ func (k *cluster) launch(ctx context.Context, port int) (*Postgres, error) {
 
 	address := serverURL("postgres", "shop", k.config.Password, "127.0.0.1:"+strconv.Itoa(port))
 	address.Path, address.RawQuery = "/shop", "sslmode=disable"
-	p := &Postgres{cmd: cmd, url: address.String(), exited: make(chan struct{}), done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // see attributes
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it exited is in its log
-			close(p.exited)
-		}
-	}()
-	if err := <-started; err != nil {
+	exited, err := start(cmd)
+	if err != nil {
 		return nil, fmt.Errorf("start Postgres: %w", err)
 	}
-	return p, nil
+	return &Postgres{cmd: cmd, url: address.String(), exited: exited, done: make(chan struct{})}, nil
 }
 
 // awaitReady returns when the database "shop" exists and answers.

@@ -1,0 +1,73 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/torture"
+)
+
+// Torture says how RunTorture goes.
+type Torture struct {
+	Seed     uint64 // 0: by chance
+	Duration time.Duration
+	JSON     bool
+	Keep     bool // the folder also of a run that found nothing
+}
+
+// RunTorture tortures the shop, writes the report on out and what goes on on progress. It is an error if a promise was broken.
+func RunTorture(ctx context.Context, how Torture, out, progress io.Writer) error {
+	if how.Duration < torture.MinDuration {
+		return UsageError{fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration, torture.MinDuration)}
+	}
+	if how.Seed == 0 {
+		how.Seed = 1 + uint64(rand.Uint32()) //nolint:gosec // to be told, not to be kept
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program, to start its children: %w", err)
+	}
+	dir, err := torture.MakeDir("")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "Torture with --seed %d for %s, in %s\n", how.Seed, how.Duration, dir)
+	report, err := torture.Run(ctx, torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress})
+	broken := len(report.Violations)
+	if how.Keep || broken > 0 || err != nil && ctx.Err() == nil {
+		fmt.Fprintf(progress, "All logs are in %s\n", dir)
+	} else {
+		_ = os.RemoveAll(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if how.JSON {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(report)
+	} else {
+		report.Write(out)
+	}
+	if err == nil && broken > 0 {
+		err = fmt.Errorf("%d violations; run it again with --seed %d", broken, how.Seed)
+	}
+	return err
+}
+
+// ListCrashPoints writes the places at which a node can be made to die, with the commands that pass them.
+func ListCrashPoints(out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "POINT\tOF\tWHERE THE PROCESS DIES")
+	for _, p := range crash.Points() {
+		fmt.Fprintf(table, "%s\tshop serve\t\n", p)
+	}
+	return table.Flush()
+}

@@ -1,0 +1,117 @@
+package torture
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/stream"
+	"github.com/Shopify/toxiproxy/v2/toxics"
+	"github.com/rs/zerolog"
+)
+
+// edge is a proxy between two processes: it is where the network fails.
+type edge struct {
+	name  string
+	proxy *toxiproxy.Proxy
+}
+
+// edges makes proxies.
+type edges struct {
+	server    *toxiproxy.ApiServer
+	addresses *addresses
+}
+
+func newEdges(addresses *addresses) *edges {
+	toxics.Register(cutCommit, new(commitCutter))
+	return &edges{addresses: addresses, server: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())}
+}
+
+// open lets traffic through to the upstream, host:port, from a port of its own.
+func (e *edges) open(name, upstream string) (*edge, error) {
+	listen, err := e.addresses.free()
+	if err != nil {
+		return nil, err
+	}
+	proxy := toxiproxy.NewProxy(e.server, name, listen, upstream)
+	if err := proxy.Start(); err != nil {
+		return nil, fmt.Errorf("open the proxy %s: %w", name, err)
+	}
+	return &edge{name: name, proxy: proxy}, nil
+}
+
+// address is where the edge's client connects.
+func (e *edge) address() string { return e.proxy.Listen }
+
+// pointTo sends new connections elsewhere and ends those that there are.
+func (e *edge) pointTo(upstream string) error {
+	if err := e.proxy.Update(&toxiproxy.Proxy{Listen: e.proxy.Listen, Upstream: upstream, Enabled: true}); err != nil {
+		return fmt.Errorf("point the proxy %s to %s: %w", e.name, upstream, err)
+	}
+	return nil
+}
+
+// toxic is a way in which the network fails, as toxiproxy names it.
+type toxic struct {
+	Name       string         `json:"name"`
+	Type       string         `json:"type"`
+	Stream     string         `json:"stream"`
+	Toxicity   float64        `json:"toxicity"`
+	Attributes map[string]any `json:"attributes"`
+}
+
+func (e *edge) poison(t toxic) error {
+	body, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("encode the toxic %s: %w", t.Type, err)
+	}
+	if _, err := e.proxy.Toxics.AddToxicJson(strings.NewReader(string(body))); err != nil {
+		return fmt.Errorf("add %s to %s: %w", t.Type, e.name, err)
+	}
+	return nil
+}
+
+// heal takes every toxic away.
+func (e *edge) heal(ctx context.Context) { e.proxy.Toxics.ResetToxics(ctx) }
+
+// shut ends all connections and refuses new ones.
+func (e *edge) shut() { e.proxy.Stop() }
+
+// reopen ends shut. An edge that is open stays as it is.
+func (e *edge) reopen() error {
+	if err := e.proxy.Start(); err != nil && err != toxiproxy.ErrProxyAlreadyStarted {
+		return fmt.Errorf("reopen the proxy %s: %w", e.name, err)
+	}
+	return nil
+}
+
+// cutCommit is the toxic that lets a COMMIT through to Postgres, and cuts the line before its answer.
+const cutCommit = "cut_commit"
+
+type commitCutter struct{}
+
+// Pipe works on what the client sends.
+func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
+	for {
+		select {
+		case <-stub.Interrupt:
+			return
+		case chunk := <-stub.Input:
+			if chunk == nil {
+				stub.Close()
+				return
+			}
+			stub.Output <- chunk
+			if isCommit(chunk) {
+				stub.Close()
+				return
+			}
+		}
+	}
+}
+
+func isCommit(chunk *stream.StreamChunk) bool {
+	return strings.Contains(strings.ToLower(string(chunk.Data)), "commit\x00")
+}

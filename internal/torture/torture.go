@@ -1,0 +1,248 @@
+// Package torture runs two shops and all their servers as processes, lets random faults happen to them while clients buy, heals
+// everything, and then holds what clients were told, what the witnesses saw and what the database says against each other. All that it
+// decides comes from a seed. What the operating system makes of it does not: the same seed makes the same faults at the same times, and the
+// same wishes, but not the same interleaving.
+package torture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/pg"
+)
+
+// MinDuration is the shortest run that makes sense.
+const MinDuration = 10 * time.Second
+
+// Options say what to run.
+type Options struct {
+	Seed     uint64
+	Duration time.Duration // of the faults; healing and checking come on top
+	Program  string        // the shop command, which the children run
+	Dir      string        // keeps the servers' data and all logs; everybody must be able to enter
+	Progress io.Writer     // is told what goes on, line by line
+}
+
+// run is a run under way.
+type run struct {
+	Options
+	begin     time.Time
+	dir       string
+	lifetime  time.Duration // the longest time after which a node looks for its next crash point
+	addresses *addresses
+	edges     *edges
+	servers   servers
+	nodes     []*node
+	world     world
+	count     counters
+	probe     *http.Client
+	products  []string
+
+	mu           sync.Mutex
+	disturbances []disturbance
+	violations   []Violation
+}
+
+// disturbance is something that we did, or that happened, to a process.
+type disturbance struct {
+	at         time.Duration
+	what, node string
+}
+
+// Violation is a broken promise.
+type Violation struct {
+	Invariant string   `json:"invariant"`
+	Order     string   `json:"order,omitempty"`
+	Says      string   `json:"says"`
+	Timeline  []string `json:"timeline,omitempty"`
+}
+
+// Run tortures the shop and returns the report; the error says what kept it from being run.
+func Run(ctx context.Context, o Options) (report Report, err error) {
+	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), lifetime: min(max(o.Duration/40, time.Second), 8*time.Second),
+		probe: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	r.edges = newEdges(r.addresses)
+	defer r.servers.stop()
+	r.tell("starting Postgres, Redis, NATS, the provider and the mailbox")
+	if err := r.startServers(ctx); err != nil {
+		return report, err
+	}
+	if err := r.seedShop(ctx); err != nil {
+		return report, err
+	}
+	if err := r.openNodes(); err != nil {
+		return report, err
+	}
+	if err := r.torment(ctx); err != nil {
+		return report, err
+	}
+	return r.report(), nil
+}
+
+// torment lets clients and faults at the shop for the time, heals it, and checks what is left.
+func (r *run) torment(ctx context.Context) error {
+	alive, letDie := context.WithCancel(context.WithoutCancel(ctx))
+	var nodes sync.WaitGroup
+	defer nodes.Wait()
+	defer letDie()
+	for _, n := range r.nodes {
+		nodes.Go(func() { n.keepAlive(alive) })
+	}
+	if err := r.awaitReady(ctx); err != nil {
+		return fmt.Errorf("the nodes do not get ready: %w", err)
+	}
+	r.begin = time.Now()
+	busy, stop := context.WithTimeout(ctx, r.Duration)
+	defer stop()
+	var group sync.WaitGroup
+	for i := range clients {
+		group.Go(func() { r.newClient(i).live(busy) })
+	}
+	group.Go(func() { r.watch(busy) })
+	group.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.settleAndCheck(ctx)
+}
+
+// awaitReady waits until every node is ready.
+func (r *run) awaitReady(ctx context.Context) error {
+	return poll(ctx, healing, func() (bool, error) {
+		for _, n := range r.nodes {
+			if !n.ready(ctx) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// now is the time since the run's begin.
+func (r *run) now() time.Duration { return time.Since(r.begin) }
+
+func (r *run) tell(format string, args ...any) {
+	fmt.Fprintf(r.Progress, "%8s  %s\n", r.now().Round(100*time.Millisecond), fmt.Sprintf(format, args...))
+}
+
+// note keeps what was done to a process.
+func (r *run) note(d disturbance) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.at = r.now()
+	r.disturbances = append(r.disturbances, d)
+}
+
+// violate keeps a broken promise; of each kind the first are enough.
+func (r *run) violate(invariant, order, says string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.violations) < 200 {
+		r.violations = append(r.violations, Violation{Invariant: invariant, Order: order, Says: says})
+	}
+	if len(r.violations) < 10 {
+		r.tell("VIOLATED %s: %s", invariant, says)
+	}
+}
+
+// fail is violate for what has no number in the design.
+func (r *run) fail(what, says string) { r.violate(what, "", says) }
+
+// listening sends the provider's events to the node that came up last: it is the one that may have to die over one.
+func (r *run) listening(n *node) {
+	if err := r.servers.webhooks.pointTo(n.address); err != nil {
+		r.fail("proxy", err.Error())
+	}
+}
+
+const (
+	plenty, scarce           = 20, 10
+	plentyUnits, scarceUnits = 1_000_000, 25
+)
+
+// sku makes a few products popular; a third of them is scarce.
+func (r *run) sku(rank int) string { return r.products[rank%len(r.products)] }
+
+// seedShop makes the schema, the catalog, its stock and the customers.
+func (r *run) seedShop(ctx context.Context) error {
+	pool := r.servers.postgres.pool
+	if _, err := pg.Migrate(ctx, pool); err != nil {
+		return err
+	}
+	shop := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
+	delivery := "delivery_id,line,sku,quantity\n"
+	add := func(name string, units int) error {
+		r.products = append(r.products, name)
+		delivery += fmt.Sprintf("opening,%d,%s,%d\n", len(r.products), name, units)
+		return shop.AddProduct(ctx, orders.Product{SKU: name, Name: name, Description: "Torture.", Currency: "EUR", UnitPrice: int64(100 + len(r.products))}, len(r.products))
+	}
+	for i := range plenty {
+		if err := add(fmt.Sprintf("PLENTY-%d", i), plentyUnits); err != nil {
+			return err
+		}
+		if i%2 == 1 {
+			if err := add(fmt.Sprintf("SCARCE-%d", i/2), scarceUnits); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := shop.Import(ctx, strings.NewReader(delivery), "torture", false); err != nil {
+		return fmt.Errorf("stock the shop: %w", err)
+	}
+	known := accounts.New(pool, false)
+	for i := range customers + 1 {
+		c := &customer{email: fmt.Sprintf("buyer-%d@torture.test", i), admin: i == customers}
+		var err error
+		if c.token, err = known.IssueToken(ctx, c.email, c.admin); err != nil {
+			return err
+		}
+		owner, err := known.Authenticate(ctx, c.token)
+		if err != nil {
+			return err
+		}
+		if c.id = owner.ID; c.admin {
+			r.world.admin = c
+			continue
+		}
+		r.world.customers = append(r.world.customers, c)
+	}
+	return nil
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+func replaceHost(address, host string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	u.Host = host
+	return u.String()
+}
+
+// MakeDir makes a folder for a run that Postgres, which does not run as root, can enter.
+func MakeDir(parent string) (string, error) {
+	dir, err := os.MkdirTemp(parent, "onceshop-torture-")
+	if err != nil {
+		return "", fmt.Errorf("make a folder for the run: %w", err)
+	}
+	return filepath.Clean(dir), errors.Join(os.Chmod(dir, 0o755)) //nolint:gosec // the folders in it are closed
+}

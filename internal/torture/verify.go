@@ -1,0 +1,84 @@
+package torture
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/check"
+)
+
+// healing is how long the shop may take, once every fault is over, until nothing is on its way any more. An event that a node had in
+// hand when it died comes again after a minute.
+const healing = 90 * time.Second
+
+// settleAndCheck heals everything, asks again for every key, and checks.
+func (r *run) settleAndCheck(ctx context.Context) error {
+	r.tell("healing")
+	for _, n := range r.nodes {
+		n.soothe()
+	}
+	if err := r.awaitReady(ctx); err != nil {
+		r.fail("healing", "the nodes do not get ready: "+err.Error())
+	}
+	r.drain(ctx)
+	r.tell("sending every key once more")
+	r.askAgain(ctx)
+	r.drain(ctx)
+	r.tell("checking")
+	return r.check(ctx)
+}
+
+// drain waits until nothing is under way.
+func (r *run) drain(ctx context.Context) {
+	begin := time.Now()
+	var open int64
+	err := poll(ctx, healing, func() (bool, error) {
+		pool := r.servers.postgres.direct()
+		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown'))
+			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
+			+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`).Scan(&open)
+		return err == nil && open == 0, err
+	})
+	if err != nil {
+		r.fail("healing", fmt.Sprintf("%d charges, refunds, events or receipts are still under way: %v", open, err))
+		return
+	}
+	r.tell("drained in %s", time.Since(begin).Round(100*time.Millisecond))
+}
+
+// askAgain sends every key once more, in its own meaning: that resolves what is unknown.
+func (r *run) askAgain(ctx context.Context) {
+	todo := make(chan *intent)
+	var group sync.WaitGroup
+	for i := range clients {
+		group.Go(func() {
+			c := r.newClient(clients + i)
+			defer c.http.CloseIdleConnections()
+			for wish := range todo {
+				c.insist(ctx, wish, 0, rand.New(rand.NewPCG(r.Seed, uint64(i)))) //nolint:gosec // see newClient
+			}
+		})
+	}
+	for _, wish := range r.world.intents {
+		todo <- wish
+	}
+	close(todo)
+	group.Wait()
+}
+
+// check runs what operators run.
+func (r *run) check(ctx context.Context) error {
+	report, err := check.Run(ctx, check.Sources{DB: r.servers.postgres.direct(), ProviderURL: "http://" + r.servers.psp.address, MailboxURL: "http://" + r.servers.mailbox.address})
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	for _, result := range report.Violated() {
+		for _, found := range result.Violations.First {
+			r.violate(result.Invariant, found.ID, fmt.Sprintf("%s: %s", result.Says, found.Says))
+		}
+	}
+	return nil
+}
