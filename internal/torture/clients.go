@@ -208,7 +208,7 @@ func (c *client) send(ctx context.Context, wish *intent, variant int, random *ra
 		made.read(status, header.Get("Idempotent-Replayed") == "true", body)
 	}
 	wish.record(made)
-	c.run.count.answer(node, made)
+	c.run.count.answer(made)
 	return made
 }
 

@@ -11,44 +11,50 @@ import (
 
 // counters are what happened, for the report and for the claims that it must have.
 type counters struct {
-	operations, retries, peeps, replays atomic.Int64
+	operations, retries, peeps, lost, receipts, extras, undecided atomic.Int64
+
+	// lastGood is when the latest call began that the shop said yes to.
+	lastGood atomic.Int64
 
 	mu      sync.Mutex
 	answers map[string]int64 // by status and code
 	crashes map[crash.Point]int64
 	faults  map[string]int64
+	slowest map[string]time.Duration // healing after each kind of fault
 }
 
-func (c *counters) answer(n *node, made call) {
+func newCounters() *counters {
+	return &counters{answers: map[string]int64{}, crashes: map[crash.Point]int64{}, faults: map[string]int64{}, slowest: map[string]time.Duration{}}
+}
+
+func (c *counters) healed(kind string, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slowest[kind] = max(c.slowest[kind], took)
+}
+
+func (c *counters) answer(made call) {
 	c.operations.Add(1)
-	if made.replayed {
-		c.replays.Add(1)
+	for good := c.lastGood.Load(); made.bound() && int64(made.at) > good; good = c.lastGood.Load() {
+		if c.lastGood.CompareAndSwap(good, int64(made.at)) {
+			break
+		}
 	}
 	kind := answerKind(made)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answers == nil {
-		c.answers = map[string]int64{}
-	}
 	c.answers[kind]++
-	_ = n
 }
 
 func (c *counters) crash(p crash.Point) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.crashes == nil {
-		c.crashes = map[crash.Point]int64{}
-	}
 	c.crashes[p]++
 }
 
 func (c *counters) fault(kind string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.faults == nil {
-		c.faults = map[string]int64{}
-	}
 	c.faults[kind]++
 }
 

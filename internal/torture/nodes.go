@@ -46,7 +46,7 @@ type node struct {
 
 // startNodes opens the edges of two nodes; they start in keepAlive.
 func (r *run) openNodes() error {
-	for i, name := range []string{"node-a", "node-b"} {
+	for i, name := range nodeNames {
 		n := &node{run: r, name: name, edges: map[string]*edge{}, sequence: rand.New(rand.NewPCG(r.Seed, uint64(100+i)))} //nolint:gosec // replayed from the seed
 		var err error
 		if n.address, err = r.addresses.free(); err != nil {

@@ -1,25 +1,42 @@
 package torture
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/google/uuid"
+
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// Report is what a run has done and found.
+// Report is what a run has done and found. Times are in nanoseconds.
 type Report struct {
-	Seed       uint64                `json:"seed"`
-	Duration   time.Duration         `json:"duration_ns"`
-	Operations int64                 `json:"operations"`
-	Retries    int64                 `json:"retries"`
-	Answers    map[string]int64      `json:"answers"`
-	Crashes    map[crash.Point]int64 `json:"crashes"`
-	Faults     map[string]int64      `json:"faults"`
-	Violations []Violation           `json:"violations"`
+	Seed       uint64        `json:"seed"`
+	Command    string        `json:"command"`
+	Duration   time.Duration `json:"duration_ns"`
+	Operations int64         `json:"operations"`
+	Retries    int64         `json:"retries"`
+	Keys       int           `json:"keys"`
+	// Acknowledged and lost, charged twice and oversold count keys, orders and products.
+	Lost         int `json:"acknowledged_and_lost"`
+	ChargedTwice int `json:"charged_twice"`
+	Oversold     int `json:"oversold"`
+	// Receipts are different ones, Extras further copies of them, which crashes between the mail server's 250 and our record explain.
+	Receipts int64 `json:"receipts"`
+	Extras   int64 `json:"receipts_extra"`
+	Kills    int64 `json:"kills"`
+	// Undecided are keys whose history was too long to judge.
+	Undecided  int64                    `json:"undecided"`
+	Answers    map[string]int64         `json:"answers"`
+	Healing    map[string]time.Duration `json:"slowest_healing_ns"`
+	Drained    time.Duration            `json:"drained_ns"`
+	Happened   []Happened               `json:"happened"`
+	Violations []Violation              `json:"violations"`
 }
 
 func answerKind(c call) string {
@@ -35,32 +52,95 @@ func answerKind(c call) string {
 	}
 }
 
-func (r *run) report() Report {
-	return Report{Seed: r.Seed, Duration: r.Duration, Operations: r.count.operations.Load(), Retries: r.count.retries.Load(),
-		Answers: r.count.answers, Crashes: r.count.crashes, Faults: r.count.faults, Violations: r.violations}
+func (r *run) report(ctx context.Context, happened []Happened) Report {
+	c := r.count
+	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration), Duration: r.Duration,
+		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(),
+		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Happened: happened, Violations: r.violations}
+	for _, n := range c.crashes {
+		report.Kills += n
+	}
+	for kind, n := range c.faults {
+		if strings.HasSuffix(kind, ".kill") || strings.HasSuffix(kind, ".immediate") {
+			report.Kills += n
+		}
+	}
+	for i := range report.Violations {
+		v := &report.Violations[i]
+		switch v.Invariant {
+		case "I5":
+			report.ChargedTwice++
+		case "I7":
+			report.Oversold++
+		}
+		if i < mostTimelines {
+			v.Timeline = r.timelineOf(ctx, v.Order)
+		}
+	}
+	return report
+}
+
+// mostTimelines bounds the report of a run in which everything went wrong.
+const mostTimelines = 10
+
+// timelineOf tells what happened to the order, or to the order of the charge, refund or event.
+func (r *run) timelineOf(ctx context.Context, about string) []string {
+	id, err := uuid.Parse(about)
+	if err != nil {
+		return nil
+	}
+	pool := r.servers.postgres.direct()
+	var order uuid.UUID
+	err = pool.QueryRow(ctx, `SELECT coalesce((SELECT order_id FROM charges WHERE id = $1), (SELECT order_id FROM outbox WHERE id = $1),
+		(SELECT c.order_id FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.id = $1), $1)`, id).Scan(&order)
+	if err != nil {
+		return []string{"no timeline: " + err.Error()}
+	}
+	events, err := timeline.New(pool).Of(ctx, order)
+	if err != nil {
+		return []string{"no timeline: " + err.Error()}
+	}
+	lines := []string{"order " + order.String()}
+	for _, e := range events {
+		lines = append(lines, fmt.Sprintf("%s  %s  %s  %s", e.At.Format("15:04:05.000"), e.Layer, e.Decision, e.Detail))
+	}
+	return lines
 }
 
 // Write writes the report for people.
 func (r Report) Write(out io.Writer) {
-	fmt.Fprintf(out, "\nTorture with --seed %d for %s: %d operations, of them %d retries\n", r.Seed, r.Duration, r.Operations, r.Retries)
-	section(out, "Answers", r.Answers)
-	crashes := map[string]int64{}
-	for _, p := range crash.Points() {
-		crashes[string(p)] = r.Crashes[p]
+	fmt.Fprintf(out, "\n%s\n\n", r.Command)
+	for _, line := range []struct {
+		n    int64
+		what string
+	}{
+		{r.Operations, "operations: requests of clients"}, {r.Retries, "of them retries"}, {int64(r.Keys), "idempotency keys"}, {r.Kills, "kills of processes"},
+		{int64(r.Lost), "acknowledged and lost"}, {int64(r.ChargedTwice), "charged twice"}, {int64(r.Oversold), "oversold"},
+		{r.Receipts, "receipts"}, {r.Extras, "further copies of them, after crashes"}, {r.Undecided, "keys whose history was too long to judge"},
+		{int64(len(r.Violations)), "VIOLATIONS"},
+	} {
+		fmt.Fprintf(out, "  %8d  %s\n", line.n, line.what)
 	}
-	section(out, "Crashes", crashes)
-	section(out, "Faults", r.Faults)
+	fmt.Fprintf(out, "\nQuiet %s after the last fault. From a fault's end until the shop said yes again, at most:\n", r.Drained.Round(time.Millisecond))
+	for _, kind := range slices.SortedFunc(maps.Keys(r.Healing), func(a, b string) int { return int(r.Healing[b] - r.Healing[a]) }) {
+		fmt.Fprintf(out, "  %8s  %s\n", r.Healing[kind].Round(time.Millisecond), kind)
+	}
+	fmt.Fprintln(out, "\nAnswers")
+	for _, name := range slices.Sorted(maps.Keys(r.Answers)) {
+		fmt.Fprintf(out, "  %8d  %s\n", r.Answers[name], name)
+	}
+	fmt.Fprintln(out, "\nWhat must have happened")
+	for _, h := range r.Happened {
+		mark := ""
+		if h.Times < h.Least {
+			mark = fmt.Sprintf("  (NOT MET: %d wanted)", h.Least)
+		}
+		fmt.Fprintf(out, "  %8d  %s%s\n", h.Times, h.What, mark)
+	}
 	for _, v := range r.Violations {
 		fmt.Fprintf(out, "\nVIOLATED %s %s: %s\n", v.Invariant, v.Order, v.Says)
 		for _, line := range v.Timeline {
 			fmt.Fprintln(out, "  "+line)
 		}
-	}
-}
-
-func section(out io.Writer, title string, counts map[string]int64) {
-	fmt.Fprintf(out, "\n%s\n", title)
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		fmt.Fprintf(out, "  %7d  %s\n", counts[name], name)
 	}
 }

@@ -46,9 +46,10 @@ type run struct {
 	servers   servers
 	nodes     []*node
 	world     world
-	count     counters
+	count     *counters
 	probe     *http.Client
 	products  []string
+	drained   time.Duration // how long it took after the last fault
 
 	mu           sync.Mutex
 	disturbances []disturbance
@@ -57,7 +58,7 @@ type run struct {
 
 // disturbance is something that we did, or that happened, to a process.
 type disturbance struct {
-	at         time.Duration
+	at, until  time.Duration
 	what, node string
 }
 
@@ -71,7 +72,7 @@ type Violation struct {
 
 // Run tortures the shop and returns the report; the error says what kept it from being run.
 func Run(ctx context.Context, o Options) (report Report, err error) {
-	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), lifetime: min(max(o.Duration/40, time.Second), 8*time.Second),
+	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(), lifetime: min(max(o.Duration/40, time.Second), 8*time.Second),
 		probe: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	r.edges = newEdges(r.addresses)
 	defer r.servers.stop()
@@ -85,14 +86,11 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	if err := r.openNodes(); err != nil {
 		return report, err
 	}
-	if err := r.torment(ctx); err != nil {
-		return report, err
-	}
-	return r.report(), nil
+	return r.torment(ctx)
 }
 
 // torment lets clients and faults at the shop for the time, heals it, and checks what is left.
-func (r *run) torment(ctx context.Context) error {
+func (r *run) torment(ctx context.Context) (report Report, err error) {
 	alive, letDie := context.WithCancel(context.WithoutCancel(ctx))
 	var nodes sync.WaitGroup
 	defer nodes.Wait()
@@ -101,7 +99,11 @@ func (r *run) torment(ctx context.Context) error {
 		nodes.Go(func() { n.keepAlive(alive) })
 	}
 	if err := r.awaitReady(ctx); err != nil {
-		return fmt.Errorf("the nodes do not get ready: %w", err)
+		return report, fmt.Errorf("the nodes do not get ready: %w", err)
+	}
+	faults := schedule(r.Seed, r.Duration)
+	if err := r.writeSchedule(faults); err != nil {
+		return report, err
 	}
 	r.begin = time.Now()
 	busy, stop := context.WithTimeout(ctx, r.Duration)
@@ -111,9 +113,10 @@ func (r *run) torment(ctx context.Context) error {
 		group.Go(func() { r.newClient(i).live(busy) })
 	}
 	group.Go(func() { r.watch(busy) })
+	group.Go(func() { r.misfortune(busy, faults) })
 	group.Wait()
 	if err := ctx.Err(); err != nil {
-		return err
+		return report, err
 	}
 	return r.settleAndCheck(ctx)
 }
@@ -141,7 +144,9 @@ func (r *run) tell(format string, args ...any) {
 func (r *run) note(d disturbance) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d.at = r.now()
+	if d.until == 0 {
+		d.at, d.until = r.now(), r.now()
+	}
 	r.disturbances = append(r.disturbances, d)
 }
 

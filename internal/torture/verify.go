@@ -15,8 +15,9 @@ import (
 const healing = 90 * time.Second
 
 // settleAndCheck heals everything, asks again for every key, and checks.
-func (r *run) settleAndCheck(ctx context.Context) error {
+func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	r.tell("healing")
+	begin := time.Now()
 	for _, n := range r.nodes {
 		n.soothe()
 	}
@@ -24,16 +25,26 @@ func (r *run) settleAndCheck(ctx context.Context) error {
 		r.fail("healing", "the nodes do not get ready: "+err.Error())
 	}
 	r.drain(ctx)
-	r.tell("sending every key once more")
+	r.drained = time.Since(begin)
+	r.tell("quiet after %s; sending every key once more", r.drained.Round(100*time.Millisecond))
 	r.askAgain(ctx)
 	r.drain(ctx)
 	r.tell("checking")
-	return r.check(ctx)
+	for _, check := range []func(context.Context) error{r.check, r.compare, r.checkTwins} {
+		if err := check(ctx); err != nil {
+			return report, err
+		}
+	}
+	happened, err := r.countHappened(ctx)
+	if err != nil {
+		return report, err
+	}
+	r.demand(happened)
+	return r.report(ctx, happened), nil
 }
 
 // drain waits until nothing is under way.
 func (r *run) drain(ctx context.Context) {
-	begin := time.Now()
 	var open int64
 	err := poll(ctx, healing, func() (bool, error) {
 		pool := r.servers.postgres.direct()
@@ -44,9 +55,7 @@ func (r *run) drain(ctx context.Context) {
 	})
 	if err != nil {
 		r.fail("healing", fmt.Sprintf("%d charges, refunds, events or receipts are still under way: %v", open, err))
-		return
 	}
-	r.tell("drained in %s", time.Since(begin).Round(100*time.Millisecond))
 }
 
 // askAgain sends every key once more, in its own meaning: that resolves what is unknown.

@@ -1,0 +1,166 @@
+package torture
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/outbox"
+)
+
+// demanding is how long a run must be for everything to have happened in it.
+const demanding = 2 * time.Minute
+
+// Happened is something that a run must have met at least so often, or it has shown little.
+type Happened struct {
+	What  string `json:"what"`
+	Times int64  `json:"times"`
+	Least int64  `json:"least"`
+}
+
+// lateBy is how old an event of the provider must be to count as late.
+const lateBy = 2 * time.Second
+
+// inLogs are what nodes log, whose counters would die with them.
+var inLogs = map[string]string{
+	"claims that went on without Redis":        `"msg":"going on without Redis"`,
+	"events stopped at the broker as repeated": `"msg":"broker stopped a duplicate"`,
+	"stale workers refused":                    `"msg":"a stale worker was refused"`,
+	"second receipts stopped":                  `"msg":"stopped a second receipt"`,
+	"charges with an unknown outcome":          `"msg":"the outcome of a charge is unknown"`,
+	"charges settled by the reconciler":        `"msg":"reconciled a charge"`,
+}
+
+// countHappened counts everything that must have happened.
+func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
+	var all []Happened
+	add := func(what string, times, least int64) { all = append(all, Happened{what, times, least}) }
+	crashes, faults := int64(1), int64(1)
+	switch {
+	case r.Duration >= 30*time.Minute:
+		crashes, faults = 20, 20
+	case r.Duration >= demanding:
+		crashes = 3
+	}
+	for _, p := range crash.Points() {
+		add("crash at "+string(p), r.count.crashes[p], crashes)
+	}
+	for _, k := range kinds {
+		add("fault "+k.name, r.count.faults[k.name], faults)
+	}
+	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed", "202", "409 out_of_stock", "409 request_in_progress", "409 charge_in_progress",
+		"409 order_already_paid", "422 idempotency_key_reused", "503 unavailable", "no answer"} {
+		add("answer "+kind, r.count.answers[kind], 1)
+	}
+	logged, err := r.countLogs()
+	if err != nil {
+		return nil, err
+	}
+	for what, times := range logged {
+		add(what, times, 1)
+	}
+	late, redelivered, err := r.countDeliveries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	add("events delivered again by the broker", redelivered, 1)
+	add("events of the provider that came late", late, 1)
+	stopped, err := r.countStopped(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range []string{"unique key", "memory", "redis", "broker", "fencing token"} {
+		add("twins stopped by: "+layer, stopped[layer], 1)
+	}
+	slices.SortStableFunc(all, func(a, b Happened) int { return bytes.Compare([]byte(a.What), []byte(b.What)) })
+	return all, nil
+}
+
+func (r *run) countLogs() (map[string]int64, error) {
+	counts := map[string]int64{}
+	for what := range inLogs {
+		counts[what] = 0
+	}
+	for _, n := range r.nodes {
+		file, err := os.Open(filepath.Join(r.dir, n.name+".log"))
+		if err != nil {
+			return nil, fmt.Errorf("read a node's log: %w", err)
+		}
+		defer file.Close()
+		lines := bufio.NewScanner(file)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			if bytes.Contains(lines.Bytes(), []byte(`"msg":"request"`)) {
+				continue
+			}
+			for what, message := range inLogs {
+				if bytes.Contains(lines.Bytes(), []byte(message)) {
+					counts[what]++
+				}
+			}
+		}
+	}
+	return counts, nil
+}
+
+// countDeliveries counts the provider's events that came late and ours that came again.
+func (r *run) countDeliveries(ctx context.Context) (late, redelivered int64, err error) {
+	var paid int64
+	err = r.servers.postgres.direct().QueryRow(ctx, `SELECT
+		(SELECT count(*) FROM provider_events WHERE received_at - (payload->>'timestamp')::timestamptz > $1::interval),
+		(SELECT count(*) FROM outbox WHERE type = 'order.paid')`, lateBy).Scan(&late, &paid)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count deliveries: %w", err)
+	}
+	conn, err := nats.Connect(r.servers.natsURL.String())
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the broker: %w", err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the broker: %w", err)
+	}
+	consumer, err := js.Consumer(ctx, outbox.EventStream, notify.ConsumerName)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the broker about its consumer: %w", err)
+	}
+	return late, int64(consumer.CachedInfo().Delivered.Consumer) - paid, nil //nolint:gosec // a run does not reach 2^63
+}
+
+func (r *run) countStopped(ctx context.Context) (map[string]int64, error) {
+	rows, err := r.servers.postgres.direct().Query(ctx, "SELECT layer, sum(times) FROM stopped_twins GROUP BY layer")
+	if err != nil {
+		return nil, fmt.Errorf("count stopped twins: %w", err)
+	}
+	defer rows.Close()
+	stopped := map[string]int64{}
+	for rows.Next() {
+		var layer string
+		var times int64
+		if err := rows.Scan(&layer, &times); err != nil {
+			return nil, fmt.Errorf("count stopped twins: %w", err)
+		}
+		stopped[layer] = times
+	}
+	return stopped, rows.Err()
+}
+
+// demand makes what has not happened a violation, if there was time for it.
+func (r *run) demand(all []Happened) {
+	for _, h := range all {
+		if h.Times < h.Least && r.Duration >= demanding {
+			r.fail("happened", fmt.Sprintf("%s: %d times, wanted %d", h.What, h.Times, h.Least))
+		}
+	}
+}
