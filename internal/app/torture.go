@@ -43,6 +43,7 @@ func RunTorture(ctx context.Context, how Torture, out, progress io.Writer) error
 	broken := len(report.Violations)
 	if how.Keep || broken > 0 || err != nil && ctx.Err() == nil {
 		fmt.Fprintf(progress, "All logs are in %s\n", dir)
+		report.Logs = dir
 	} else {
 		_ = os.RemoveAll(dir)
 	}

@@ -22,8 +22,9 @@ import (
 const (
 	// maxTries is how often an event may fail on one node before it becomes a dead letter.
 	maxTries = 5
-	// ackWait is longer than any handler may take; an event that is not acknowledged by then comes again.
-	ackWait = time.Minute
+	// ackWait is longer than any handler may take; an event that is not acknowledged by then comes again. It is what a receipt waits for
+	// when its sender has died, and shorter than the minute in which all must have healed.
+	ackWait = 40 * time.Second
 	// handlers is how many events one node works on at a time.
 	handlers  = 8
 	fetchWait = 5 * time.Second

@@ -21,10 +21,11 @@ type counters struct {
 	crashes map[crash.Point]int64
 	faults  map[string]int64
 	slowest map[string]time.Duration // healing after each kind of fault
+	causes  map[string]int64         // of further copies of receipts
 }
 
 func newCounters() *counters {
-	return &counters{answers: map[string]int64{}, crashes: map[crash.Point]int64{}, faults: map[string]int64{}, slowest: map[string]time.Duration{}}
+	return &counters{answers: map[string]int64{}, crashes: map[crash.Point]int64{}, faults: map[string]int64{}, slowest: map[string]time.Duration{}, causes: map[string]int64{}}
 }
 
 func (c *counters) healed(kind string, took time.Duration) {
@@ -57,6 +58,8 @@ func (c *counters) fault(kind string) {
 	defer c.mu.Unlock()
 	c.faults[kind]++
 }
+
+func (c *counters) extra(cause string) { c.causes[cause]++ }
 
 // watch tells how it goes, until ctx ends.
 func (r *run) watch(ctx context.Context) {

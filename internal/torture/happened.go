@@ -35,7 +35,6 @@ const lateBy = 2 * time.Second
 var inLogs = map[string]string{
 	"claims that went on without Redis":        `"msg":"going on without Redis"`,
 	"events stopped at the broker as repeated": `"msg":"broker stopped a duplicate"`,
-	"stale workers refused":                    `"msg":"a stale worker was refused"`,
 	"second receipts stopped":                  `"msg":"stopped a second receipt"`,
 	"charges with an unknown outcome":          `"msg":"the outcome of a charge is unknown"`,
 	"charges settled by the reconciler":        `"msg":"reconciled a charge"`,

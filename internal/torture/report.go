@@ -16,8 +16,10 @@ import (
 
 // Report is what a run has done and found. Times are in nanoseconds.
 type Report struct {
-	Seed       uint64        `json:"seed"`
-	Command    string        `json:"command"`
+	Seed    uint64 `json:"seed"`
+	Command string `json:"command"`
+	// Logs is the run's folder, if it was kept.
+	Logs       string        `json:"logs,omitempty"`
 	Duration   time.Duration `json:"duration_ns"`
 	Operations int64         `json:"operations"`
 	Retries    int64         `json:"retries"`
@@ -29,7 +31,9 @@ type Report struct {
 	// Receipts are different ones, Extras further copies of them, which crashes between the mail server's 250 and our record explain.
 	Receipts int64 `json:"receipts"`
 	Extras   int64 `json:"receipts_extra"`
-	Kills    int64 `json:"kills"`
+	// ExtraCauses are what broke when the copy before was accepted.
+	ExtraCauses map[string]int64 `json:"receipts_extra_causes"`
+	Kills       int64            `json:"kills"`
 	// Undecided are keys whose history was too long to judge.
 	Undecided  int64                    `json:"undecided"`
 	Answers    map[string]int64         `json:"answers"`
@@ -55,7 +59,7 @@ func answerKind(c call) string {
 func (r *run) report(ctx context.Context, happened []Happened) Report {
 	c := r.count
 	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration), Duration: r.Duration,
-		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(),
+		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
 		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Happened: happened, Violations: r.violations}
 	for _, n := range c.crashes {
 		report.Kills += n
@@ -125,10 +129,8 @@ func (r Report) Write(out io.Writer) {
 	for _, kind := range slices.SortedFunc(maps.Keys(r.Healing), func(a, b string) int { return int(r.Healing[b] - r.Healing[a]) }) {
 		fmt.Fprintf(out, "  %8s  %s\n", r.Healing[kind].Round(time.Millisecond), kind)
 	}
-	fmt.Fprintln(out, "\nAnswers")
-	for _, name := range slices.Sorted(maps.Keys(r.Answers)) {
-		fmt.Fprintf(out, "  %8d  %s\n", r.Answers[name], name)
-	}
+	section(out, "Further copies of receipts, by what broke when the one before was accepted", r.ExtraCauses)
+	section(out, "Answers", r.Answers)
 	fmt.Fprintln(out, "\nWhat must have happened")
 	for _, h := range r.Happened {
 		mark := ""
@@ -142,5 +144,12 @@ func (r Report) Write(out io.Writer) {
 		for _, line := range v.Timeline {
 			fmt.Fprintln(out, "  "+line)
 		}
+	}
+}
+
+func section(out io.Writer, title string, counts map[string]int64) {
+	fmt.Fprintf(out, "\n%s\n", title)
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(out, "  %8d  %s\n", counts[name], name)
 	}
 }

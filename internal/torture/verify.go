@@ -10,9 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 )
 
-// healing is how long the shop may take, once every fault is over, until nothing is on its way any more. An event that a node had in
-// hand when it died comes again after a minute.
-const healing = 90 * time.Second
+// healing is how long the shop may take, once every fault is over, until nothing is on its way any more.
+const healing = time.Minute
 
 // settleAndCheck heals everything, asks again for every key, and checks.
 func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
