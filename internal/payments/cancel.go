@@ -43,8 +43,10 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 		return err
 	})
 	if errors.Is(err, pg.ErrCommitUnknown) {
-		if answer, found, rereadErr := findCanceled(context.WithoutCancel(ctx), s.db, c); found && rereadErr == nil {
-			return answer, nil
+		if stands, found, rereadErr := findCanceled(context.WithoutCancel(ctx), s.db, c); found && rereadErr == nil {
+			// It is no replay if it was this request that carried it out.
+			stands.Replayed, stands.StoppedBy = answer.Replayed, answer.StoppedBy
+			return stands, nil
 		}
 	}
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -33,6 +35,25 @@ func (b *bundle) expire(t testing.TB, order orders.Order) {
 	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 second' WHERE id = $1", order.ID)
 	if n, err := b.orders.ExpireOnce(t.Context()); n != 1 || err != nil {
 		t.Fatalf("%d orders expired, %v", n, err)
+	}
+}
+
+func TestCancelCommitWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	order := b.place(t)
+	armed, through := shoptest.CutCommits(t, b.url, shoptest.LoseAnswer)
+	pool := shoptest.Pool(t, through)
+	cut := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
+	shop := payments.New(pool, cut, b.line, timing, time.Now, slog.New(slog.DiscardHandler))
+	wish := payments.CancelOrder{CustomerID: b.alice, Key: "k", OrderID: order.ID}
+	armed.Store(true)
+	first, err := shop.Cancel(t.Context(), wish)
+	if err != nil || first.Replayed || armed.Load() {
+		t.Fatalf("%+v, %v, still armed: %v; want a first answer after a cut commit", first, err, armed.Load())
+	}
+	if again, err := shop.Cancel(t.Context(), wish); err != nil || !again.Replayed || !bytes.Equal(again.Body, first.Body) {
+		t.Errorf("the same again: %+v, %v; want a replay of %s", again, err, first.Body)
 	}
 }
 

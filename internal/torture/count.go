@@ -2,6 +2,7 @@ package torture
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type counters struct {
 	faults  map[string]int64
 	slowest map[string]time.Duration // healing after each kind of fault
 	causes  map[string]int64         // of further copies of receipts
+	stalled time.Duration            // the longest time for which this machine gave us no turn
 }
 
 func newCounters() *counters {
@@ -53,6 +55,13 @@ func (c *counters) crash(p crash.Point) {
 	c.crashes[p]++
 }
 
+// met reports whether nodes have died so often at each point.
+func (c *counters) met(least int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !slices.ContainsFunc(crash.Points(), func(p crash.Point) bool { return c.crashes[p] < least })
+}
+
 func (c *counters) fault(kind string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +74,8 @@ func (c *counters) extra(cause string) { c.causes[cause]++ }
 func (r *run) watch(ctx context.Context) {
 	var before int64
 	const every = 5 * time.Second
-	for sleep(ctx, every) {
+	for asleep := time.Now(); sleep(ctx, every); asleep = time.Now() {
+		r.count.stalled = max(r.count.stalled, time.Since(asleep)-every)
 		n := r.count.operations.Load()
 		r.count.mu.Lock()
 		var crashes, faults int64

@@ -1,13 +1,14 @@
 package torture
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/Shopify/toxiproxy/v2"
-	"github.com/Shopify/toxiproxy/v2/stream"
 	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/rs/zerolog"
 )
@@ -92,8 +93,15 @@ const cutCommit = "cut_commit"
 
 type commitCutter struct{}
 
+// prepared are the ways in which a connection says COMMIT: as a query of its own, or by the name of a statement prepared before.
+type prepared struct{ names [][]byte }
+
+// NewState is what a connection has prepared.
+func (*commitCutter) NewState() any { return &prepared{names: [][]byte{[]byte("commit\x00")}} }
+
 // Pipe works on what the client sends.
 func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
+	state := stub.State.(*prepared) //nolint:forcetypeassert // see NewState
 	for {
 		select {
 		case <-stub.Interrupt:
@@ -104,7 +112,7 @@ func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
 				return
 			}
 			stub.Output <- chunk
-			if isCommit(chunk) {
+			if state.commits(chunk.Data) {
 				stub.Close()
 				return
 			}
@@ -112,6 +120,11 @@ func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
 	}
 }
 
-func isCommit(chunk *stream.StreamChunk) bool {
-	return strings.Contains(strings.ToLower(string(chunk.Data)), "commit\x00")
+func (p *prepared) commits(sent []byte) bool {
+	if before, _, ok := bytes.Cut(sent, []byte("\x00COMMIT\x00")); ok {
+		if at := bytes.LastIndexByte(before, 's'); at >= 0 {
+			p.names = append(p.names, slices.Concat([]byte{0}, before[at:], []byte{0}))
+		}
+	}
+	return slices.ContainsFunc(p.names, func(name []byte) bool { return bytes.Contains(sent, name) })
 }

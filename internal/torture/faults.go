@@ -29,7 +29,7 @@ func init() {
 		{"postgres.latency", "postgres", onEdge("postgres", latency(150, 100))},
 		{"postgres.blackhole", "postgres", onEdge("postgres", blackHole)},
 		{"postgres.reset", "postgres", resetEdge("postgres")},
-		{"postgres.cut-commit", "postgres", onEdge("postgres", toxic{Type: cutCommit, Stream: "upstream", Toxicity: 0.5})},
+		{"postgres.cut-commit", "postgres", cutCommits},
 		{"redis.kill", "redis", downServer(func(s *servers) *server { return s.redis })},
 		{"redis.flush", "redis", flushRedis},
 		{"redis.latency", "redis", onEdge("redis", latency(2000, 0))},
@@ -191,12 +191,16 @@ func onFront(t toxic) func(context.Context, *run, fault) error {
 	}
 }
 
-func poisoned(ctx context.Context, lines []*edge, t toxic) (err error) {
+// poisoned begins with what is to be done to each line once it is poisoned.
+func poisoned(ctx context.Context, lines []*edge, t toxic, then ...func(*edge) error) (err error) {
 	streams := directions(t.Stream)
 	for _, e := range lines {
 		for _, stream := range streams {
 			t.Stream = stream
 			err = errors.Join(err, e.poison(t))
+		}
+		for _, do := range then {
+			err = errors.Join(err, do(e))
 		}
 	}
 	<-ctx.Done()
@@ -206,6 +210,15 @@ func poisoned(ctx context.Context, lines []*edge, t toxic) (err error) {
 		e.heal(after)
 	}
 	return err
+}
+
+// cutCommits begins with new connections, whose statements it knows from the first.
+func cutCommits(ctx context.Context, r *run, f fault) error {
+	lines := r.lines("postgres", f)
+	for _, e := range lines {
+		e.shut()
+	}
+	return poisoned(ctx, lines, toxic{Type: cutCommit, Stream: "upstream", Toxicity: 0.5}, (*edge).reopen)
 }
 
 func directions(stream string) []string {

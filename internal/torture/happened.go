@@ -44,15 +44,12 @@ var inLogs = map[string]string{
 func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	var all []Happened
 	add := func(what string, times, least int64) { all = append(all, Happened{what, times, least}) }
-	crashes, faults := int64(1), int64(1)
-	switch {
-	case r.Duration >= 30*time.Minute:
-		crashes, faults = 20, 20
-	case r.Duration >= demanding:
-		crashes = 3
+	faults := int64(1)
+	if r.Duration >= 30*time.Minute {
+		faults = 20
 	}
 	for _, p := range crash.Points() {
-		add("crash at "+string(p), r.count.crashes[p], crashes)
+		add("crash at "+string(p), r.count.crashes[p], r.leastCrashes())
 	}
 	for _, k := range kinds {
 		add("fault "+k.name, r.count.faults[k.name], faults)

@@ -34,6 +34,8 @@ type Report struct {
 	// ExtraCauses are what broke when the copy before was accepted.
 	ExtraCauses map[string]int64 `json:"receipts_extra_causes"`
 	Kills       int64            `json:"kills"`
+	// Stalled is the longest time for which the machine gave the run no turn.
+	Stalled time.Duration `json:"stalled_ns"`
 	// Undecided are keys whose history was too long to judge.
 	Undecided  int64                    `json:"undecided"`
 	Answers    map[string]int64         `json:"answers"`
@@ -60,7 +62,7 @@ func (r *run) report(ctx context.Context, happened []Happened) Report {
 	c := r.count
 	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration), Duration: r.Duration,
 		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
-		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Happened: happened, Violations: r.violations}
+		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Stalled: c.stalled, Happened: happened, Violations: r.violations}
 	for _, n := range c.crashes {
 		report.Kills += n
 	}
@@ -124,6 +126,9 @@ func (r Report) Write(out io.Writer) {
 		{int64(len(r.Violations)), "VIOLATIONS"},
 	} {
 		fmt.Fprintf(out, "  %8d  %s\n", line.n, line.what)
+	}
+	if r.Stalled > time.Second {
+		fmt.Fprintf(out, "\nThis machine was so busy with other things that the run stood still for up to %s.\n", r.Stalled.Round(time.Second))
 	}
 	fmt.Fprintf(out, "\nQuiet %s after the last fault. From a fault's end until the shop said yes again, at most:\n", r.Drained.Round(time.Millisecond))
 	for _, kind := range slices.SortedFunc(maps.Keys(r.Healing), func(a, b string) int { return int(r.Healing[b] - r.Healing[a]) }) {

@@ -72,7 +72,7 @@ type Violation struct {
 
 // Run tortures the shop and returns the report; the error says what kept it from being run.
 func Run(ctx context.Context, o Options) (report Report, err error) {
-	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(), lifetime: min(max(o.Duration/40, time.Second), 8*time.Second),
+	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(), lifetime: min(max(o.Duration/60, time.Second), 8*time.Second),
 		probe: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	r.edges = newEdges(r.addresses)
 	defer r.servers.stop()
@@ -106,7 +106,7 @@ func (r *run) torment(ctx context.Context) (report Report, err error) {
 		return report, err
 	}
 	r.begin = time.Now()
-	busy, stop := context.WithTimeout(ctx, r.Duration)
+	busy, stop := context.WithCancel(ctx)
 	defer stop()
 	var group sync.WaitGroup
 	for i := range clients {
@@ -114,11 +114,35 @@ func (r *run) torment(ctx context.Context) (report Report, err error) {
 	}
 	group.Go(func() { r.watch(busy) })
 	group.Go(func() { r.misfortune(busy, faults) })
+	r.lastLong(ctx)
+	stop()
 	group.Wait()
 	if err := ctx.Err(); err != nil {
 		return report, err
 	}
 	return r.settleAndCheck(ctx)
+}
+
+// lastLong waits for the end of the duration, and on a slow machine until nodes have died everywhere often enough, but no longer than twice as long.
+func (r *run) lastLong(ctx context.Context) {
+	if !sleep(ctx, r.Duration) || r.Duration < demanding || r.count.met(r.leastCrashes()) {
+		return
+	}
+	r.tell("going on until nodes have died %d times at each point", r.leastCrashes())
+	// Not met is a violation of its own.
+	_ = poll(ctx, r.Duration, func() (bool, error) { return r.count.met(r.leastCrashes()), nil })
+}
+
+// leastCrashes is how often each crash point must be met.
+func (r *run) leastCrashes() int64 {
+	switch {
+	case r.Duration >= 30*time.Minute:
+		return 20
+	case r.Duration >= demanding:
+		return 3
+	default:
+		return 1
+	}
 }
 
 // awaitReady waits until every node is ready.
