@@ -3,10 +3,10 @@ tool := go tool -modfile=tools/go.mod
 sqlc := CGO_ENABLED=0 $(tool) sqlc
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race fuzz lint fmt generate verify ci
+.PHONY: help demo test race fuzz torture torture-bugs lint fmt generate verify ci
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole shop on this machine, until Ctrl-C
 	go run ./cmd/shop demo
@@ -23,6 +23,12 @@ FUZZTIME ?= 30s
 
 fuzz: ## look for bad input, FUZZTIME=30s for each target
 	$(foreach t,$(targets),go test -run '^$$' -fuzz '^$(word 2,$(subst :, ,$t))$$' -fuzztime $(FUZZTIME) ./internal/$(word 1,$(subst :, ,$t)) &&) true
+
+torture: ## half an hour of random faults on real processes: needs Postgres and redis-server
+	go run ./cmd/shop torture --duration 30m
+
+torture-bugs: ## plant bugs and see the torture find each: two minutes for each
+	SHOP_TORTURE_BUGS=all go test -count=1 -timeout 60m -v -run TestPlantedBugsAreFound ./internal/torture
 
 lint: ## go vet, staticcheck, golangci-lint
 	go vet ./...

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -63,12 +64,19 @@ func RunTorture(ctx context.Context, how Torture, out, progress io.Writer) error
 	return err
 }
 
-// ListCrashPoints writes the places at which a node can be made to die, with the commands that pass them.
+// ListCrashPoints writes the places at which `shop serve` can be made to die, with the role that passes them.
 func ListCrashPoints(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "POINT\tOF\tWHERE THE PROCESS DIES")
+	fmt.Fprintf(table, "%s\tPASSED BY\tWHERE THE PROCESS DIES\n", crash.Env)
 	for _, p := range crash.Points() {
-		fmt.Fprintf(table, "%s\tshop serve\t\n", p)
+		flow, _, _ := strings.Cut(string(p), ".")
+		fmt.Fprintf(table, "%s\t%s\t%s\n", p, passedBy[flow], p.Where())
 	}
 	return table.Flush()
+}
+
+// passedBy are the commands, by the flow of a point: a charge is captured by whoever asks the provider, a refund by the reconciler too.
+var passedBy = map[string]string{
+	"place": "shop serve --only=web", "charge": "shop serve --only=web", "cancel": "shop serve --only=web", "webhook": "shop serve --only=web",
+	"refund": "shop serve", "reconcile": "shop serve --only=workers", "relay": "shop serve --only=workers", "receipt": "shop serve --only=workers",
 }

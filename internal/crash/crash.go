@@ -11,35 +11,71 @@ import (
 // Point names a place between two steps of a flow, as FLOW.STEP: the step has just been done, or is just about to be when the name says before.
 type Point string
 
-// The boundaries of the flows. What must happen at each is in docs/failure-table.md.
+// The boundaries of the flows; see Where. What must happen at each is in docs/failure-table.md.
 const (
-	PlaceBeforeCommit Point = "place.before-commit" // everything of the order is written, nothing is committed
-	PlaceCommitted    Point = "place.committed"     // the order stands, its buyer has no answer
+	PlaceBeforeCommit Point = "place.before-commit"
+	PlaceCommitted    Point = "place.committed"
 
-	ChargeStarted  Point = "charge.started"  // the attempt stands, the provider was not asked
-	ChargeCaptured Point = "charge.captured" // the provider has answered, the answer is not stored
-	ChargeSettled  Point = "charge.settled"  // the charge is final, its buyer has no answer
+	ChargeStarted  Point = "charge.started"
+	ChargeCaptured Point = "charge.captured"
+	ChargeSettled  Point = "charge.settled"
 
-	RefundStarted Point = "refund.started" // the refund stands, the provider was not asked
-	RefundGiven   Point = "refund.given"   // the provider has answered, the answer is not stored
-	RefundSettled Point = "refund.settled" // the refund is final, its caller has no answer
+	RefundStarted Point = "refund.started"
+	RefundGiven   Point = "refund.given"
+	RefundSettled Point = "refund.settled"
 
-	CancelCommitted Point = "cancel.committed" // the order has ended, its refund was not asked for
-	WebhookApplied  Point = "webhook.applied"  // the provider's event took effect, the provider was not told
-	ReconcileBegun  Point = "reconcile.begun"  // unsettled charges and refunds are leased, the provider was not asked
+	CancelCommitted Point = "cancel.committed"
+	WebhookApplied  Point = "webhook.applied"
+	ReconcileBegun  Point = "reconcile.begun"
 
-	RelayClaimed   Point = "relay.claimed"   // events are leased, none is published
-	RelayPublished Point = "relay.published" // the broker has the events, none is marked
+	RelayClaimed   Point = "relay.claimed"
+	RelayPublished Point = "relay.published"
 
-	ReceiptClaimed  Point = "receipt.claimed"  // the sender holds the receipt, the mail server knows nothing
-	ReceiptAccepted Point = "receipt.accepted" // the mail server has said 250, nothing records it
-	ReceiptRecorded Point = "receipt.recorded" // the receipt is recorded, its event is not acknowledged
+	ReceiptClaimed  Point = "receipt.claimed"
+	ReceiptAccepted Point = "receipt.accepted"
+	ReceiptRecorded Point = "receipt.recorded"
 )
+
+// places are all points, in the order of the flows.
+var places = []struct {
+	point Point
+	where string
+}{
+	{PlaceBeforeCommit, "everything of the order is written, nothing is committed"},
+	{PlaceCommitted, "the order stands, its buyer has no answer"},
+	{ChargeStarted, "the attempt stands, the provider was not asked"},
+	{ChargeCaptured, "the provider has answered, the answer is not stored"},
+	{ChargeSettled, "the charge is final, its buyer has no answer"},
+	{RefundStarted, "the refund stands, the provider was not asked"},
+	{RefundGiven, "the provider has answered, the answer is not stored"},
+	{RefundSettled, "the refund is final, its caller has no answer"},
+	{CancelCommitted, "the order has ended, its refund was not asked for"},
+	{WebhookApplied, "the provider's event took effect, the provider was not told"},
+	{ReconcileBegun, "unsettled charges and refunds are leased, the provider was not asked"},
+	{RelayClaimed, "events are leased, none is published"},
+	{RelayPublished, "the broker has the events, none is marked"},
+	{ReceiptClaimed, "the sender holds the receipt, the mail server knows nothing"},
+	{ReceiptAccepted, "the mail server has said 250, nothing records it"},
+	{ReceiptRecorded, "the receipt is recorded, its event is not acknowledged"},
+}
 
 // Points returns all of them, in the order of the flows.
 func Points() []Point {
-	return []Point{PlaceBeforeCommit, PlaceCommitted, ChargeStarted, ChargeCaptured, ChargeSettled, RefundStarted, RefundGiven, RefundSettled,
-		CancelCommitted, WebhookApplied, ReconcileBegun, RelayClaimed, RelayPublished, ReceiptClaimed, ReceiptAccepted, ReceiptRecorded}
+	all := make([]Point, len(places))
+	for i, p := range places {
+		all[i] = p.point
+	}
+	return all
+}
+
+// Where says what has happened at the point, and what has not.
+func (p Point) Where() string {
+	for _, place := range places {
+		if place.point == p {
+			return place.where
+		}
+	}
+	return ""
 }
 
 // Env is the environment variable that names the point to die at. EnvAfter is a time such as 3s that the process lives at least.

@@ -31,10 +31,11 @@ var bugs = []struct {
 		{"internal/orders/internal/ordersdb/place.sql.go", "ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING\n", ""},
 	}, []string{"I1"}},
 	{"memory written before the commit", []edit{
-		{"internal/orders/placing.go", "	p := ordersdb.InsertOrdersParams{Expiry: s.expiry}\n	for _, w := range wishes {\n",
-			"	p := ordersdb.InsertOrdersParams{Expiry: s.expiry}\n	for _, w := range wishes {\n		early.Store(w.scope(), placedAnswer(w.order.ID, w.body))\n"},
-		{"internal/orders/place.go", "	return s.placing.Do(ctx, c)\n}\n",
-			"	if answer, ok := early.Load(scope{c.CustomerID, string(c.Key)}); ok {\n		return answer.(dedup.Answer), nil\n	}\n	return s.placing.Do(ctx, c)\n}\n\nvar early sync.Map\n"},
+		{"internal/orders/placing.go", "func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, wishes []*wish) error {\n",
+			"func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, wishes []*wish) error {\n	for _, w := range wishes {\n		early.Store(w.scope(), placedAnswer(w.order.ID, w.body))\n	}\n"},
+		{"internal/orders/place.go", "	return s.placing.Do(ctx, ",
+			"	if answer, ok := early.Load(scope{c.CustomerID, string(c.Key)}); ok {\n		return answer.(dedup.Answer), nil\n	}\n	return s.placing.Do(ctx, "},
+		{"internal/orders/place.go", "func placedAnswer(", "var early sync.Map\n\nfunc placedAnswer("},
 		{"internal/orders/place.go", "	\"strings\"\n", "	\"strings\"\n	\"sync\"\n"},
 	}, []string{"I2", "I3"}},
 	{"the COMMIT's lost answer taken for a yes", []edit{

@@ -22,7 +22,7 @@ const (
 	// clientTimeout is shorter than the shop's longest work: some clients come again while the first request runs.
 	clientTimeout = 4 * time.Second
 	// meanPause is what a client does between two wishes. It bounds the load on a small machine.
-	meanPause = 100 * time.Millisecond
+	meanPause = 60 * time.Millisecond
 	// mostTries is how often a client sends the same again. What stays unknown is asked at the end.
 	mostTries = 12
 )

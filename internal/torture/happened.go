@@ -18,8 +18,11 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox"
 )
 
-// demanding is how long a run must be for everything to have happened in it.
-const demanding = 2 * time.Minute
+// demanding is how long a run must be for everything to have happened in it; long, for everything to have happened often.
+const (
+	demanding = 90 * time.Second
+	long      = 30 * time.Minute
+)
 
 // Happened is something that a run must have met at least so often, or it has shown little.
 type Happened struct {
@@ -45,9 +48,10 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	var all []Happened
 	add := func(what string, times, least int64) { all = append(all, Happened{what, times, least}) }
 	faults := int64(1)
-	if r.Duration >= 30*time.Minute {
+	if r.Duration >= long {
 		faults = 20
 	}
+	add("operations", r.count.operations.Load(), r.leastOperations())
 	for _, p := range crash.Points() {
 		add("crash at "+string(p), r.count.crashes[p], r.leastCrashes())
 	}

@@ -109,7 +109,7 @@ func (n *node) keepAlive(ctx context.Context) {
 			n.died()
 			sleep(ctx, 100*time.Millisecond)
 		case <-ctx.Done():
-			n.end(func(p *process) { p.stop(drainPatience) })
+			n.end((*process).kill) // all is said and done, or somebody is in a hurry
 		}
 	}
 }

@@ -123,20 +123,35 @@ func (r *run) torment(ctx context.Context) (report Report, err error) {
 	return r.settleAndCheck(ctx)
 }
 
-// lastLong waits for the end of the duration, and on a slow machine until nodes have died everywhere often enough, but no longer than twice as long.
+// lastLong waits for the end of the duration, and on a slow machine until enough has happened, but no longer than twice as long.
 func (r *run) lastLong(ctx context.Context) {
-	if !sleep(ctx, r.Duration) || r.Duration < demanding || r.count.met(r.leastCrashes()) {
+	enough := func() bool {
+		return r.count.operations.Load() >= r.leastOperations() && r.count.met(r.leastCrashes())
+	}
+	if !sleep(ctx, r.Duration) || r.Duration < demanding || enough() {
 		return
 	}
-	r.tell("going on until nodes have died %d times at each point", r.leastCrashes())
-	// Not met is a violation of its own.
-	_ = poll(ctx, r.Duration, func() (bool, error) { return r.count.met(r.leastCrashes()), nil })
+	r.tell("going on until there were %d operations, and %d crashes at each point", r.leastOperations(), r.leastCrashes())
+	// Not enough is a violation of its own.
+	_ = poll(ctx, r.Duration, func() (bool, error) { return enough(), nil })
+}
+
+// leastOperations is how many requests a run must have made.
+func (r *run) leastOperations() int64 {
+	switch {
+	case r.Duration >= long:
+		return 200_000
+	case r.Duration >= demanding:
+		return 20_000
+	default:
+		return 1
+	}
 }
 
 // leastCrashes is how often each crash point must be met.
 func (r *run) leastCrashes() int64 {
 	switch {
-	case r.Duration >= 30*time.Minute:
+	case r.Duration >= long:
 		return 20
 	case r.Duration >= demanding:
 		return 3

@@ -1,0 +1,97 @@
+package torture
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// said is an answer that came between two times.
+func said(at, returned int, variant, status int, id string) call {
+	c := call{at: time.Duration(at), returned: time.Duration(returned), variant: variant, status: status, id: id}
+	c.body[0] = byte(len(id))
+	return c
+}
+
+func withCode(c call, code string) call {
+	c.code = code
+	return c
+}
+
+func TestKeyHistories(t *testing.T) {
+	t.Parallel()
+	replay := said(5, 6, 0, 201, "a")
+	replay.replayed = true
+	otherBytes := said(5, 6, 0, 201, "a")
+	otherBytes.body[1] = 1
+	for name, c := range map[string]struct {
+		calls []call
+		holds bool
+	}{
+		"answer and replay":                         {[]call{said(1, 2, 0, 201, "a"), replay}, true},
+		"replay of nothing":                         {[]call{replay}, false},
+		"replay of what nobody answered":            {[]call{said(1, 2, 0, 0, ""), replay}, true},
+		"replay before what nobody answered":        {[]call{replay, said(7, 8, 0, 0, "")}, false},
+		"two orders":                                {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 0, 201, "bb")}, false},
+		"two orders at once":                        {[]call{said(1, 4, 0, 201, "a"), said(2, 3, 0, 201, "bb")}, false},
+		"other bytes":                               {[]call{said(1, 2, 0, 201, "a"), otherBytes}, false},
+		"other meaning refused":                     {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 1, 422, "")}, true},
+		"other meaning accepted":                    {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 1, 201, "a")}, false},
+		"same meaning called another":               {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 0, 422, "")}, false},
+		"refused for what nobody answered":          {[]call{said(1, 2, 1, 503, ""), said(3, 4, 0, 422, "")}, true},
+		"out of stock, then placed":                 {[]call{withCode(said(1, 2, 0, 409, ""), "out_of_stock"), said(3, 4, 0, 201, "a")}, true},
+		"placed, then out of stock":                 {[]call{said(1, 2, 0, 201, "a"), withCode(said(3, 4, 0, 409, ""), "out_of_stock")}, false},
+		"placed while another call is told to wait": {[]call{said(1, 4, 0, 201, "a"), withCode(said(2, 3, 0, 409, ""), "request_in_progress")}, true},
+		"unknown, then final":                       {[]call{said(1, 2, 0, 202, "a"), said(3, 4, 0, 201, "a")}, true},
+		"final, then unknown":                       {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 0, 202, "a")}, false},
+		"declined, then succeeded":                  {[]call{said(1, 2, 0, 402, "a"), said(3, 4, 0, 201, "a")}, false},
+	} {
+		if holds, ok := linearizable(c.calls); holds != c.holds || !ok {
+			t.Errorf("%s: holds %v, decided %v; want %v", name, holds, ok, c.holds)
+		}
+	}
+}
+
+func TestScheduleFollowsItsSeed(t *testing.T) {
+	t.Parallel()
+	const duration = 30 * time.Minute
+	all := schedule(1, duration)
+	if diff := cmp.Diff(all, schedule(1, duration)); diff != "" {
+		t.Errorf("the same seed made another schedule: %s", diff)
+	}
+	if cmp.Equal(all, schedule(2, duration)) {
+		t.Error("another seed made the same schedule")
+	}
+	times := map[string]int{}
+	for _, f := range all {
+		times[f.Kind]++
+		if f.For <= 0 || f.At+f.For+lull > duration {
+			t.Errorf("%+v does not end in time", f)
+		}
+	}
+	for _, k := range kinds {
+		if times[k.name] < 20 {
+			t.Errorf("%s happens %d times in half an hour, want 20", k.name, times[k.name])
+		}
+	}
+}
+
+func TestCommitsAreRecognized(t *testing.T) {
+	t.Parallel()
+	line := (*commitCutter)(nil).NewState().(*prepared) //nolint:forcetypeassert // see NewState
+	for _, c := range []struct {
+		sent    string
+		commits bool
+	}{
+		{"Q\x00\x00\x00\x0abegin\x00", false},
+		{"Q\x00\x00\x00\x0bcommit\x00", true},
+		{"P\x00\x00\x00\x20stmtcache_ab12\x00COMMIT\x00\x00\x00", false},
+		{"B\x00\x00\x00\x20\x00stmtcache_ab12\x00\x00\x00", true},
+		{"B\x00\x00\x00\x20\x00stmtcache_cd34\x00\x00\x00", false},
+	} {
+		if got := line.commits([]byte(c.sent)); got != c.commits {
+			t.Errorf("%q: %v, want %v", c.sent, got, c.commits)
+		}
+	}
+}
