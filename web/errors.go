@@ -11,6 +11,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/ratelimit"
 )
 
 var errorPage = parsePage("error.html")
@@ -46,6 +47,10 @@ func failureOf(err error) failure {
 		return notFound
 	case errors.Is(err, errNoProduct):
 		return noProduct
+	case errors.Is(err, ratelimit.ErrTooMany):
+		return failure{http.StatusTooManyRequests, "One at a time, please", "More came from your network than this shop takes at once. Nothing was changed: please try again in a moment."}
+	case errors.Is(err, errCard):
+		return failure{http.StatusBadRequest, "Please keep your card number", "Something you typed looks like the number of a payment card. This shop never asks for one and keeps none, so nothing was changed."}
 	case errors.Is(err, errCrossSite):
 		return failure{http.StatusForbidden, "That did not come from this shop",
 			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}
@@ -76,6 +81,9 @@ func (w *Web) WriteError(c echo.Context, err error) {
 	}
 	setSecurityHeaders(c)
 	c.Response().Header().Set("Cache-Control", "no-store")
+	if f.Status == http.StatusTooManyRequests {
+		c.Response().Header().Set("Retry-After", "1")
+	}
 	if err := w.render(c, f.Status, errorPage, page{Title: f.Title, Content: f}); err != nil {
 		w.Log.DebugContext(c.Request().Context(), "the error page could not be sent", "error", err)
 	}

@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/cards"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
@@ -82,6 +84,7 @@ func (w *Web) Register(e *echo.Echo) {
 
 var (
 	errCrossSite  = errors.New("web: the form was sent from another site")
+	errCard       = errors.New("web: a field of the form looks like a card number")
 	sameSiteForms = http.NewCrossOriginProtection()
 )
 
@@ -117,15 +120,21 @@ func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key ded
 	return answer, err
 }
 
-// postForm returns the fields of the body, and none of the address.
+// postForm returns the fields of the body, and none of the address. A card number in one of them is an error: no field here is for it.
 func postForm(c echo.Context) (url.Values, error) {
 	if err := c.Request().ParseForm(); err != nil {
 		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, tooLarge
 		}
-		return nil, errors.Join(echo.ErrBadRequest, err)
+		return nil, echo.ErrBadRequest // without what was sent
 	}
-	return c.Request().PostForm, nil
+	form := c.Request().PostForm
+	for name, values := range form {
+		if cards.In(name) || slices.ContainsFunc(values, cards.In) {
+			return nil, errCard
+		}
+	}
+	return form, nil
 }
 
 // seeOther sends the browser on, so that a reload repeats no form.

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +15,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/ratelimit"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -38,15 +38,17 @@ type API struct {
 	Stopped *timeline.Recorder
 	// Webhooks reads a provider's events, by path.
 	Webhooks map[string]EventReader
-	Log      *slog.Logger
+	// Limits bounds what one client may send. It may be nil.
+	Limits *ratelimit.Limiter
+	Log    *slog.Logger
 }
 
 // Register adds the routes. Errors of the handlers reach the echo instance's error handler: see WriteError.
 func (a *API) Register(e *echo.Echo) {
-	e.GET("/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", OpenAPI) })
-	e.GET("/v1/products", a.listProducts, limits)
+	e.GET("/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", OpenAPI) }, a.limitGuests)
+	e.GET("/v1/products", a.listProducts, limits, a.limitGuests)
 
-	customer := []echo.MiddlewareFunc{limits, a.authenticate}
+	customer := []echo.MiddlewareFunc{limits, a.limitTokens, a.authenticate}
 	e.POST("/v1/orders", a.placeOrder, customer...)
 	e.GET("/v1/orders", a.listOrders, customer...)
 	e.GET("/v1/orders/:id", a.getOrder, customer...)
@@ -80,11 +82,7 @@ func customerOf(c echo.Context) accounts.Customer {
 
 func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		scheme, token, _ := strings.Cut(c.Request().Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			token = ""
-		}
-		customer, err := a.Accounts.Authenticate(c.Request().Context(), token)
+		customer, err := a.Accounts.Authenticate(c.Request().Context(), bearer(c))
 		if err != nil {
 			return err
 		}

@@ -1,16 +1,15 @@
 package api
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
-	"io"
-	"net/http"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
+	"github.com/onceshop/onceshop/internal/cards"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/problem"
 )
@@ -21,6 +20,9 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 	case 0:
 		return "", dedup.ErrKeyMissing
 	case 1:
+		if cards.In(values[0]) {
+			return "", errCardAsKey
+		}
 		return dedup.ParseKey(values[0])
 	default:
 		return "", dedup.ErrKeyInvalid
@@ -28,11 +30,30 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 }
 
 // decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and wrong types are
-// errors, because a client whose words are ignored believes that it said something.
+// errors, because a client whose words are ignored believes that it said something. So is a card number, wherever it stands.
 func decode(c echo.Context, into any) error {
+	body, err := readBody(c)
+	if err != nil {
+		return err
+	}
+	return decodeBytes(body, into)
+}
+
+// decodeOptional is decode for a request whose body may be left out.
+func decodeOptional(c echo.Context, into any) error {
+	body, err := readBody(c)
+	if err != nil || len(body) == 0 {
+		return err
+	}
+	return decodeBytes(body, into)
+}
+
+func decodeBytes(body []byte, into any) error {
+	if field, found := cardNumber(body); found {
+		return problem.InvalidError{Field: field, Reason: cardReason}
+	}
 	// By its address, null takes into itself away. It would empty the command, customer and key included.
-	err := json.UnmarshalRead(c.Request().Body, &into, json.RejectUnknownMembers(true))
-	var tooLarge *http.MaxBytesError
+	err := json.Unmarshal(body, &into, json.RejectUnknownMembers(true))
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError
 	switch {
@@ -40,9 +61,7 @@ func decode(c echo.Context, into any) error {
 		return problem.InvalidError{Reason: "the body must be a JSON object"}
 	case err == nil:
 		return nil
-	case errors.As(err, &tooLarge):
-		return tooLarge
-	case errors.Is(err, io.EOF):
+	case len(bytes.TrimSpace(body)) == 0:
 		return problem.InvalidError{Reason: "the body must be a JSON object"}
 	case errors.As(err, &semantic):
 		return problem.InvalidError{Field: field(semantic.JSONPointer), Reason: semanticReason(semantic)}
@@ -53,14 +72,29 @@ func decode(c echo.Context, into any) error {
 	}
 }
 
-// decodeOptional is decode for a request whose body may be left out.
-func decodeOptional(c echo.Context, into any) error {
-	body := bufio.NewReader(c.Request().Body)
-	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
-		return nil
+const cardReason = "looks like a payment card number, which this shop never takes: send the payment_method that the provider made of the card"
+
+// cardNumber returns the field that holds a card number. A member's name counts as its value, and is not repeated.
+func cardNumber(body []byte) (path string, found bool) {
+	// An escape is the one way to write digits as something else.
+	if !cards.In(string(body)) && !bytes.Contains(body, []byte(`\u00`)) {
+		return "", false
 	}
-	c.Request().Body = io.NopCloser(body)
-	return decode(c, into)
+	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for {
+		token, err := decoder.ReadToken()
+		if err != nil {
+			return "", false // and no valid JSON, so it is refused anyway
+		}
+		kind := token.Kind()
+		if (kind == '"' || kind == '0') && cards.In(token.String()) {
+			path = field(decoder.StackPointer())
+			if cards.In(path) {
+				path = "a field's name"
+			}
+			return path, true
+		}
+	}
 }
 
 func semanticReason(e *json.SemanticError) string {

@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/ratelimit"
 )
 
 // retryAfter is in seconds.
@@ -24,6 +25,7 @@ const retryAfter = "1"
 var (
 	errForbidden = errors.New("api: an admin's token is needed")
 	errInternal  = errors.New("api: internal error")
+	errCardAsKey = errors.New("api: the idempotency key looks like a card number")
 )
 
 // known maps every error of the services to what a client is told. The last column is safe_new_key: false wherever
@@ -38,6 +40,7 @@ var known = []struct {
 }{
 	{dedup.ErrKeyMissing, 400, "idempotency_key_missing", "Idempotency key missing", "Send an Idempotency-Key header: a name of your choice for this intent, such as a UUID, and the same again when you retry.", true},
 	{dedup.ErrKeyInvalid, 400, "idempotency_key_invalid", "Idempotency key invalid", "Idempotency-Key must be sent once and have 1 to 255 visible ASCII characters, bare or as a quoted string.", true},
+	{errCardAsKey, 400, "idempotency_key_invalid", "Idempotency key invalid", "The Idempotency-Key looks like a payment card number, which this shop never keeps. Make up another name for this intent, such as a UUID.", true},
 	{dedup.ErrKeyReused, 422, "idempotency_key_reused", "Idempotency key reused", "This key stands for another request that you sent before. Nothing was done. Use one key per intent.", false},
 	{dedup.ErrInProgress, 409, "request_in_progress", "Request in progress", "The first request with this key is still running. Send it again with the same key.", false},
 	{accounts.ErrUnauthorized, 401, "unauthorized", "Unauthorized", "Send a valid token: Authorization: Bearer TOKEN.", true},
@@ -50,6 +53,7 @@ var known = []struct {
 	{payments.ErrNotSigned, 400, "invalid_request", "Bad signature", "The webhook's signature or timestamp is not valid.", true},
 	{echo.ErrNotFound, 404, "not_found", "Not found", "There is nothing at this path; see /v1/openapi.yaml.", true},
 	{echo.ErrMethodNotAllowed, 405, "method_not_allowed", "Method not allowed", "This path does not take this method; see the Allow header and /v1/openapi.yaml.", true},
+	{ratelimit.ErrTooMany, 429, "too_many_requests", "Too many requests", "Nothing was done. Send the same request with the same key again, after the seconds that Retry-After names.", true},
 	{errUnavailable, 503, "unavailable", "Unavailable", "The shop could not finish this now, and it may have happened. Send the same request with the same key again.", false},
 	{errInternal, 500, "internal", "Internal error", "Something went wrong on our side, and it may have happened. Send the same request with the same key again.", false},
 }
@@ -121,7 +125,7 @@ func WriteError(c echo.Context, err error, log *slog.Logger) {
 	switch p.Code {
 	case "unauthorized":
 		header.Set("WWW-Authenticate", "Bearer")
-	case "unavailable", "request_in_progress", "charge_in_progress":
+	case "unavailable", "request_in_progress", "charge_in_progress", "too_many_requests":
 		header.Set("Retry-After", retryAfter)
 	}
 	if p.Status >= http.StatusInternalServerError {

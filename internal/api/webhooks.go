@@ -17,10 +17,14 @@ func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		body, err := io.ReadAll(c.Request().Body)
 		if err != nil {
-			return err
+			return cutBody(err, "did not arrive whole and in time")
 		}
 		event, err := read(c.Request().Header, body)
 		if err != nil {
+			// Only what nobody signed counts: the provider is never held back.
+			if tooMany := a.Limits.Guest(c.RealIP()); tooMany != nil {
+				return tooMany
+			}
 			a.Log.WarnContext(c.Request().Context(), "webhook refused", "error", err)
 			return err
 		}

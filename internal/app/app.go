@@ -29,6 +29,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/payments/stripe"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/ratelimit"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -62,6 +63,7 @@ type App struct {
 	orders   *orders.Service
 	payments *payments.Service
 	replays  *dedup.Replays
+	limits   *ratelimit.Limiter
 	stopped  *timeline.Recorder
 	letters  *outbox.Letters
 	notify   *notify.Service
@@ -78,7 +80,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	if err := config.Require(role); err != nil {
 		return nil, err
 	}
-	if err := config.Check(); err != nil {
+	if err := errors.Join(config.Check(), config.check()); err != nil {
 		return nil, UsageError{err}
 	}
 	if err := warnOfCrash(ctx, log); err != nil {
@@ -101,6 +103,8 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
 	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
+	a.limits = config.limiter()
+	a.warnOfProxy(ctx)
 	a.stopped = timeline.NewRecorder(a.pool, log)
 	a.payments.Stopped = a.stopped
 	if role.Workers || config.NATSURL != "" {
@@ -195,6 +199,9 @@ func (a *App) connectWorkers() error {
 func (a *App) Close() {
 	if a.replays != nil {
 		a.replays.Close()
+	}
+	if a.limits != nil {
+		a.limits.Close()
 	}
 	a.closeLab()
 	if a.nats != nil {

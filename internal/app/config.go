@@ -37,6 +37,7 @@ type Config struct {
 	StripeURL string `env:"-"`
 
 	Windows
+	Limits
 
 	// Demo accepts the demo's tokens and offers the simulated provider's payment methods.
 	Demo bool `env:"-"`

@@ -15,7 +15,7 @@ const module = "github.com/onceshop/onceshop/"
 // layers are the packages of production code from the bottom up: each may import only those named before it, and
 // its own subfolders. A package that is not named may be imported by nobody's production code.
 var layers = []string{
-	".", "db/migrations", "internal/problem", "internal/money", "internal/crash",
+	".", "db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit",
 	"internal/dedup", "internal/coalesce", "internal/pg",
 	"internal/timeline",
 	"internal/accounts", "internal/outbox",

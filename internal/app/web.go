@@ -23,27 +23,45 @@ const (
 // webHandler is everything on the public address: pages, the JSON API, and whether the node is alive and ready.
 func (a *App) webHandler() http.Handler {
 	e := echo.New()
-	// The address of the peer, not what the peer says it is.
-	e.IPExtractor = echo.ExtractIPDirect()
+	e.IPExtractor = a.config.clientAddress()
 	told := timeline.New(a.pool)
 	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Signer: accounts.NewSigner(a.config.Secret),
 		Replays: a.replays, Timeline: told, Stopped: a.stopped, Letters: a.letters, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
 		Streams: make(chan struct{}, maxStreams), Draining: a.draining, Log: a.log}
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
-		if path := c.Request().URL.Path; path == "/v1" || strings.HasPrefix(path, "/v1/") {
+		if isAPI(c) {
 			api.WriteError(c, err, a.log)
 			return
 		}
 		pages.WriteError(c, err)
 	}
-	e.Use(a.logRequests, middleware.Recover())
+	e.Use(a.logRequests, middleware.Recover(), a.limitPages)
 	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Stopped: a.stopped, Log: a.log,
-		Webhooks: a.webhooks}).Register(e)
+		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
 	pages.Register(e)
 	a.registerLab(e, pages)
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
 	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e
+}
+
+func isAPI(c echo.Context) bool {
+	path := c.Request().URL.Path
+	return path == "/v1" || strings.HasPrefix(path, "/v1/")
+}
+
+// limitPages bounds what a guest may ask for. The API counts for itself, as it knows its customers by their tokens; static files
+// cost nothing, and a probe must not find the node closed.
+func (a *App) limitPages(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		path := c.Request().URL.Path
+		if !isAPI(c) && !strings.HasPrefix(path, "/static/") && path != "/healthz" && path != "/readyz" {
+			if err := a.limits.Guest(c.RealIP()); err != nil {
+				return err
+			}
+		}
+		return next(c)
+	}
 }
 
 // logRequests writes one line for each request, after its error has been answered.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -39,6 +40,10 @@ type Shop struct {
 	Mailbox string
 	// PSPLog is the provider's own append-only record of captures and refunds.
 	PSPLog string
+	// Ops are the nodes' addresses for operators.
+	Ops []string
+	// Log is what the nodes have logged.
+	Log *Transcript
 }
 
 // WebhookSecret is what the provider of every test shop signs with.
@@ -54,7 +59,7 @@ func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 		t.Fatal(err)
 	}
 	config.Demo = true
-	s := &Shop{Config: config}
+	s := &Shop{Config: config, Log: &Transcript{}}
 	s.Pool = shoptest.Pool(t, s.Config.DatabaseURL)
 	listeners := make([]net.Listener, nodes)
 	for n := range listeners {
@@ -103,7 +108,8 @@ func (s *Shop) startServers(t testing.TB) {
 
 func (s *Shop) startNode(t testing.TB, web net.Listener, seed bool) {
 	t.Helper()
-	a, err := app.New(t.Context(), s.Config, app.Everything, Log(t))
+	log := slog.New(slog.NewJSONHandler(io.MultiWriter(s.Log, testOutput(t)), nil))
+	a, err := app.New(t.Context(), s.Config, app.Everything, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +119,7 @@ func (s *Shop) startNode(t testing.TB, web net.Listener, seed bool) {
 		}
 	}
 	ops := loopback(t)
+	s.Ops = append(s.Ops, "http://"+ops.Addr().String())
 	background(t, func(ctx context.Context, ready func()) error {
 		defer a.Close()
 		ready()
@@ -209,13 +216,35 @@ func (s *Shop) Pending(t testing.TB) uint64 {
 	return info.NumPending + uint64(info.NumAckPending)
 }
 
-// Log writes the nodes' warnings into the test's output when SHOP_TEST_LOG is set.
-func Log(t testing.TB) *slog.Logger {
-	out := io.Discard
+// Log writes what servers log into the test's output when SHOP_TEST_LOG is set.
+func Log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testOutput(t), nil)) }
+
+func testOutput(t testing.TB) io.Writer {
 	if os.Getenv("SHOP_TEST_LOG") != "" {
-		out = t.Output()
+		return t.Output()
 	}
-	return slog.New(slog.NewTextHandler(out, nil))
+	return io.Discard
+}
+
+// Transcript keeps what is written to it. It is safe for concurrent use.
+type Transcript struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write never fails.
+func (l *Transcript) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, text...)
+	return len(text), nil
+}
+
+// String is everything so far.
+func (l *Transcript) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
 }
 
 // background runs a server until the test ends and returns when it is ready.
