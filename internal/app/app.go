@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -165,6 +166,9 @@ func (a *App) connectProvider() error {
 // connectBroker needs no broker that answers: the connection is made when there is one.
 func (a *App) connectBroker() error {
 	conn, err := nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	if parse, ok := errors.AsType[*url.Error](err); ok {
+		err = parse.Err // without the address, which has the password
+	}
 	if err != nil {
 		return fmt.Errorf("NATS_URL is not an address such as nats://user:password@host:4222: %w", err)
 	}

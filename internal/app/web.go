@@ -35,7 +35,7 @@ func (a *App) webHandler() http.Handler {
 		}
 		pages.WriteError(c, err)
 	}
-	e.Use(a.logRequests, middleware.Recover(), a.limitPages)
+	e.Use(a.logRequests, middleware.RecoverWithConfig(middleware.RecoverConfig{DisableStackAll: true, LogErrorFunc: a.logPanic}), a.limitPages)
 	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Stopped: a.stopped, Log: a.log,
 		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
 	pages.Register(e)
@@ -43,6 +43,12 @@ func (a *App) webHandler() http.Handler {
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
 	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e
+}
+
+// logPanic keeps the stack for us; the client gets what every failure gets.
+func (a *App) logPanic(c echo.Context, err error, stack []byte) error {
+	a.log.ErrorContext(c.Request().Context(), "panic", append(api.LogFields(c), "error", err, "stack", string(stack))...)
+	return err
 }
 
 func isAPI(c echo.Context) bool {
