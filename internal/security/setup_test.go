@@ -109,7 +109,7 @@ func expect(t *testing.T, what string, got apitest.Response, status int, code st
 		}
 	}
 	if got.Status != status || p.Code != code {
-		t.Errorf("%s: got %d %s, want %d %s", what, got.Status, got.Body, status, code)
+		t.Errorf("%s: got %d %.300s, want %d %s", what, got.Status, got.Body, status, code)
 	}
 }
 
