@@ -45,6 +45,7 @@ func (e *RetryError) Unwrap() error { return e.Err }
 // Consumer hands each event of one type to a handler, at least once. The handler guards its own effect.
 type Consumer struct {
 	name     string
+	subject  string
 	handle   func(context.Context, Event) error
 	consumer jetstream.Consumer
 	streams  *Streams
@@ -59,27 +60,49 @@ type Consumer struct {
 
 // NewConsumer opens the durable consumer name for events of the type. All nodes share it.
 func NewConsumer(ctx context.Context, streams *Streams, name, eventType string, handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
-	consumer, err := streams.js.CreateOrUpdateConsumer(ctx, streams.eventName, jetstream.ConsumerConfig{
-		Durable: name, FilterSubject: streams.eventSubject + eventType, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+	c := &Consumer{name: name, subject: streams.eventSubject + eventType, handle: handle, streams: streams, log: log, retry: backoff,
+		failing: map[uint64]uint64{}}
+	if err := c.open(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Consumer) open(ctx context.Context) (err error) {
+	c.consumer, err = c.streams.js.CreateOrUpdateConsumer(ctx, c.streams.eventName, jetstream.ConsumerConfig{
+		Durable: c.name, FilterSubject: c.subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
 		MaxDeliver: -1, // the dead letter is ours: the server would drop the event without a trace
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open consumer %s: %w", name, err)
+		return fmt.Errorf("open consumer %s: %w", c.name, err)
 	}
-	return &Consumer{name: name, handle: handle, consumer: consumer, streams: streams, log: log, retry: backoff,
-		failing: map[uint64]uint64{}}, nil
+	return nil
 }
 
-// Run consumes until ctx ends, then waits for the handlers at work.
+// Run consumes until ctx ends, then waits for the handlers at work. A consumer that the broker has lost is made again, once the relay has
+// made its stream.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if err := c.consume(ctx); err != nil && ctx.Err() == nil {
+		err := c.consume(ctx)
+		for err != nil && ctx.Err() == nil {
 			c.log.WarnContext(ctx, "consumer failed; trying again", "consumer", c.name, "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
+				err = c.find(ctx)
+				if errors.Is(err, jetstream.ErrConsumerNotFound) {
+					err = c.open(ctx)
+				}
 			}
 		}
+	}
+	return nil
+}
+
+// find returns an error unless the broker has the consumer.
+func (c *Consumer) find(ctx context.Context) error {
+	if _, err := c.streams.js.Consumer(ctx, c.streams.eventName, c.name); err != nil {
+		return fmt.Errorf("look for consumer %s: %w", c.name, err)
 	}
 	return nil
 }
@@ -106,6 +129,10 @@ func (c *Consumer) work(ctx context.Context, events jetstream.MessagesContext) e
 		switch {
 		case errors.Is(err, jetstream.ErrNoHeartbeat):
 			c.log.WarnContext(ctx, "the broker is silent; still listening", "consumer", c.name)
+			if err := c.find(ctx); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+				events.Stop()
+				return err
+			}
 			continue
 		case err != nil:
 			return fmt.Errorf("next event: %w", err)

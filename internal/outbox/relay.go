@@ -3,6 +3,7 @@ package outbox
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ const (
 	relayBatch = dedup.MaxBatch
 	// relayIdle is how long a committed event may wait for the relay to look again.
 	relayIdle = 100 * time.Millisecond
+	// mendEvery is how often to look whether the broker still holds what it has acknowledged.
+	mendEvery = 5 * time.Second
 	// publishTimeout ends a batch whose acknowledgements do not come.
 	publishTimeout = 10 * time.Second
 )
@@ -37,6 +40,9 @@ type Relay struct {
 	log     *slog.Logger
 	// afterPublish lets tests end the relay between publish and mark.
 	afterPublish func() error
+	// newest is the highest number under which the broker has stored an event of this relay, oldest the lowest that came after a higher
+	// one: the broker has gone back to an older store, and what it had from there on is lost.
+	newest, oldest uint64
 
 	// Stopped records twins for the order's timeline. It may be nil; set it before Run.
 	Stopped *timeline.Recorder
@@ -48,9 +54,16 @@ func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration, log *sl
 	return &Relay{pool: pool, streams: streams, lease: lease, log: log, afterPublish: func() error { return nil }}
 }
 
-// Run relays until ctx ends. Failures are logged and tried again.
+// Run relays until ctx ends, and mends what the broker loses. Failures are logged and tried again.
 func (r *Relay) Run(ctx context.Context) error {
+	var mended time.Time
 	for ctx.Err() == nil {
+		if time.Since(mended) > mendEvery {
+			if err := r.Mend(ctx); err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "what the broker holds is not known; trying again", "error", err)
+			}
+			mended = time.Now()
+		}
 		pause := relayIdle
 		if err := r.Drain(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "relay failed; trying again", "error", err)
@@ -196,6 +209,7 @@ func (r *Relay) mark(ctx context.Context, b batch) error {
 		sent.Seqs = append(sent.Seqs, int64(ack.Seq)) //nolint:gosec // a stream does not reach 2^63 messages
 		if !ack.Duplicate {
 			published.WithLabelValues("stored").Inc()
+			r.stored(ack.Seq)
 		} else {
 			published.WithLabelValues("duplicate").Inc()
 			r.Stopped.Stopped(row.ID, timeline.Broker, "The relay published the event again, under the same message id: the stream holds it once.")
@@ -213,10 +227,62 @@ func (r *Relay) mark(ctx context.Context, b batch) error {
 	return errors.Join(fmt.Errorf("publish %d of %d events: %w", len(failed), len(b.rows), failure), r.release(ctx, failed))
 }
 
+// stored notices a broker that counts backwards.
+func (r *Relay) stored(seq uint64) {
+	switch {
+	case seq > r.newest:
+		r.newest = seq
+	case r.oldest == 0 || seq < r.oldest:
+		r.oldest = seq
+	}
+}
+
+// Mend publishes again what the broker has acknowledged and lost since: because it came back with an older store, or a stream was purged or
+// deleted. Consumers may then see events twice, as they always may. Events near the end of their time in the stream are not looked for.
+func (r *Relay) Mend(ctx context.Context) error {
+	first, last, err := r.streams.held(ctx)
+	if err != nil {
+		return err
+	}
+	db := outboxdb.New(r.pool)
+	since := idSince(time.Now().Add(-r.streams.maxAge / 10 * 9))
+	sent, err := db.SentBounds(ctx, since)
+	if err != nil {
+		return fmt.Errorf("read what was sent: %w", err)
+	}
+	setBack := r.oldest > 0 || r.newest > last
+	if !setBack && (sent.Oldest == 0 || uint64(sent.Oldest) >= first) && uint64(sent.Newest) <= last { //nolint:gosec // numbers of a stream
+		return nil
+	}
+	if r.oldest > 0 {
+		last = min(last, r.oldest-1)
+	}
+	lost, err := db.ResendLost(ctx, outboxdb.ResendLostParams{Since: since, FirstHeld: int64(first), LastHeld: int64(last)}) //nolint:gosec // numbers of a stream
+	if err != nil {
+		return fmt.Errorf("send lost events again: %w", err)
+	}
+	r.newest, r.oldest = 0, 0
+	if lost > 0 {
+		r.log.ErrorContext(ctx, "the broker has lost events; publishing them again", "events", lost, "stream_first", first, "stream_last", last)
+	}
+	return nil
+}
+
+// idSince is the smallest id that was made at the time or later: ids are UUIDs of version 7.
+func idSince(t time.Time) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[:8], uint64(t.UnixMilli())<<16) //nolint:gosec // after 1970
+	return id
+}
+
 func (r *Relay) message(row outboxdb.ClaimUnsentRow) dedup.Message {
 	data, err := json.Marshal(Event{ID: row.ID, Type: row.Type, OrderID: row.OrderID, CreatedAt: row.CreatedAt.UTC(), Data: row.Payload})
 	if err != nil {
 		panic(fmt.Sprintf("outbox: jsonb that is not JSON: %v", err))
 	}
-	return dedup.Message{Subject: r.streams.eventSubject + row.Type, ID: row.Type + "." + row.ID.String(), Data: data}
+	id := row.Type + "." + row.ID.String()
+	if row.StreamSeq != nil {
+		// The broker may remember the id of a message that it has lost.
+		id += fmt.Sprintf(".lost-%d", *row.StreamSeq)
+	}
+	return dedup.Message{Subject: r.streams.eventSubject + row.Type, ID: id, Data: data}
 }

@@ -10,7 +10,7 @@ UPDATE outbox SET claimed_until = now() + sqlc.arg(lease)::interval
 WHERE id = ANY(ARRAY(
     SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
     ORDER BY o.id LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED))
-RETURNING id, type, order_id, payload, created_at;
+RETURNING id, type, order_id, payload, created_at, stream_seq;
 
 -- name: MarkSent :exec
 UPDATE outbox SET sent_at = now(), stream_seq = sent.seq
@@ -24,3 +24,13 @@ FROM outbox WHERE sent_at IS NULL;
 -- ReleaseClaims gives rows back that could not be published.
 -- name: ReleaseClaims :exec
 UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY(sqlc.arg(ids)::uuid[]) AND sent_at IS NULL;
+
+-- SentBounds are the numbers in the stream of the oldest event since then, and of the newest: the broker should hold both. Ids grow with time.
+-- name: SentBounds :one
+SELECT coalesce((SELECT o.stream_seq FROM outbox o WHERE o.sent_at IS NOT NULL AND o.id >= sqlc.arg(since) ORDER BY o.id LIMIT 1), 0)::bigint AS oldest,
+    coalesce((SELECT n.stream_seq FROM outbox n WHERE n.sent_at IS NOT NULL AND n.id >= sqlc.arg(since) ORDER BY n.id DESC LIMIT 1), 0)::bigint AS newest;
+
+-- ResendLost makes events unsent whose messages the broker does not hold any more. They keep their old number, which makes a new message id.
+-- name: ResendLost :execrows
+UPDATE outbox SET sent_at = NULL, claimed_until = '-infinity'
+WHERE sent_at IS NOT NULL AND id >= sqlc.arg(since) AND (stream_seq < sqlc.arg(first_held)::bigint OR stream_seq > sqlc.arg(last_held)::bigint);

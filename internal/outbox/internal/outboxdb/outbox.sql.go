@@ -34,7 +34,7 @@ UPDATE outbox SET claimed_until = now() + $1::interval
 WHERE id = ANY(ARRAY(
     SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
     ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING id, type, order_id, payload, created_at
+RETURNING id, type, order_id, payload, created_at, stream_seq
 `
 
 type ClaimUnsentParams struct {
@@ -48,6 +48,7 @@ type ClaimUnsentRow struct {
 	OrderID   uuid.UUID
 	Payload   []byte
 	CreatedAt time.Time
+	StreamSeq *int64
 }
 
 // ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
@@ -68,6 +69,7 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 			&i.OrderID,
 			&i.Payload,
 			&i.CreatedAt,
+			&i.StreamSeq,
 		); err != nil {
 			return nil, err
 		}
@@ -125,4 +127,42 @@ UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY($1::uuid[]) AND sen
 func (q *Queries) ReleaseClaims(ctx context.Context, ids []uuid.UUID) error {
 	_, err := q.db.Exec(ctx, ReleaseClaims, ids)
 	return err
+}
+
+const ResendLost = `-- name: ResendLost :execrows
+UPDATE outbox SET sent_at = NULL, claimed_until = '-infinity'
+WHERE sent_at IS NOT NULL AND id >= $1 AND (stream_seq < $2::bigint OR stream_seq > $3::bigint)
+`
+
+type ResendLostParams struct {
+	Since     uuid.UUID
+	FirstHeld int64
+	LastHeld  int64
+}
+
+// ResendLost makes events unsent whose messages the broker does not hold any more. They keep their old number, which makes a new message id.
+func (q *Queries) ResendLost(ctx context.Context, arg ResendLostParams) (int64, error) {
+	result, err := q.db.Exec(ctx, ResendLost, arg.Since, arg.FirstHeld, arg.LastHeld)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const SentBounds = `-- name: SentBounds :one
+SELECT coalesce((SELECT o.stream_seq FROM outbox o WHERE o.sent_at IS NOT NULL AND o.id >= $1 ORDER BY o.id LIMIT 1), 0)::bigint AS oldest,
+    coalesce((SELECT n.stream_seq FROM outbox n WHERE n.sent_at IS NOT NULL AND n.id >= $1 ORDER BY n.id DESC LIMIT 1), 0)::bigint AS newest
+`
+
+type SentBoundsRow struct {
+	Oldest int64
+	Newest int64
+}
+
+// SentBounds are the numbers in the stream of the oldest event since then, and of the newest: the broker should hold both. Ids grow with time.
+func (q *Queries) SentBounds(ctx context.Context, since uuid.UUID) (SentBoundsRow, error) {
+	row := q.db.QueryRow(ctx, SentBounds, since)
+	var i SentBoundsRow
+	err := row.Scan(&i.Oldest, &i.Newest)
+	return i, err
 }
