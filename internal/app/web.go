@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -20,6 +21,9 @@ const (
 	stripeWebhookPath = "/v1/webhooks/stripe"
 )
 
+// requestTimeout bounds a request, besides its call to the payment provider.
+const requestTimeout = 10 * time.Second
+
 // webHandler is everything on the public address: pages, the JSON API, and whether the node is alive and ready.
 func (a *App) webHandler() http.Handler {
 	e := echo.New()
@@ -35,7 +39,7 @@ func (a *App) webHandler() http.Handler {
 		}
 		pages.WriteError(c, err)
 	}
-	e.Use(a.logRequests, middleware.RecoverWithConfig(middleware.RecoverConfig{DisableStackAll: true, LogErrorFunc: a.logPanic}), a.limitPages)
+	e.Use(a.logRequests, middleware.RecoverWithConfig(middleware.RecoverConfig{DisableStackAll: true, LogErrorFunc: a.logPanic}), a.limitPages, a.bound)
 	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Stopped: a.stopped, Log: a.log,
 		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
 	pages.Register(e)
@@ -66,6 +70,20 @@ func (a *App) limitPages(next echo.HandlerFunc) echo.HandlerFunc {
 				return err
 			}
 		}
+		return next(c)
+	}
+}
+
+// bound ends requests that wait for a server which takes everything and says nothing. An operation bounds itself, and so do streams of news
+// and the lab's experiments, which last longer.
+func (a *App) bound(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if strings.HasSuffix(c.Path(), "/events") || strings.HasPrefix(c.Path(), "/lab") {
+			return next(c)
+		}
+		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout+a.config.ProviderTimeout)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
 		return next(c)
 	}
 }
