@@ -54,8 +54,15 @@ func serveNode(ctx context.Context) error {
 		return err
 	}
 	config.Demo = true
-	return app.Serve(ctx, config, app.Everything, slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	role := app.Everything
+	if os.Getenv(onlyWeb) != "" {
+		role = app.OnlyWeb
+	}
+	return app.Serve(ctx, config, role, slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 }
+
+// onlyWeb makes a node leave the work in the background to others.
+const onlyWeb = "TEST_ONLY_WEB"
 
 const (
 	natsPort = "TEST_NATS_PORT"
