@@ -2,11 +2,14 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,7 +29,7 @@ type load struct {
 	requests map[string]request          // by key
 	answers  map[string]apitest.Response // final ones, by key
 	statuses map[int]int                 // of all answers
-	broken   int                         // requests without an answer
+	broken   []error                     // of requests without an answer
 }
 
 type request struct{ path, body string }
@@ -87,7 +90,7 @@ func (l *load) record(key string, answer apitest.Response, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.broken++
+		l.broken = append(l.broken, err)
 		return false
 	}
 	l.statuses[answer.Status]++
@@ -103,7 +106,7 @@ func (l *load) seen(status int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if status == 0 {
-		return l.broken
+		return len(l.broken)
 	}
 	return l.statuses[status]
 }
@@ -113,6 +116,15 @@ func (l *load) awaitMore(n int) {
 	l.w.t.Helper()
 	before := l.seen(http.StatusCreated)
 	shoptest.Eventually(l.w.t, healed, "buyers are served", func() bool { return l.seen(http.StatusCreated) >= before+n })
+}
+
+// cuts returns the errors of requests that a node had taken: those that it never took find no connection, or one that is reset.
+func (l *load) cuts() []error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(l.broken), func(err error) bool {
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+	})
 }
 
 // verify ends the load and holds everything that a buyer was told against the database: no answer is untrue. What was never answered
@@ -140,7 +152,7 @@ func (l *load) verify() {
 			t.Errorf("%s was answered %d %s, and %d rows say so", key, answer.Status, answer.Body, n)
 		}
 	}
-	t.Logf("%d requests answered, %d times nothing came, statuses %v", len(l.answers), l.broken, l.statuses)
+	t.Logf("%d requests answered, %d times nothing came, statuses %v", len(l.answers), len(l.broken), l.statuses)
 	l.w.settled()
 	l.w.check(0)
 }
