@@ -10,6 +10,7 @@ import (
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // visit is what a buyer does: order, pay unless method is empty, and then perhaps refund or cancel.
@@ -133,6 +134,10 @@ func (w *world) visit(v visit, insisting bool) (answers []apitest.Response) {
 	}
 	orderPath := "/v1/orders/" + made.ID
 	answers[1].JSON(t, &made)
+	if v.after != "" {
+		// A node that dies for another reason in the midst of the SMTP window may send a twin.
+		shoptest.Eventually(t, soon, "the receipt is recorded", func() bool { return w.count("receipts") == 1 })
+	}
 	switch v.after {
 	case "refund":
 		send(admin, "/v1/charges/"+made.ID+"/refunds", "refund", `{}`)
