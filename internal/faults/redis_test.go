@@ -13,12 +13,12 @@ import (
 func TestRedis(t *testing.T) {
 	t.Parallel()
 	type breaker func(t *testing.T, w *world) (start, end func())
-	around := func(break_ func(n *network)) breaker {
+	around := func(harm func(n *network)) breaker {
 		return func(t *testing.T, w *world) (start, end func()) {
 			t.Helper()
 			n, url := through(t, w.environ["REDIS_URL"])
 			w.environ["REDIS_URL"] = url
-			return func() { break_(n) }, n.heal
+			return func() { harm(n) }, n.heal
 		}
 	}
 	direct := func(start func(w *world)) breaker {
