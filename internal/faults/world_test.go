@@ -380,7 +380,7 @@ func (b *broker) messages() (n int64) {
 		if err != nil {
 			return err
 		}
-		n = int64(stream.CachedInfo().State.Msgs) //nolint:gosec // a handful
+		n = int64(stream.CachedInfo().State.Msgs)
 		return nil
 	})
 	if err != nil {
@@ -395,7 +395,7 @@ func (b *broker) pending() int64 {
 	if info == nil {
 		return -1
 	}
-	return int64(info.NumPending) + int64(info.NumAckPending) //nolint:gosec // a handful
+	return int64(info.NumPending) + int64(info.NumAckPending)
 }
 
 func (b *broker) consumer() (info *jetstream.ConsumerInfo) {

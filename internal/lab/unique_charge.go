@@ -144,7 +144,7 @@ func twoTabs() Experiment {
 		Actors: []Actor{Client, NodeA, Database, Provider},
 		Naive: Twin{Title: "a key per request", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.payOncePerKey"},
 			Run: naiveTabs},
-		Guarded: Twin{Title: "one live charge per order", Expect: Holds, Code: []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:Service.refusal"},
+		Guarded: Twin{Title: "one live charge per order", Expect: Holds, Code: []string{"internal/payments/starting.go:Service.startAllTx", "internal/payments/charge.go:Service.refusal"},
 			Run: guardedTabs},
 	}
 }

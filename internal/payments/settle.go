@@ -55,7 +55,7 @@ func staleWorker(attempt int32) string {
 	return fmt.Sprintf("Attempt %d came back when a later one had taken over: it may write nothing.", attempt)
 }
 
-// settleTx takes the order's lock before the charge's, as startTx does.
+// settleTx takes the order's lock before the charge's, as lookTx does.
 func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge, capture Capture, attempt int32) (paymentsdb.Charge, error) {
 	order, err := s.orders.LockTx(ctx, tx, row.OrderID)
 	if err != nil {

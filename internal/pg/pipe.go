@@ -67,14 +67,14 @@ func (p *Pipe) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 // QueryRow is Query for one row.
 func (p *Pipe) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if err := p.Flush(ctx); err != nil {
-		return failedRow{err}
+		return rowError{err}
 	}
 	return p.conn.QueryRow(ctx, sql, args...)
 }
 
-type failedRow struct{ error }
+type rowError struct{ error }
 
-func (r failedRow) Scan(...any) error { return r.error }
+func (r rowError) Scan(...any) error { return r.error }
 
 // Into collects the rows of a queued query, whose columns are T's fields in their order.
 func Into[T any](rows *[]T) func(pgx.Rows) error {
