@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -82,7 +83,7 @@ func (e *edge) shut() { e.proxy.Stop() }
 
 // reopen ends shut. An edge that is open stays as it is.
 func (e *edge) reopen() error {
-	if err := e.proxy.Start(); err != nil && err != toxiproxy.ErrProxyAlreadyStarted {
+	if err := e.proxy.Start(); err != nil && !errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {
 		return fmt.Errorf("reopen the proxy %s: %w", e.name, err)
 	}
 	return nil
