@@ -58,7 +58,7 @@ func open(t *testing.T) string {
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
 		base = "/dev/shm"
 	}
-	dir, err := os.MkdirTemp(base, "onceshop-faults-")
+	dir, err := os.MkdirTemp(base, "onceshop-faults-") //nolint:usetesting // in memory, and open to another user
 	if err != nil {
 		t.Fatal(err)
 	}

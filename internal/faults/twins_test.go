@@ -11,7 +11,7 @@ import (
 )
 
 // Many at once over two nodes that are processes of their own, so that nothing but the database is between them.
-func TestTwins(t *testing.T) {
+func TestTwins(t *testing.T) { //nolint:tparallel // what is on sale ends with the parent
 	t.Parallel()
 	w := setup(t, settings{})
 	w.node()

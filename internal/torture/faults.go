@@ -43,9 +43,9 @@ func init() {
 		{"provider.webhooks-late", "webhooks", holdWebhooks},
 		{"mail.refuse", "mail", shutEdge("smtp")},
 		{"mail.cut", "mail", onEdge("smtp", toxic{Type: "limit_data", Stream: "downstream", Toxicity: 0.5, Attributes: map[string]any{"bytes": 240}})},
-		{"node.kill", "node", onNode(func(n *node, _ context.Context) { n.end((*process).kill) })},
+		{"node.kill", "node", onNode(func(_ context.Context, n *node) { n.end((*process).kill) })},
 		{"node.stop", "node", onNode(stopAndGo)},
-		{"node.term", "node", onNode((*node).terminate)},
+		{"node.term", "node", onNode(terminate)},
 		{"clients.reset", "clients", onFront(toxic{Type: "reset_peer", Stream: "downstream", Toxicity: 0.3})},
 		{"clients.latency", "clients", onFront(latency(300, 300))},
 	}
@@ -265,19 +265,19 @@ func holdWebhooks(ctx context.Context, r *run, _ fault) error {
 	return r.servers.webhooks.reopen()
 }
 
-func onNode(do func(*node, context.Context)) func(context.Context, *run, fault) error {
+func onNode(do func(context.Context, *node)) func(context.Context, *run, fault) error {
 	return func(ctx context.Context, r *run, f fault) error {
 		n := r.nodes[0]
 		if f.Node == r.nodes[1].name {
 			n = r.nodes[1]
 		}
-		do(n, ctx)
+		do(ctx, n)
 		return nil
 	}
 }
 
 // stopAndGo holds a node for longer than its leases: when it goes on, others have taken over its work.
-func stopAndGo(n *node, ctx context.Context) {
+func stopAndGo(ctx context.Context, n *node) {
 	n.mu.Lock()
 	p := n.process
 	n.mu.Unlock()
@@ -292,7 +292,7 @@ func stopAndGo(n *node, ctx context.Context) {
 }
 
 // terminate asks the node to end in order, as an operator does.
-func (n *node) terminate(context.Context) {
+func terminate(_ context.Context, n *node) {
 	n.end(func(p *process) {
 		if !p.stop(drainPatience) {
 			n.run.fail("node", fmt.Sprintf("%s did not end within %s of SIGTERM; see %s.log", n.name, drainPatience, n.name))

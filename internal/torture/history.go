@@ -68,18 +68,6 @@ func (i *intent) record(c call) {
 	i.calls = append(i.calls, c)
 }
 
-// result is the first final answer, if any.
-func (i *intent) result() (call, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for _, c := range i.calls {
-		if c.final() && c.variant == 0 {
-			return c, true
-		}
-	}
-	return call{}, false
-}
-
 // read fills in what the answer says.
 func (c *call) read(status int, replayed bool, body []byte) {
 	var answer struct {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/onceshop/onceshop/internal/crash"
@@ -158,15 +157,6 @@ func (n *node) end(how func(*process)) {
 	n.mu.Unlock()
 	if p != nil {
 		how(p)
-	}
-}
-
-// signal reaches the process if there is one.
-func (n *node) signal(sig syscall.Signal) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.process != nil {
-		n.process.signal(sig)
 	}
 }
 

@@ -28,7 +28,7 @@ func (r *run) startProcess(name string, env []string, program string, args ...st
 		return nil, fmt.Errorf("open the log of %s: %w", name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, args...) //nolint:noctx // it outlives contexts: the run ends it in order
+	cmd := exec.Command(program, args...) //nolint:noctx,gosec // it outlives contexts: the run ends it in order; the program is our own, or a server that we found
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, log, log
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, env...)
 	exited, err := embedded.StartProcess(cmd)
@@ -96,7 +96,7 @@ func answers(ctx context.Context, p *process, address string) error {
 			return false, fmt.Errorf("the server for %s has exited: %s", address, p.cmd.ProcessState)
 		default:
 		}
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return false, nil //nolint:nilerr // not yet
 		}

@@ -75,7 +75,7 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(), lifetime: min(max(o.Duration/60, time.Second), 8*time.Second),
 		probe: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	r.edges = newEdges(r.addresses)
-	defer r.servers.stop()
+	defer r.servers.stop() //nolint:contextcheck // it ends what is left when ctx has ended
 	r.tell("starting Postgres, Redis, NATS, the provider and the mailbox")
 	if err := r.startServers(ctx); err != nil {
 		return report, err

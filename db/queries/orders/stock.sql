@@ -52,9 +52,11 @@ WHERE stock.sku = l.sku;
 
 -- FindDeliveryLines reads what stands under lines that were booked before.
 -- name: FindDeliveryLines :many
-SELECT delivery_id::text AS delivery_id, line::int AS line, sku, quantity FROM stock_movements
-WHERE supplier = sqlc.arg(supplier)::text
-  AND (delivery_id, line) IN (SELECT unnest(sqlc.arg(delivery_ids)::text[]), unnest(sqlc.arg(lines)::int[]));
+SELECT m.delivery_id::text AS delivery_id, m.line::int AS line, m.sku, m.quantity
+FROM (SELECT unnest(sqlc.arg(delivery_ids)::text[]) AS delivery_id, unnest(sqlc.arg(lines)::int[]) AS line) AS l
+CROSS JOIN LATERAL (
+    SELECT stock_movements.delivery_id, stock_movements.line, stock_movements.sku, stock_movements.quantity FROM stock_movements
+    WHERE stock_movements.supplier = sqlc.arg(supplier)::text AND stock_movements.delivery_id = l.delivery_id AND stock_movements.line = l.line LIMIT 1) AS m;
 
 -- name: FindDeliveryByKey :one
 SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempotency_key = $2;

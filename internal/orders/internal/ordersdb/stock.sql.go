@@ -35,15 +35,17 @@ func (q *Queries) FindDeliveryByKey(ctx context.Context, arg FindDeliveryByKeyPa
 }
 
 const FindDeliveryLines = `-- name: FindDeliveryLines :many
-SELECT delivery_id::text AS delivery_id, line::int AS line, sku, quantity FROM stock_movements
-WHERE supplier = $1::text
-  AND (delivery_id, line) IN (SELECT unnest($2::text[]), unnest($3::int[]))
+SELECT m.delivery_id::text AS delivery_id, m.line::int AS line, m.sku, m.quantity
+FROM (SELECT unnest($1::text[]) AS delivery_id, unnest($2::int[]) AS line) AS l
+CROSS JOIN LATERAL (
+    SELECT stock_movements.delivery_id, stock_movements.line, stock_movements.sku, stock_movements.quantity FROM stock_movements
+    WHERE stock_movements.supplier = $3::text AND stock_movements.delivery_id = l.delivery_id AND stock_movements.line = l.line LIMIT 1) AS m
 `
 
 type FindDeliveryLinesParams struct {
-	Supplier    string
 	DeliveryIds []string
 	Lines       []int32
+	Supplier    string
 }
 
 type FindDeliveryLinesRow struct {
@@ -55,7 +57,7 @@ type FindDeliveryLinesRow struct {
 
 // FindDeliveryLines reads what stands under lines that were booked before.
 func (q *Queries) FindDeliveryLines(ctx context.Context, arg FindDeliveryLinesParams) ([]FindDeliveryLinesRow, error) {
-	rows, err := q.db.Query(ctx, FindDeliveryLines, arg.Supplier, arg.DeliveryIds, arg.Lines)
+	rows, err := q.db.Query(ctx, FindDeliveryLines, arg.DeliveryIds, arg.Lines, arg.Supplier)
 	if err != nil {
 		return nil, err
 	}
