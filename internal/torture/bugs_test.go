@@ -60,8 +60,8 @@ var bugs = []struct {
 		{"internal/notify/notify.go", "	case errors.Is(err, dedup.ErrDone):\n", "	case errors.Is(err, dedup.ErrDone) && false:\n"},
 	}, []string{"I11"}},
 	{"relay that marks before it publishes", []edit{
-		{"internal/outbox/relay.go", "	crash.At(crash.RelayClaimed)\n",
-			"	for _, row := range rows {\n		if err := db.MarkSent(ctx, outboxdb.MarkSentParams{Ids: []uuid.UUID{row.ID}, Seqs: []int64{1}}); err != nil {\n			return 0, err\n		}\n	}\n	crash.At(crash.RelayClaimed)\n"},
+		{"internal/outbox/relay.go", "		crash.At(crash.RelayClaimed)\n",
+			"		for _, row := range rows {\n			if err := outboxdb.New(r.pool).MarkSent(ctx, outboxdb.MarkSentParams{Ids: []uuid.UUID{row.ID}, Seqs: []int64{1}}); err != nil {\n				return nil, err\n			}\n		}\n		crash.At(crash.RelayClaimed)\n"},
 	}, []string{"healing", "I10"}},
 	{"relay with a cursor over ids", []edit{
 		{"internal/outbox/internal/outboxdb/outbox.sql.go", "    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()\n",
