@@ -18,15 +18,18 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// RunBench measures the shop beside a naive twin for about the duration, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
+// RunBench measures the shop beside a naive twin for about the duration or, if there are orders, an empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
 // It writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
 // not right.
-func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
+func RunBench(ctx context.Context, config Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
 	if duration < bench.MinDuration {
 		return UsageError{fmt.Errorf("--duration %s is too short to measure anything: give it %s or more", duration, bench.MinDuration)}
 	}
+	if settled != 0 && settled < bench.MinGrown {
+		return UsageError{fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled, bench.MinGrown)}
+	}
 	begin := time.Now()
-	var report bench.Report
+	var report interface{ Write(io.Writer) }
 	err := withBenchServers(ctx, config, progress, log, func(ctx context.Context, databaseURL, natsURL string) error {
 		pool, err := pg.Open(ctx, databaseURL, 4)
 		if err != nil {
@@ -42,14 +45,21 @@ func RunBench(ctx context.Context, config Config, duration time.Duration, asJSON
 		}
 		defer broker.Close()
 		var bar *progressbar.ProgressBar
-		report, err = bench.Run(ctx, bench.Config{DB: pool, Broker: broker, Duration: duration - time.Since(begin), Progress: func(doing string, step, steps int) {
+		run := bench.Config{DB: pool, Broker: broker, Duration: duration, Progress: func(doing string, step, steps int) {
 			if bar == nil {
 				bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress), progressbar.OptionShowCount(),
 					progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
 			}
+			bar.ChangeMax(steps)
 			bar.Describe(doing)
 			_ = bar.Set(step)
-		}})
+		}}
+		if settled > 0 {
+			report, err = bench.RunGrowth(ctx, run, settled)
+		} else {
+			run.Duration -= time.Since(begin)
+			report, err = bench.Run(ctx, run)
+		}
 		if bar != nil {
 			_ = bar.Finish() // a bar that cannot be drawn is no failure
 		}

@@ -66,17 +66,12 @@ func Run(ctx context.Context, c Config) (report Report, err error) {
 	if report.Flash, err = b.sellOut(ctx, flash); err != nil {
 		return report, err
 	}
-	measurements := 0
-	for _, s := range scenarios {
-		measurements += 2 * len(s.callers)
-	}
-	left := c.Duration - time.Since(begin) - time.Duration(len(scenarios))*besides - pgbenchTime
-	length := max(minRound, time.Duration(float64(left)*shareOfRounds/float64(measurements*rounds)))
+	length := roundLength(c.Duration-time.Since(begin)-pgbenchTime, scenarios)
 	for i, s := range scenarios {
 		c.Progress(s.name, i+1, steps)
 		rows, err := b.measure(ctx, s, length)
 		if err != nil {
-			return report, fmt.Errorf("%s: %w", s.name, err)
+			return report, err
 		}
 		report.Rows = append(report.Rows, rows...)
 	}
@@ -91,8 +86,26 @@ type scenario struct {
 	naive, ours side
 }
 
+// roundLength is how long a round may be for all scenarios to fit into what is left.
+func roundLength(left time.Duration, scenarios []scenario) time.Duration {
+	measurements := 0
+	for _, s := range scenarios {
+		measurements += 2 * len(s.callers)
+	}
+	left -= time.Duration(len(scenarios)) * besides
+	return max(minRound, time.Duration(float64(left)*shareOfRounds/float64(measurements*rounds)))
+}
+
 // measure runs the rounds of a scenario, the sides in turn so that drift hits both, and then verifies what they did.
-func (b *bench) measure(ctx context.Context, s scenario, length time.Duration) ([]Row, error) {
+func (s *schemas) measure(ctx context.Context, what scenario, length time.Duration) ([]Row, error) {
+	rows, err := what.measure(ctx, length)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what.name, err)
+	}
+	return rows, s.settle(ctx)
+}
+
+func (s scenario) measure(ctx context.Context, length time.Duration) ([]Row, error) {
 	sides := [2]side{s.naive, s.ours}
 	var before [2]page
 	for i, side := range sides {
@@ -100,7 +113,7 @@ func (b *bench) measure(ctx context.Context, s scenario, length time.Duration) (
 			continue
 		}
 		var err error
-		if before[i], err = side.books.read(ctx); err != nil {
+		if before[i], err = side.books.readSince(ctx, side.since); err != nil {
 			return nil, err
 		}
 	}
@@ -135,14 +148,14 @@ func (b *bench) measure(ctx context.Context, s scenario, length time.Duration) (
 		if side.books == nil {
 			continue
 		}
-		after, err := side.books.read(ctx)
+		after, err := side.books.readSince(ctx, side.since)
 		if err != nil {
 			return nil, err
 		}
 		answered := entry{Orders: side.each.Orders * calls[i], Units: side.each.Units * calls[i], Paid: side.each.Paid * calls[i]}
 		if err := verify(before[i], after, answered); err != nil {
-			return nil, fmt.Errorf("the books of the %s twin do not agree with its answers: %w", [2]string{"naive", "guarded"}[i], err)
+			return nil, fmt.Errorf("the books in the schema %s do not agree with the answers: %w", side.books.pool.Config().ConnConfig.RuntimeParams["search_path"], err)
 		}
 	}
-	return rows, b.settle(ctx)
+	return rows, nil
 }

@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
+	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -32,16 +35,7 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	steps := 0
-	server, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
-	broker, err := nats.Connect(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer broker.Close()
+	broker := startBroker(t)
 	report, err := Run(t.Context(), Config{DB: db, Broker: broker, Duration: time.Second, Progress: func(string, int, int) { steps++ }})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +64,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %d rows are missing", scenario, missing)
 		}
 	}
-	if f := report.Flash; f.Sold != f.Stock || f.Sold == 0 || f.Twins == 0 || f.Sold+f.Replayed+f.Refused != f.Attempts {
+	if f := report.Flash; f.Sold != f.Stock || f.Sold == 0 || f.Twins == 0 || f.Nodes != 2 || f.Sold+f.Replayed+f.Refused != f.Attempts {
 		t.Errorf("%+v", f)
 	}
 	document, err := json.Marshal(report)
@@ -199,4 +193,88 @@ func TestJudgeFinds(t *testing.T) {
 			t.Errorf("%s is not found", name)
 		}
 	}
+}
+
+// A run on few orders has every row and holds every invariant. What it says of growth is nothing.
+func TestRunGrowth(t *testing.T) {
+	t.Parallel()
+	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
+	const grown = MinGrown
+	report, err := RunGrowth(t.Context(), Config{DB: db, Broker: startBroker(t), Duration: time.Second}, grown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{"relay in batches": 1, "replay of old keys, service": 2, "place uniform, service": 2, "place hot, service": 1,
+		"list a buyer's orders": 1, "look for work that is due": 1}
+	var table bytes.Buffer
+	report.Write(&table)
+	for _, row := range report.Rows {
+		want[row.Scenario]--
+		if row.Empty.PerSecond <= 0 || row.Grown.PerSecond <= 0 || row.Ratio <= 0 {
+			t.Errorf("not measured: %+v", row)
+		}
+		if !strings.Contains(table.String(), row.Scenario+" ") {
+			t.Errorf("%q is not in\n%s", row.Scenario, table.String())
+		}
+	}
+	for scenario, missing := range want {
+		if missing != 0 {
+			t.Errorf("%s: %d rows are missing", scenario, missing)
+		}
+	}
+	if n := left(t, db); n > 0 || report.Orders != grown {
+		t.Errorf("%d schemas left, %d orders", n, report.Orders)
+	}
+}
+
+// The written orders are what the shop would have left: with its indexes and constraints on again, and nothing that a check finds.
+func TestGrownTablesKeepTheirGuards(t *testing.T) {
+	t.Parallel()
+	tables, err := openGrowth(t.Context(), shoptest.Pool(t, shoptest.DatabaseURL(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := tables.drop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	b := &bench{schemas: &schemas{ours: tables.grown}}
+	if err := errors.Join(b.addBuyers(t.Context()), b.grow(t.Context(), func(string, int, int) {}, MinGrown)); err != nil {
+		t.Fatal(err)
+	}
+	guarded := func(pool *pgxpool.Pool) (all []string) {
+		t.Helper()
+		rows, err := pool.Query(t.Context(), `SELECT conname || pg_get_constraintdef(oid) || convalidated FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+			UNION ALL SELECT indexrelid::regclass || replace(pg_get_indexdef(indexrelid), current_schema(), '') FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
+			WHERE relnamespace = current_schema()::regnamespace ORDER BY 1`)
+		if err == nil {
+			all, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if fresh, grown := guarded(tables.ours), guarded(tables.grown); len(fresh) == 0 || !slices.Equal(fresh, grown) {
+		t.Errorf("guards of fresh tables:\n%s\nof grown ones:\n%s", strings.Join(fresh, "\n"), strings.Join(grown, "\n"))
+	}
+	if err := b.hold(t.Context(), check.Sources{DB: b.ours}); err != nil {
+		t.Error(err)
+	}
+}
+
+func startBroker(t *testing.T) *nats.Conn {
+	t.Helper()
+	server, err := embedded.StartNATS(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	broker, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	return broker
 }

@@ -19,6 +19,8 @@ import (
 
 // Flash is the sale of what there is too little of, to callers of whom many ask twice. Nothing of it is measured: it has to be right.
 type Flash struct {
+	// Nodes share the database; the callers are spread over them.
+	Nodes    int `json:"nodes"`
 	Callers  int `json:"callers"`
 	Stock    int `json:"stock"`
 	Attempts int `json:"attempts"`
@@ -31,14 +33,14 @@ type Flash struct {
 }
 
 func (f Flash) String() string {
-	return fmt.Sprintf("%d callers, %d in stock, %d attempts of which %d were repeated: %d sold, %d replayed, %d refused, and every answer true.",
-		f.Callers, f.Stock, f.Attempts, f.Twins, f.Sold, f.Replayed, f.Refused)
+	return fmt.Sprintf("%d callers at %d nodes, %d in stock, %d attempts of which %d were repeated: %d sold, %d replayed, %d refused, and every answer true.",
+		f.Callers, f.Nodes, f.Stock, f.Attempts, f.Twins, f.Sold, f.Replayed, f.Refused)
 }
 
 // flashFor is a sale that fits into a run: 25,000 attempts for 5,000 units, fewer in a short one.
 func flashFor(run time.Duration) Flash {
 	attempts := int(25_000 * min(1, run.Seconds()/30))
-	return Flash{Callers: maxCallers, Stock: attempts / 5, Attempts: attempts}
+	return Flash{Nodes: 2, Callers: maxCallers, Stock: attempts / 5, Attempts: attempts}
 }
 
 const (
@@ -91,7 +93,7 @@ func (b *bench) sellOut(ctx context.Context, f Flash) (Flash, error) {
 	return f, verify(before, after, entry{Orders: int64(f.Sold), Units: int64(f.Sold)})
 }
 
-// attempt has the callers work through the plan, which names a key for each attempt.
+// attempt has the callers, half of them at each node, work through the plan, which names a key for each attempt.
 func (b *bench) attempt(ctx context.Context, plan []int) ([]heard, error) {
 	body, err := requestFor([]orders.LineRequest{{SKU: flashSKU, Quantity: 1}})
 	if err != nil {
@@ -101,7 +103,7 @@ func (b *bench) attempt(ctx context.Context, plan []int) ([]heard, error) {
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for n := range maxCallers {
-		client, err := dial(ctx, b.ourServer.address)
+		client, err := dial(ctx, [2]*server{b.ourServer, b.otherServer}[n%2].address)
 		if err != nil {
 			return nil, errors.Join(err, ctx.Err())
 		}

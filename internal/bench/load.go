@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // caller makes one call and waits for its answer; an error is an answer that should not have come.
@@ -18,9 +20,10 @@ type side struct {
 	open func(ctx context.Context, n int) (call caller, done func(), err error)
 	// run, if set, takes the place of callers: it does its own calls for the time and returns how many.
 	run func(ctx context.Context, callers int, length time.Duration) (sample, error)
-	// books, if set, are what must agree with the answers, and each call's share of them.
+	// books, if set, are what must agree with the answers, and each call's share of them. Only what is newer than since is read in them.
 	books *books
 	each  entry
+	since uuid.UUID
 }
 
 // sample is one round of one side.

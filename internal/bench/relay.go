@@ -42,7 +42,7 @@ func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []sce
 	if err != nil {
 		return nil, nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b.stops = append(b.stops, func() { deleteStreams(ctx, js) })
+	b.stops = append(b.stops, func() { deleteStreams(ctx, js, naiveStream, relayPrefix+"_EVENTS", relayPrefix+"_DEAD") })
 	streams, err := outbox.OpenStreams(ctx, js, relayPrefix, time.Minute, time.Hour)
 	if err != nil {
 		return nil, nil, err
@@ -53,24 +53,31 @@ func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []sce
 	// The books of the first schema are held against its orders: what is owed here belongs to none.
 	relay := outbox.NewRelay(b.guarded, streams, time.Minute, slog.New(slog.DiscardHandler))
 	return append(scenarios, scenario{"relay in batches", []int{1},
-		side{run: naiveRelay(b.naive, js)}, side{run: drained(b.guarded, relay)}}), nil, nil
+		side{run: naiveRelay(b.naive, js)}, side{run: drained(b.guarded, relay, b.oweEvents)}}), nil, nil
 }
 
-func deleteStreams(ctx context.Context, js jetstream.JetStream) {
+func deleteStreams(ctx context.Context, js jetstream.JetStream, names ...string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 	defer cancel()
-	for _, name := range []string{naiveStream, relayPrefix + "_EVENTS", relayPrefix + "_DEAD"} {
+	for _, name := range names {
 		_ = js.DeleteStream(ctx, name) // one that is left behind empties itself
 	}
 }
 
+func (b *bench) oweEvents(ctx context.Context) error {
+	if _, err := b.guarded.Exec(ctx, oweEvents, waiting, owed); err != nil {
+		return fmt.Errorf("owe events: %w", err)
+	}
+	return nil
+}
+
 // drained has the relay send a backlog, and the next while there is time. What is owed is written while the clock stands.
-func drained(pool *pgxpool.Pool, relay *outbox.Relay) func(context.Context, int, time.Duration) (sample, error) {
+func drained(pool *pgxpool.Pool, relay *outbox.Relay, owe func(context.Context) error) func(context.Context, int, time.Duration) (sample, error) {
 	return func(ctx context.Context, _ int, length time.Duration) (s sample, err error) {
 		var took time.Duration
 		for took < length {
-			if _, err := pool.Exec(ctx, oweEvents, waiting, owed); err != nil {
-				return s, fmt.Errorf("owe events: %w", err)
+			if err := owe(ctx); err != nil {
+				return s, err
 			}
 			var events, left int
 			const unsent = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"

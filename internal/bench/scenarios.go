@@ -226,7 +226,7 @@ func (b *bench) placeForReplay(ctx context.Context) error {
 func (b *bench) replay(_ context.Context, n int) (caller, func(), error) {
 	i := 0
 	return func(ctx context.Context) error {
-		i = (i + 1) % replayed
+		i = (i + 1) % len(b.placed[n])
 		p := b.placed[n][i]
 		got, err := b.orders.Place(ctx, p.command)
 		if err == nil && (!got.Replayed || !bytes.Equal(got.Body, p.answer)) {

@@ -15,15 +15,17 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// The schemas: three with the shop's own migrations, one of them without the key that guards its orders, and one with the naive tables.
+// The schemas of a run: three with the shop's own migrations, one of them without the key that guards its orders, and one with the naive tables.
 const (
 	oursSchema      = "bench"
 	guardedSchema   = "bench_guarded"
 	unguardedSchema = "bench_unguarded"
 	naiveSchema     = "bench_naive"
+	// grownSchema is there in a run that measures growth, with the first one only.
+	grownSchema = "bench_grown"
 )
 
-var schemaNames = []string{oursSchema, guardedSchema, unguardedSchema, naiveSchema}
+var schemaNames = []string{oursSchema, guardedSchema, unguardedSchema, naiveSchema, grownSchema}
 
 const (
 	// maxConns is what a node of the shop has; every twin gets as many.
@@ -62,16 +64,21 @@ type schemas struct {
 	shop *pgxpool.Pool
 	lock *pgxpool.Conn
 
-	ours, guarded, unguarded, naive *pgxpool.Pool
+	ours, guarded, unguarded, naive, grown *pgxpool.Pool
 }
 
 // all are the pools that are open.
 func (s *schemas) all() []*pgxpool.Pool {
-	return slices.DeleteFunc([]*pgxpool.Pool{s.ours, s.guarded, s.unguarded, s.naive}, func(p *pgxpool.Pool) bool { return p == nil })
+	return slices.DeleteFunc([]*pgxpool.Pool{s.ours, s.guarded, s.unguarded, s.naive, s.grown}, func(p *pgxpool.Pool) bool { return p == nil })
 }
 
-// openSchemas makes the schemas and fills them, with so many units of the product that there is too little of.
-func openSchemas(ctx context.Context, shop *pgxpool.Pool, flashStock int64) (_ *schemas, err error) {
+// openSchemas makes the schemas of a run that compares with the naive twin, with so many units of the product that there is too little of.
+func openSchemas(ctx context.Context, shop *pgxpool.Pool, flashStock int64) (*schemas, error) {
+	return lockSchemas(ctx, shop, func(s *schemas) error { return s.create(ctx, flashStock) })
+}
+
+// lockSchemas has the schemas made while no other run is on the database.
+func lockSchemas(ctx context.Context, shop *pgxpool.Pool, create func(*schemas) error) (_ *schemas, err error) {
 	lock, err := shop.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
@@ -92,7 +99,7 @@ func openSchemas(ctx context.Context, shop *pgxpool.Pool, flashStock int64) (_ *
 	if err := s.dropLeftovers(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.create(ctx, flashStock); err != nil {
+	if err := create(s); err != nil {
 		return nil, errors.Join(err, s.clear(ctx))
 	}
 	return s, nil
@@ -117,22 +124,38 @@ func (s *schemas) dropLeftovers(ctx context.Context) error {
 	return s.dropAll(ctx)
 }
 
+// createSchema makes one that is empty, and a pool on it.
+func (s *schemas) createSchema(ctx context.Context, name string) (*pgxpool.Pool, error) {
+	if _, err := s.lock.Exec(ctx, "CREATE SCHEMA "+name+"; COMMENT ON SCHEMA "+name+" IS '"+mark+"'"); err != nil {
+		return nil, fmt.Errorf("create the schema %s: %w", name, err)
+	}
+	return openSchema(ctx, s.shop, name)
+}
+
+// createShop makes one with the shop's own migrations.
+func (s *schemas) createShop(ctx context.Context, name string) (*pgxpool.Pool, error) {
+	pool, err := s.createSchema(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := pg.Migrate(ctx, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
 func (s *schemas) create(ctx context.Context, flashStock int64) (err error) {
-	for _, schema := range []struct {
+	for _, shop := range []struct {
 		name string
 		pool **pgxpool.Pool
-	}{{oursSchema, &s.ours}, {guardedSchema, &s.guarded}, {unguardedSchema, &s.unguarded}, {naiveSchema, &s.naive}} {
-		if _, err := s.lock.Exec(ctx, "CREATE SCHEMA "+schema.name+"; COMMENT ON SCHEMA "+schema.name+" IS '"+mark+"'"); err != nil {
-			return fmt.Errorf("create the schema %s: %w", schema.name, err)
-		}
-		if *schema.pool, err = openSchema(ctx, s.shop, schema.name); err != nil {
+	}{{oursSchema, &s.ours}, {guardedSchema, &s.guarded}, {unguardedSchema, &s.unguarded}} {
+		if *shop.pool, err = s.createShop(ctx, shop.name); err != nil {
 			return err
 		}
 	}
-	for _, pool := range []*pgxpool.Pool{s.ours, s.guarded, s.unguarded} {
-		if _, err := pg.Migrate(ctx, pool); err != nil {
-			return err
-		}
+	if s.naive, err = s.createSchema(ctx, naiveSchema); err != nil {
+		return err
 	}
 	if _, err := s.naive.Exec(ctx, naiveTables); err != nil {
 		return fmt.Errorf("create the naive tables: %w", err)

@@ -38,6 +38,8 @@ type bench struct {
 	naiveShop   *naiveShop
 	ourServer   *server
 	naiveServer *server
+	// otherServer is a second node of ours on the same tables. Only the flash sale has it.
+	otherServer *server
 	providerURL string
 	buyers      []buyer
 	// placed are orders to replay, by buyer.
@@ -50,6 +52,7 @@ type bench struct {
 // buyer is one customer of both shops, under one token. Each caller is one: they do not meet at their customer's row.
 type buyer struct {
 	token string
+	email string
 	id    uuid.UUID
 	naive int64
 }
@@ -65,14 +68,16 @@ func open(ctx context.Context, db *pgxpool.Pool, flashStock int64) (_ *bench, er
 			err = errors.Join(err, b.close(ctx))
 		}
 	}()
-	known := accounts.New(b.ours, false)
-	if err := b.addBuyers(ctx, known); err != nil {
+	if err := b.addBuyers(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.addNaiveBuyers(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.startNaive(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.startOurs(ctx, known); err != nil {
+	if err := b.startOurs(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.placeForReplay(ctx); err != nil {
@@ -83,13 +88,18 @@ func open(ctx context.Context, db *pgxpool.Pool, flashStock int64) (_ *bench, er
 
 // close stops the servers and drops the tables.
 func (b *bench) close(ctx context.Context) error {
-	for i := len(b.stops) - 1; i >= 0; i-- {
-		b.stops[i]()
-	}
+	b.stop()
 	return b.drop(ctx)
 }
 
-func (b *bench) addBuyers(ctx context.Context, known *accounts.Service) error {
+func (b *bench) stop() {
+	for i := len(b.stops) - 1; i >= 0; i-- {
+		b.stops[i]()
+	}
+}
+
+func (b *bench) addBuyers(ctx context.Context) error {
+	known := accounts.New(b.ours, false)
 	for n := range maxCallers {
 		email := fmt.Sprintf("buyer-%d@example.com", n)
 		token, err := known.IssueToken(ctx, email, false)
@@ -100,14 +110,20 @@ func (b *bench) addBuyers(ctx context.Context, known *accounts.Service) error {
 		if err != nil {
 			return err
 		}
-		bought := buyer{token: token, id: customer.ID}
-		hash := sha256.Sum256([]byte(token))
-		err = b.naive.QueryRow(ctx, `WITH c AS (INSERT INTO customers (email) VALUES ($1) RETURNING id)
-			INSERT INTO api_tokens (hash, customer_id) SELECT $2, id FROM c RETURNING customer_id`, email, hash[:]).Scan(&bought.naive)
+		b.buyers = append(b.buyers, buyer{token: token, id: customer.ID, email: email})
+	}
+	return nil
+}
+
+// addNaiveBuyers makes the buyers customers of the naive shop too.
+func (b *bench) addNaiveBuyers(ctx context.Context) error {
+	for n, bought := range b.buyers {
+		hash := sha256.Sum256([]byte(bought.token))
+		err := b.naive.QueryRow(ctx, `WITH c AS (INSERT INTO customers (email) VALUES ($1) RETURNING id)
+			INSERT INTO api_tokens (hash, customer_id) SELECT $2, id FROM c RETURNING customer_id`, bought.email, hash[:]).Scan(&b.buyers[n].naive)
 		if err != nil {
 			return fmt.Errorf("add a naive customer: %w", err)
 		}
-		b.buyers = append(b.buyers, bought)
 	}
 	return nil
 }
@@ -122,17 +138,32 @@ func (b *bench) startNaive(ctx context.Context) error {
 	return err
 }
 
-func (b *bench) startOurs(ctx context.Context, known *accounts.Service) error {
+func (b *bench) startOurs(ctx context.Context) error {
 	provider, address, err := b.startProvider(ctx)
 	if err != nil {
 		return err
 	}
 	b.providerURL = address
+	b.orders = orders.New(b.ours, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
+	if b.ourServer, err = b.startNode(ctx, b.ours, b.orders, provider); err != nil {
+		return err
+	}
+	pool, err := openSchema(ctx, b.shop, oursSchema)
+	if err != nil {
+		return err
+	}
+	b.stops = append(b.stops, pool.Close)
+	b.otherServer, err = b.startNode(ctx, pool, orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), provider)
+	return err
+}
+
+var timing = payments.Timing{ProviderTimeout: providerTimeout, Lease: 3 * providerTimeout, Horizon: time.Hour}
+
+// startNode serves the shop's API from what a node of the shop has for itself.
+func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orders.Service, provider *psp.Client) (*server, error) {
 	silent := slog.New(slog.DiscardHandler)
-	b.orders = orders.New(b.ours, orders.DefaultExpiry, time.Now, silent)
-	timing := payments.Timing{ProviderTimeout: providerTimeout, Lease: 3 * providerTimeout, Horizon: time.Hour}
-	charges := payments.New(b.ours, b.orders, provider, timing, time.Now, silent)
-	stopped := timeline.NewRecorder(b.ours, silent)
+	charges := payments.New(pool, placing, provider, timing, time.Now, silent)
+	stopped := timeline.NewRecorder(pool, silent)
 	charges.Stopped = stopped
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
 	recorded := make(chan struct{})
@@ -146,10 +177,8 @@ func (b *bench) startOurs(ctx context.Context, known *accounts.Service) error {
 		<-recorded
 		replays.Close()
 	})
-	handler := ourHandler(&api.API{Orders: b.orders, Payments: charges, Accounts: known, Replays: replays, //nolint:contextcheck // echo carries each request's context
-		Timeline: timeline.New(b.ours), Stopped: stopped, Log: silent})
-	b.ourServer, err = b.serve(ctx, handler)
-	return err
+	return b.serve(ctx, ourHandler(&api.API{Orders: placing, Payments: charges, Accounts: accounts.New(pool, false), Replays: replays, //nolint:contextcheck // echo carries each request's context
+		Timeline: timeline.New(pool), Stopped: stopped, Log: silent}))
 }
 
 // startProvider starts a payment provider in this process, behind real HTTP, and returns a client of it.
@@ -170,7 +199,11 @@ func (b *bench) startProvider(ctx context.Context) (client *psp.Client, address 
 
 // checkOurs asks the shop's own invariants of what all scenarios have left, against the provider too.
 func (b *bench) checkOurs(ctx context.Context) error {
-	report, err := check.Run(ctx, check.Sources{DB: b.ours, ProviderURL: b.providerURL})
+	return b.hold(ctx, check.Sources{DB: b.ours, ProviderURL: b.providerURL})
+}
+
+func (b *bench) hold(ctx context.Context, sources check.Sources) error {
+	report, err := check.Run(ctx, sources)
 	if err != nil {
 		return err
 	}
