@@ -66,7 +66,7 @@ func TestFlashSaleWithKilledNodes(t *testing.T) {
 		if err := node.cmd.Process.Kill(); err != nil {
 			t.Error(err)
 		}
-		<-node.exited
+		<-node.exited //nolint:errcheck // it was killed
 		nodes[i] = s.startNode(environ, i)
 	}
 	callers.Wait()
@@ -120,7 +120,7 @@ func (s *flashSale) issueTokens(databaseURL string) {
 }
 
 func (s *flashSale) makePlan() {
-	random, fresh := rand.New(rand.NewPCG(1, 2)), 0 //nolint:gosec // who repeats is no secret
+	random, fresh := rand.New(rand.NewPCG(1, 2)), 0
 	for i := range flashAttempts {
 		if i > 0 && random.IntN(100) < 30 {
 			s.plan = append(s.plan, s.plan[i-1-random.IntN(min(i, 2*flashCallers))])

@@ -247,7 +247,9 @@ func TestGrownTablesKeepTheirGuards(t *testing.T) {
 		t.Helper()
 		rows, err := pool.Query(t.Context(), `SELECT conname || pg_get_constraintdef(oid) || convalidated FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
 			UNION ALL SELECT indexrelid::regclass || replace(pg_get_indexdef(indexrelid), current_schema(), '') FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
-			WHERE relnamespace = current_schema()::regnamespace ORDER BY 1`)
+			WHERE relnamespace = current_schema()::regnamespace
+			UNION ALL SELECT relname || reloptions::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND reloptions IS NOT NULL
+			ORDER BY 1`)
 		if err == nil {
 			all, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		}
