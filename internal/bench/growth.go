@@ -48,7 +48,7 @@ func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err err
 	if err := sides[1].grow(ctx, c.Progress, grown); err != nil {
 		return report, err
 	}
-	if err := errors.Join(sides[0].placeForReplay(ctx), sides[1].findForReplay(ctx), tables.settle(ctx)); err != nil {
+	if err := errors.Join(sides[0].placeForReplay(ctx), sides[1].findForReplay(ctx), sides[0].settle(ctx)); err != nil {
 		return report, err
 	}
 	scenarios, notes, err := growthScenarios(ctx, sides, c.Broker)
@@ -60,7 +60,7 @@ func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err err
 	length := roundLength(c.Duration, scenarios)
 	for i, s := range scenarios {
 		c.Progress(s.name, i, len(scenarios)+1)
-		rows, err := tables.measure(ctx, s, length)
+		rows, err := sides[0].measure(ctx, s, length) // the others were analyzed when they were written
 		if err != nil {
 			return report, err
 		}
