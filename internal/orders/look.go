@@ -24,10 +24,11 @@ func (s *Service) lookAll(ctx context.Context, wishes []*wish) ([]coalesce.Outco
 	defer cancel()
 	var offers []ordersdb.GetOffersRow
 	var found []ordersdb.FindOrdersByKeysRow
-	batch := &pgx.Batch{}
-	batch.Queue(ordersdb.GetOffers, skusOf(wishes)).Query(pg.Into(&offers))
-	queueFind(batch, wishes).Query(pg.Into(&found))
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+	err := pg.Look(ctx, s.pool, func(batch *pgx.Batch) {
+		batch.Queue(ordersdb.GetOffers, skusOf(wishes)).Query(pg.Into(&offers))
+		queueFind(batch, wishes).Query(pg.Into(&found))
+	})
+	if err != nil {
 		return nil, shared(fmt.Errorf("read the products and the orders under the keys: %w", err))
 	}
 	for _, w := range wishes {
@@ -49,9 +50,8 @@ func queueFind(batch *pgx.Batch, wishes []*wish) *pgx.QueuedQuery {
 // reread ends the wishes whose keys have an order by now.
 func (s *Service) reread(ctx context.Context, wishes []*wish) error {
 	var found []ordersdb.FindOrdersByKeysRow
-	batch := &pgx.Batch{}
-	queueFind(batch, wishes).Query(pg.Into(&found))
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+	err := pg.Look(ctx, s.pool, func(batch *pgx.Batch) { queueFind(batch, wishes).Query(pg.Into(&found)) })
+	if err != nil {
 		return fmt.Errorf("find the orders by their keys: %w", err)
 	}
 	replay(wishes, found)

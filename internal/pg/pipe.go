@@ -37,6 +37,16 @@ func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) e
 	return p.commit(ctx)
 }
 
+// Look sends reads in one round trip, and again when Postgres ends them in favor of others: what they have locked until the last is read can
+// meet a migration.
+func Look(ctx context.Context, pool *pgxpool.Pool, queue func(*pgx.Batch)) error {
+	return untilSettled(ctx, func() error {
+		batch := &pgx.Batch{}
+		queue(batch)
+		return pool.SendBatch(ctx, batch).Close()
+	})
+}
+
 // Queue lets a statement wait. What should become of its result is said on what it returns, before Flush.
 func (p *Pipe) Queue(sql string, args ...any) *pgx.QueuedQuery { return p.batch.Queue(sql, args...) }
 

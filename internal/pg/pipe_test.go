@@ -146,6 +146,22 @@ func TestInPipeTriesAgainAfterADeadlock(t *testing.T) {
 	wantThings(t, pool, 2)
 }
 
+func TestLookTriesAgainAfterADeadlock(t *testing.T) {
+	t.Parallel()
+	pool, _ := setup(t)
+	tries := 0
+	var n []struct{ N int }
+	err := pg.Look(t.Context(), pool, func(batch *pgx.Batch) {
+		if tries++; tries < 3 {
+			batch.Queue(`DO $$ BEGIN RAISE EXCEPTION 'a deadlock' USING ERRCODE = '40P01'; END $$`)
+		}
+		batch.Queue(`SELECT count(*) FROM things`).Query(pg.Into(&n))
+	})
+	if err != nil || tries != 3 || len(n) != 1 {
+		t.Errorf("%d tries, %d rows, %v, want 3 and one", tries, len(n), err)
+	}
+}
+
 func TestInPipeLosesItsCommit(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
