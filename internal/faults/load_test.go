@@ -2,14 +2,12 @@ package faults
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,10 +27,16 @@ type load struct {
 	requests map[string]request          // by key
 	answers  map[string]apitest.Response // final ones, by key
 	statuses map[int]int                 // of all answers
-	broken   []error                     // of requests without an answer
+	broken   []broken
 }
 
 type request struct{ path, body string }
+
+// broken is a request without an answer.
+type broken struct {
+	key string
+	err error
+}
 
 // load lets buyers come until the load is stopped.
 func (w *world) load(buyers int) *load {
@@ -90,7 +94,7 @@ func (l *load) record(key string, answer apitest.Response, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.broken = append(l.broken, err)
+		l.broken = append(l.broken, broken{key, err})
 		return false
 	}
 	l.statuses[answer.Status]++
@@ -118,12 +122,13 @@ func (l *load) awaitMore(n int) {
 	shoptest.Eventually(l.w.t, healed, "buyers are served", func() bool { return l.seen(http.StatusCreated) >= before+n })
 }
 
-// cuts returns the errors of requests that a node had taken: those that it never took find no connection, or one that is reset.
-func (l *load) cuts() []error {
+// cuts returns the requests that a node had carried out without a word to whoever sent them. Those that it never took find no connection, or
+// one that is closed.
+func (l *load) cuts() []broken {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(l.broken), func(err error) bool {
-		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+	return slices.DeleteFunc(slices.Clone(l.broken), func(b broken) bool {
+		return l.w.Count(l.w.t, `SELECT (SELECT count(*) FROM orders WHERE idempotency_key = $1) + (SELECT count(*) FROM charges WHERE idempotency_key = $1)`, b.key) == 0
 	})
 }
 

@@ -192,7 +192,7 @@ func TestNodeStopsAtPeak(t *testing.T) {
 	}
 	l.stop()
 	for _, cut := range l.cuts() {
-		t.Errorf("a request was cut: %s", cut)
+		t.Errorf("the answer for %s was cut: %s", cut.key, cut.err)
 	}
 	w.node()
 	l.verify()
