@@ -166,7 +166,7 @@ func build(t *testing.T, edits []edit) (program string) {
 // tortured runs the command until it has found something, for two minutes at most.
 func tortured(t *testing.T, program string) torture.Report {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, "torture", "--seed", "7", "--duration", "40s", "--json")
+	cmd := exec.CommandContext(t.Context(), program, "torture", "--seed", "7", "--duration", "35s", "--json")
 	var out, progress bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &progress
 	begin := time.Now()

@@ -23,11 +23,13 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	if err := r.awaitReady(ctx); err != nil {
 		r.fail("healing", "the nodes do not get ready: "+err.Error())
 	}
-	r.drain(ctx)
+	healed := r.drain(ctx)
 	r.drained = time.Since(begin)
 	r.tell("quiet after %s; sending every key once more", r.drained.Round(100*time.Millisecond))
 	r.askAgain(ctx)
-	r.drain(ctx)
+	if healed { // what does not heal in a minute is told once
+		r.drain(ctx)
+	}
 	r.tell("checking")
 	for _, check := range []func(context.Context) error{r.check, r.compare, r.checkTwins} {
 		if err := check(ctx); err != nil {
@@ -43,7 +45,7 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 }
 
 // drain waits until nothing is under way.
-func (r *run) drain(ctx context.Context) {
+func (r *run) drain(ctx context.Context) (healed bool) {
 	var open int64
 	err := poll(ctx, healing, func() (bool, error) {
 		pool := r.servers.postgres.direct()
@@ -55,6 +57,7 @@ func (r *run) drain(ctx context.Context) {
 	if err != nil {
 		r.fail("healing", fmt.Sprintf("%d charges, refunds, events or receipts are still under way: %v", open, err))
 	}
+	return err == nil
 }
 
 // askAgain sends every key once more, in its own meaning: that resolves what is unknown.
