@@ -44,7 +44,7 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	return r.report(ctx, happened), nil
 }
 
-// drain waits until nothing is under way.
+// drain waits until nothing is under way, and reports whether that came true in time.
 func (r *run) drain(ctx context.Context) (healed bool) {
 	var open int64
 	err := poll(ctx, healing, func() (bool, error) {
