@@ -15,8 +15,9 @@ import (
 const MinDuration = 20 * time.Second
 
 const (
-	// rounds is how often each side is measured, in turn; the median counts.
-	rounds = 3
+	// rounds is how often each side is measured, in turn; the median counts. What slows the machine for a second or two, such as a checkpoint,
+	// then does not decide.
+	rounds = 5
 	// minRound is the shortest round, also when there is no time: then there is one.
 	minRound = 10 * time.Millisecond
 	// besides is what a scenario takes beside its rounds: reading the books, analyzing, waiting for the last answers.

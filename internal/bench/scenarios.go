@@ -222,6 +222,23 @@ func (b *bench) placeForReplay(ctx context.Context) error {
 	return group.Wait()
 }
 
+// placeNaively gives each buyer as many orders in the naive shop.
+func (b *bench) placeNaively(ctx context.Context) error {
+	var group errgroup.Group
+	for _, buyer := range b.buyers {
+		group.Go(func() error {
+			next := uniform()
+			for range replayed {
+				if _, err := b.naiveShop.place(ctx, buyer.naive, email, next()); err != nil {
+					return fmt.Errorf("place an order in the naive shop: %w", err)
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
 // replay asks for orders again, under their keys.
 func (b *bench) replay(_ context.Context, n int) (caller, func(), error) {
 	i := 0
