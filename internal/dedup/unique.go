@@ -2,154 +2,100 @@ package dedup
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"context"
 	"errors"
-	"fmt"
-	"strings"
-	"sync"
+	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// What a key can lead to besides a first effect or a replay.
+// Row is the database row that an idempotency key belongs to.
+type Row struct {
+	// ID is the object that the first request with the key created or changed.
+	ID uuid.UUID
+	// Fingerprint is what the first request asked for.
+	Fingerprint []byte
+	// Answer is the first request's answer. Its Status is 0 while that request is still running.
+	Answer Answer
+}
+
+// Results of the two steps of a Request.
 var (
-	ErrKeyMissing = errors.New("dedup: the idempotency key is missing")
-	ErrKeyInvalid = errors.New("dedup: the idempotency key is not 1 to 255 visible ASCII characters")
-	ErrKeyReused  = errors.New("dedup: the idempotency key stands for another request")
-	ErrInProgress = errors.New("dedup: the first request with this idempotency key is still running")
+	// ErrNoRow reports that no row has the key.
+	ErrNoRow = errors.New("dedup: no row has the idempotency key")
+	// ErrKeyTaken reports that another request inserted a row with the key first.
+	ErrKeyTaken = errors.New("dedup: another request took the idempotency key")
 )
 
-// Key is the name a client gave to one intent. It means something only within its scope:
-// one customer and one operation, which are the other columns of the UNIQUE constraint.
-type Key string
-
-// ParseKey reads an Idempotency-Key header: the key itself, or a structured-field string
-// (RFC 9651) that quotes it.
-func ParseKey(header string) (Key, error) {
-	if header == "" {
-		return "", ErrKeyMissing
-	}
-	key := header
-	if strings.HasPrefix(header, `"`) {
-		var err error
-		if key, err = unquote(header); err != nil {
-			return "", err
-		}
-	}
-	if len(key) < 1 || len(key) > 255 {
-		return "", ErrKeyInvalid
-	}
-	for _, c := range []byte(key) {
-		if c < 0x21 || c > 0x7e {
-			return "", ErrKeyInvalid
-		}
-	}
-	return Key(key), nil
+// Request is one call of an operation whose table has a UNIQUE constraint on customer and key.
+type Request struct {
+	Fingerprint Fingerprint
+	// Find reads the row with the key, or returns ErrNoRow. It is a statement of its own: an INSERT
+	// and a SELECT in one statement (a CTE) would not see a row that a concurrent request inserted.
+	Find func(context.Context) (Row, error)
+	// Do inserts the row with the key and carries out the request, in one transaction. The statement
+	// is INSERT … ON CONFLICT DO NOTHING: a unique violation would abort the transaction. If it
+	// inserts nothing, Do returns ErrKeyTaken. On pg.ErrCommitUnknown it returns the answer too.
+	Do func(context.Context) (Answer, error)
 }
 
-// unquote follows RFC 9651, section 3.3.3: only the quote and the backslash are escaped.
-func unquote(s string) (string, error) {
-	if end := len(s) - 1; end > 0 && s[end] == '"' && !strings.ContainsAny(s[1:end], `"\`) {
-		return s[1:end], nil
-	}
-	var out strings.Builder
-	out.Grow(len(s))
-	for i := 1; i < len(s); i++ {
-		switch c := s[i]; c {
-		case '"':
-			if i != len(s)-1 {
-				return "", ErrKeyInvalid
-			}
-			return out.String(), nil
-		case '\\':
-			i++
-			if i == len(s) || (s[i] != '"' && s[i] != '\\') {
-				return "", ErrKeyInvalid
-			}
-			out.WriteByte(s[i])
-		default:
-			out.WriteByte(c)
-		}
-	}
-	return "", ErrKeyInvalid
-}
-
-// Hash identifies the key in logs without giving it away: the key of a request is all it takes to read its answer.
-func (k Key) Hash() string {
-	sum := sha256.Sum256(append(make([]byte, 0, 255), k...))
-	return hex.EncodeToString(sum[:6])
-}
-
-// Fingerprint is what a request means, so that a key cannot be used for two meanings.
-type Fingerprint [sha256.Size]byte
-
-// FingerprintOf hashes a decoded command, not the bytes it came in: JSON key order and white space of
-// the request do not count. The command must marshal to JSON deterministically, as structs do.
-func FingerprintOf(command any) Fingerprint {
-	w := writers.Get().(*writer)
-	w.canonical.Reset()
-	if err := w.Encode(command); err != nil {
-		panic(fmt.Sprintf("dedup: a command that cannot be marshaled: %v", err))
-	}
-	// The fingerprints in the database are those of json.Marshal, which writes no line break at the end.
-	sum := sha256.Sum256(bytes.TrimSuffix(w.canonical.Bytes(), []byte("\n")))
-	writers.Put(w)
-	return sum
-}
-
-// writer keeps its buffer, as every request takes a fingerprint.
-type writer struct {
-	canonical bytes.Buffer
-	*json.Encoder
-}
-
-var writers = sync.Pool{New: func() any {
-	w := &writer{}
-	w.Encoder = json.NewEncoder(&w.canonical)
-	return w
-}}
-
-// Answer is what a client is told, once made and then kept: ID names the object that the request
-// created or changed, Body is sent byte for byte.
-type Answer struct {
-	ID     uuid.UUID
-	Status int
-	Body   []byte
-	// Replayed says that an earlier request made the answer.
-	Replayed bool
-	// StoppedBy is what kept this request from being carried out, "" for the one that was.
-	StoppedBy Layer
-	// Final says that the answer will never change; other answers describe the moment.
-	Final bool
-}
-
-// Layer names what recognizes a request's twin.
-type Layer string
-
-// The layers that answer a request in place of carrying it out.
 const (
-	ByKey    Layer = "unique key"
-	ByMemory Layer = "memory"
+	// maxRounds bounds how often a request that lost its key finds no winner. A winner can fail
+	// after it inserted the key, such as an order for which there is no stock.
+	maxRounds = 10
+	// resolveTimeout bounds the search for the row after a lost COMMIT.
+	resolveTimeout = 3 * time.Second
 )
 
-// KeyReusedError is ErrKeyReused, with the object that the key stands for.
-type KeyReusedError struct{ ID uuid.UUID }
-
-func (KeyReusedError) Error() string { return ErrKeyReused.Error() }
-func (KeyReusedError) Unwrap() error { return ErrKeyReused }
-
-// Replay decides what a stored row means to a request that came with the row's key: the row's answer
-// if both mean the same, KeyReusedError otherwise.
-//
-// The row is read in a statement of its own after INSERT … ON CONFLICT DO NOTHING wrote nothing.
-// A caught unique violation would have aborted the transaction, and a CTE that inserts
-// and selects would not see the winner's row.
-func Replay(stored []byte, asked Fingerprint, answer Answer) (Answer, error) {
-	if !bytes.Equal(stored, asked[:]) {
-		return Answer{}, KeyReusedError{ID: answer.ID}
+// Once carries out the request unless an earlier request with the same key did. It returns the first
+// request's answer to every request with the same key and fingerprint. It returns KeyReusedError for
+// a different fingerprint, InProgressError while the first request is still running, and the errors
+// of Find and Do.
+func Once(ctx context.Context, r Request) (Answer, error) {
+	for range maxRounds {
+		row, err := r.Find(ctx)
+		if !errors.Is(err, ErrNoRow) {
+			return r.replay(row, err)
+		}
+		answer, err := r.Do(ctx)
+		if errors.Is(err, pg.ErrCommitUnknown) {
+			return r.resolve(ctx, answer, err)
+		}
+		if !errors.Is(err, ErrKeyTaken) {
+			return answer, err
+		}
 	}
+	return Answer{}, ErrInProgress
+}
+
+// replay answers from the row of an earlier request.
+func (r Request) replay(row Row, err error) (Answer, error) {
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case !bytes.Equal(row.Fingerprint, r.Fingerprint[:]):
+		return Answer{}, KeyReusedError{ID: row.ID}
+	case row.Answer.Status == 0:
+		return Answer{}, InProgressError{ID: row.ID}
+	}
+	answer := row.Answer
 	answer.Replayed, answer.StoppedBy = true, ByKey
 	return answer, nil
+}
+
+// resolve decides what happened when the reply to COMMIT was lost: the transaction took effect if
+// its row is there. The caller's context does not end the search, because its answer would be lost.
+func (r Request) resolve(ctx context.Context, answer Answer, lost error) (Answer, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
+	defer cancel()
+	row, err := r.Find(ctx)
+	switch {
+	case err != nil:
+		return Answer{}, errors.Join(lost, err)
+	case row.ID == answer.ID:
+		return answer, nil
+	}
+	return r.replay(row, nil)
 }

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -9,11 +10,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Pipe is a transaction that saves round trips: BEGIN and statements wait, and travel together when a result is asked for or with the
-// COMMIT. An error of a statement that waits is therefore the error of a later call.
+// Pipe is a transaction that saves round trips. It queues BEGIN and every statement whose result is
+// not needed yet, and sends them with the next Flush or with the COMMIT. The error of a queued
+// statement is therefore the error of a later call.
 type Pipe struct {
 	conn  *pgxpool.Conn
 	batch *pgx.Batch
+	// query stands in for Query while Later runs one of sqlc's methods.
+	query func(sql string, args []any) (pgx.Rows, error)
 }
 
 // InPipe is InTx for a transaction whose statements need few results.
@@ -26,7 +30,7 @@ func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) e
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer conn.Release() // a connection with an open transaction is closed
+	defer conn.Release() // closes a connection whose transaction is still open
 	p := &Pipe{conn: conn, batch: &pgx.Batch{}}
 	p.batch.Queue("BEGIN")
 	// Deferred, so that a panic in fn keeps neither locks nor the connection.
@@ -37,20 +41,41 @@ func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) e
 	return p.commit(ctx)
 }
 
-// Look sends reads in one round trip, and again when Postgres ends them in favor of others: what they have locked until the last is read can
-// meet a migration.
-func Look(ctx context.Context, pool *pgxpool.Pool, queue func(*pgx.Batch)) error {
+// ReadBatch sends the queries that queue adds in one round trip, without a transaction. It retries on
+// deadlock: the batch keeps its table locks until its end, and they can conflict with a migration.
+func ReadBatch(ctx context.Context, pool *pgxpool.Pool, queue func(*Pipe)) error {
 	return untilSettled(ctx, func() error {
-		batch := &pgx.Batch{}
-		queue(batch)
-		return pool.SendBatch(ctx, batch).Close()
+		p := &Pipe{batch: &pgx.Batch{}}
+		queue(p)
+		return pool.SendBatch(ctx, p.batch).Close()
 	})
 }
 
-// Queue lets a statement wait. What should become of its result is said on what it returns, before Flush.
+var errQueued = errors.New("pg: the query is queued")
+
+// Later queues a query: one of sqlc's methods on Queries that were made with this pipe, and its
+// parameters. The rows are there after the next Flush. The method runs twice, first to give its SQL
+// and again to scan the rows.
+func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), params P) *[]R {
+	result := new([]R)
+	tx.query = func(sql string, args []any) (pgx.Rows, error) {
+		tx.Queue(sql, args...).Query(func(rows pgx.Rows) (err error) {
+			tx.query = func(string, []any) (pgx.Rows, error) { return rows, nil }
+			defer func() { tx.query = nil }()
+			*result, err = method(context.Background(), params)
+			return err
+		})
+		return nil, errQueued
+	}
+	defer func() { tx.query = nil }()
+	_, _ = method(context.Background(), params)
+	return result
+}
+
+// Queue adds a statement without sending it. Set what is done with its result on the returned value.
 func (p *Pipe) Queue(sql string, args ...any) *pgx.QueuedQuery { return p.batch.Queue(sql, args...) }
 
-// Flush sends what is queued, in one round trip, and hands out its results.
+// Flush sends the queued statements in one round trip.
 func (p *Pipe) Flush(ctx context.Context) error {
 	batch := p.batch
 	p.batch = &pgx.Batch{}
@@ -60,14 +85,17 @@ func (p *Pipe) Flush(ctx context.Context) error {
 	return p.conn.SendBatch(ctx, batch).Close()
 }
 
-// Exec queues a statement. Its command tag is not known and empty.
+// Exec queues a statement. The command tag is empty, so sqlc's :execrows methods return 0.
 func (p *Pipe) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	p.Queue(sql, args...)
 	return pgconn.CommandTag{}, nil
 }
 
-// Query flushes, and returns the rows of one more statement.
+// Query sends the queued statements, then one more, and returns its rows.
 func (p *Pipe) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if p.query != nil {
+		return p.query(sql, args)
+	}
 	if err := p.Flush(ctx); err != nil {
 		return nil, err
 	}
@@ -86,15 +114,8 @@ type rowError struct{ error }
 
 func (r rowError) Scan(...any) error { return r.error }
 
-// Into collects the rows of a queued query, whose columns are T's fields in their order.
-func Into[T any](rows *[]T) func(pgx.Rows) error {
-	return func(r pgx.Rows) (err error) {
-		*rows, err = pgx.CollectRows(r, pgx.RowToStructByPos[T])
-		return err
-	}
-}
-
-// commit sends what is queued with the COMMIT. When the connection is lost meanwhile, nobody knows whether the COMMIT came to its end.
+// commit sends the queued statements with the COMMIT. If the connection breaks before the reply, the
+// outcome of the COMMIT is unknown.
 func (p *Pipe) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -107,12 +128,25 @@ func (p *Pipe) commit(ctx context.Context) error {
 	return committed(p.Flush(ctx))
 }
 
-// rollback ends the transaction unless it is committed or was never sent.
+// rollback ends the transaction unless it was committed or never sent.
 func (p *Pipe) rollback(ctx context.Context) {
 	if p.conn.Conn().IsClosed() || p.conn.Conn().PgConn().TxStatus() == 'I' {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	_, _ = p.conn.Exec(ctx, "ROLLBACK") // a connection that fails here is closed, and Postgres rolls back by itself
+	_, _ = p.conn.Exec(ctx, "ROLLBACK") // if this fails, the pool closes the connection and Postgres rolls back
+}
+
+// Look is ReadBatch for hand-written queries.
+func Look(ctx context.Context, pool *pgxpool.Pool, queue func(*pgx.Batch)) error {
+	return ReadBatch(ctx, pool, func(p *Pipe) { queue(p.batch) })
+}
+
+// Into collects the rows of a queued query whose columns are T's fields in their order.
+func Into[T any](rows *[]T) func(pgx.Rows) error {
+	return func(r pgx.Rows) (err error) {
+		*rows, err = pgx.CollectRows(r, pgx.RowToStructByPos[T])
+		return err
+	}
 }
