@@ -14,7 +14,6 @@ import (
 
 	"github.com/emersion/go-smtp"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -95,12 +94,12 @@ func (s *shop) paid(t *testing.T) outbox.Event {
 		t.Fatal(err)
 	}
 	for _, to := range []orders.Status{orders.Paying, orders.Paid} {
-		err := pg.InTx(t.Context(), s.pool, func(tx pgx.Tx) error {
-			order, err := s.orders.LockTx(t.Context(), tx, answer.ID)
-			if err != nil {
+		err := pg.InPipe(t.Context(), s.pool, func(tx *pg.Pipe) error {
+			locked := s.orders.LockTx(tx, answer.ID)
+			if err := tx.Flush(t.Context()); err != nil {
 				return err
 			}
-			return s.orders.ChangeStatusTx(t.Context(), tx, order, to)
+			return s.orders.ChangeStatusTx(t.Context(), tx, locked, orders.Change{OrderID: answer.ID, To: to})
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 	"github.com/onceshop/onceshop/internal/pg"
 )
@@ -49,16 +47,18 @@ func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 // expireNext ends one order. Several in one transaction would lock stock out of SKU order.
 func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
 	var order Order
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		rows, err := ordersdb.New(tx).LockExpired(ctx, 1)
-		if err != nil {
+	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
+		due := pg.Later(tx, ordersdb.New(tx).LockExpired, 1)
+		if err := tx.Flush(ctx); err != nil {
 			return fmt.Errorf("find an expired order: %w", err)
 		}
-		if found = len(rows) == 1; !found {
+		if found = len(*due) == 1; !found {
 			return nil
 		}
-		order = header(ordersdb.GetOrderRow(rows[0]))
-		return s.ChangeStatusTx(ctx, tx, order, Expired)
+		row := ordersdb.LockOrdersRow((*due)[0])
+		order = header(ordersdb.GetOrderRow(row))
+		locked := &Locked{&[]ordersdb.LockOrdersRow{row}}
+		return s.ChangeStatusTx(ctx, tx, locked, Change{order.ID, Expired})
 	})
 	if found && err == nil {
 		s.log.InfoContext(ctx, "order expired", "order_id", order.ID, "was", order.Status)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -44,7 +43,7 @@ func TestExpiryGivesStockBackOnce(t *testing.T) {
 	b.deliver(t, line("CUP", 10), line("TEA", 10))
 	placed := b.place(t, b.order("placed", line("CUP", 1), line("TEA", 2), line("CUP", 2))).ID
 	paying := b.place(t, b.order("paying", line("CUP", 3))).ID
-	if err := move(t, b, paying, orders.Paying); err != nil {
+	if err := change(t, b.pool, b.shop, paying, orders.Paying); err != nil {
 		t.Fatal(err)
 	}
 	paid := b.place(t, b.order("paid", line("TEA", 1))).ID
@@ -76,7 +75,7 @@ func TestExpiryEndsOpenOrdersOnly(t *testing.T) {
 	for end, steps := range ends {
 		ids[end] = b.place(t, b.order(dedup.Key(end), line("CUP", 1))).ID
 		for _, to := range steps {
-			if err := move(t, b, ids[end], to); err != nil {
+			if err := change(t, b.pool, b.shop, ids[end], to); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,14 +139,7 @@ func TestPayingMovesTheExpiryOn(t *testing.T) {
 		t.Errorf("a new order has %s", left())
 	}
 	b.exec(t, "UPDATE orders SET expires_at = now() + interval '1 second'")
-	err = pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
-		order, err := shop.LockTx(t.Context(), tx, answer.ID)
-		if err != nil {
-			return err
-		}
-		return shop.ChangeStatusTx(t.Context(), tx, order, orders.Paying)
-	})
-	if err != nil || !near(left()) {
+	if err := change(t, b.pool, shop, answer.ID, orders.Paying); err != nil || !near(left()) {
 		t.Errorf("an order that is being paid has %s, %v", left(), err)
 	}
 }
@@ -161,8 +153,9 @@ func TestExpiryDoesNotWaitForALockedOrder(t *testing.T) {
 	idle := b.place(t, b.order("idle", line("CUP", 1))).ID
 	b.late(t)
 	rollback := errors.New("not now")
-	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
-		if _, err := b.shop.LockTx(t.Context(), tx, busy); err != nil {
+	err := pg.InPipe(t.Context(), b.pool, func(tx *pg.Pipe) error {
+		b.shop.LockTx(tx, busy)
+		if err := tx.Flush(t.Context()); err != nil {
 			return err
 		}
 		expireOnce(t, b.shop, 1)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -138,13 +137,7 @@ func TestPlacedLately(t *testing.T) {
 	if got := lately(b.alice, "second", begin, lines...); got != newest {
 		t.Errorf("%s, want the newest, %s", got, newest)
 	}
-	if err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
-		order, err := b.shop.LockTx(t.Context(), tx, newest)
-		if err != nil {
-			return err
-		}
-		return b.shop.ChangeStatusTx(t.Context(), tx, order, orders.Canceled)
-	}); err != nil {
+	if err := change(t, b.pool, b.shop, newest, orders.Canceled); err != nil {
 		t.Fatal(err)
 	}
 	if got := lately(b.alice, "second", begin, lines...); got != first {

@@ -2,21 +2,21 @@ package orders
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
 // Status is where an order stands.
 type Status string
 
-// An order moves placed → paying → paid → refunded, back to placed when a payment is declined, or ends as canceled or expired.
+// An order moves placed → paying → paid → refunded. A declined payment takes it back to placed. It can
+// also end as canceled or expired.
 const (
 	Placed   Status = "placed"
 	Paying   Status = "paying"
@@ -26,7 +26,7 @@ const (
 	Expired  Status = "expired"
 )
 
-// Events of an order, one for every change of its status.
+// Events of an order, one for each change of its status.
 const (
 	EventPlaced          = "order.placed"
 	EventPaying          = "order.paying"
@@ -37,19 +37,19 @@ const (
 	EventExpired         = "order.expired"
 )
 
-// change is an edge of the order's life.
-type change struct{ from, to Status }
+// edge is a change of status that an order may make.
+type edge struct{ from, to Status }
 
-// consequence is what an edge brings with it: its event, and what becomes of the stock ("" for nothing).
+// consequence is what belongs to an edge: its event, and the movement of the order's stock, if any.
 type consequence struct{ event, movement string }
 
-// sale is the movement of what was reserved and is paid for.
-const sale = "sold"
+// sold is the movement of units that were reserved and are paid for now.
+const sold = "sold"
 
-var changes = map[change]consequence{
+var edges = map[edge]consequence{
 	{Placed, Paying}:   {event: EventPaying},
 	{Paying, Placed}:   {event: EventPaymentDeclined},
-	{Paying, Paid}:     {event: EventPaid, movement: sale},
+	{Paying, Paid}:     {event: EventPaid, movement: sold},
 	{Paid, Refunded}:   {event: EventRefunded},
 	{Placed, Canceled}: {event: EventCanceled, movement: "released"},
 	{Paying, Canceled}: {event: EventCanceled, movement: "released"},
@@ -57,109 +57,122 @@ var changes = map[change]consequence{
 	{Paying, Expired}:  {event: EventExpired, movement: "released"},
 }
 
-// LegalChange is a step that an order may take, with the event that tells of it. From is "" for an order's first step.
+// LegalChange is a change of status that an order may make, with its event. From is "" for a new order.
 type LegalChange struct {
 	Event    string
 	From, To Status
 }
 
-// LegalChanges returns every step that an order may take: what is told of an order must be a chain of these.
+// LegalChanges returns all of them. The events of an order are a chain of these.
 func LegalChanges() []LegalChange {
 	legal := []LegalChange{{Event: EventPlaced, To: Placed}}
-	for edge, then := range changes {
-		legal = append(legal, LegalChange{Event: then.event, From: edge.from, To: edge.to})
+	for e, then := range edges {
+		legal = append(legal, LegalChange{Event: then.event, From: e.from, To: e.to})
 	}
 	return legal
 }
 
-// EventData is what an order's events carry.
+// EventData is the payload of an order's events.
 type EventData struct {
 	Status   Status `json:"status"`
 	Currency string `json:"currency"`
 	Total    int64  `json:"total"`
 }
 
-// LockTx returns the order, without its lines, and keeps others from changing it until the transaction ends, or ErrNotFound.
-// Who may have it is the caller's to decide. Lock an order before its charges, and those before its stock.
-func (s *Service) LockTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Order, error) {
-	row, err := ordersdb.New(tx).LockOrder(ctx, id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Order{}, ErrNotFound
-	}
-	if err != nil {
-		return Order{}, fmt.Errorf("lock the order: %w", err)
-	}
-	return header(ordersdb.GetOrderRow(row)), nil
+// Locked holds orders that no other transaction changes until this one ends.
+type Locked struct{ rows *[]ordersdb.LockOrdersRow }
+
+// LockTx queues the lock of orders. They are known after the next Flush of tx. A transaction locks
+// orders before charges, and charges before stock; two that follow this order cannot deadlock.
+func (s *Service) LockTx(tx *pg.Pipe, ids ...uuid.UUID) *Locked {
+	ids = slices.Clone(ids)
+	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	return &Locked{pg.Later(tx, ordersdb.New(tx).LockOrders, slices.Compact(ids))}
 }
 
-// ChangeStatusTx moves an order that LockTx returned, with the stock movement and the event that belong to the change.
-func (s *Service) ChangeStatusTx(ctx context.Context, tx pgx.Tx, order Order, to Status) error {
-	then, legal := changes[change{order.Status, to}]
-	if !legal {
-		return fmt.Errorf("order %s cannot go from %s to %s", order.ID, order.Status, to)
-	}
-	db := ordersdb.New(tx)
-	changed, err := db.ChangeStatus(ctx, ordersdb.ChangeStatusParams{ID: order.ID, OldStatus: string(order.Status), NewStatus: string(to)})
-	if err != nil {
-		return fmt.Errorf("change the order to %s: %w", to, err)
-	}
-	if changed != 1 {
-		return fmt.Errorf("order %s is no longer %s", order.ID, order.Status)
-	}
-	if to == Paying {
-		if err := db.KeepOpen(ctx, ordersdb.KeepOpenParams{ID: order.ID, Expiry: s.expiry}); err != nil {
-			return fmt.Errorf("keep the order open: %w", err)
+// Order returns one of the locked orders without its lines, or ErrNotFound if it does not exist.
+// The caller decides which customer may see it.
+func (l *Locked) Order(id uuid.UUID) (Order, error) {
+	for _, row := range *l.rows {
+		if row.ID == id {
+			return header(ordersdb.GetOrderRow(row)), nil
 		}
 	}
-	if then.movement != "" {
-		if err := moveStockTx(ctx, db, order.ID, then.movement); err != nil {
+	return Order{}, ErrNotFound
+}
+
+// Change moves an order to a new status.
+type Change struct {
+	OrderID uuid.UUID
+	To      Status
+}
+
+// ChangeStatusTx queues the changes of locked orders, with the stock movements and events that belong
+// to them. An order changes at most once in a transaction. An order that starts to be paid keeps its
+// stock for another expiry period.
+func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locked, changes ...Change) error {
+	statuses := ordersdb.ChangeStatusesParams{Expiry: s.expiry}
+	var moves ordersdb.MoveStockParams
+	var events []outbox.NewEvent
+	for _, change := range changes {
+		order, err := locked.Order(change.OrderID)
+		if err != nil {
 			return err
 		}
-	}
-	order.Status = to
-	return s.enqueueTx(ctx, tx, then.event, order)
-}
-
-// ReturnStockTx puts the units of a sold order back on sale, once.
-func (s *Service) ReturnStockTx(ctx context.Context, tx pgx.Tx, orderID uuid.UUID) error {
-	return moveStockTx(ctx, ordersdb.New(tx), orderID, "returned")
-}
-
-// moveStockTx writes the movement of every SKU of the order, after taking the stock rows' locks in SKU order.
-func moveStockTx(ctx context.Context, db *ordersdb.Queries, orderID uuid.UUID, kind string) error {
-	if kind != sale {
-		lines, err := db.GetOrderLines(ctx, []uuid.UUID{orderID})
+		then, legal := edges[edge{order.Status, change.To}]
+		if !legal {
+			return fmt.Errorf("order %s cannot go from %s to %s", order.ID, order.Status, change.To)
+		}
+		order.Status = change.To
+		event, err := newEvent(then.event, order)
 		if err != nil {
-			return fmt.Errorf("read the order's lines: %w", err)
+			return err
 		}
-		skus := make([]string, len(lines))
-		for i, line := range lines {
-			skus[i] = line.Sku
-		}
-		slices.Sort(skus)
-		if _, err := db.LockStock(ctx, slices.Compact(skus)); err != nil {
-			return fmt.Errorf("lock the stock: %w", err)
+		events = append(events, event)
+		statuses.Ids = append(statuses.Ids, order.ID)
+		statuses.Statuses = append(statuses.Statuses, string(change.To))
+		if then.movement != "" {
+			moves.OrderIds = append(moves.OrderIds, order.ID)
+			moves.Kinds = append(moves.Kinds, then.movement)
 		}
 	}
-	if err := db.MoveStockForOrder(ctx, ordersdb.MoveStockForOrderParams{OrderID: orderID, Kind: kind}); err != nil {
-		return fmt.Errorf("move the stock of the order (%s): %w", kind, err)
+	if err := ordersdb.New(tx).ChangeStatuses(ctx, statuses); err != nil {
+		return fmt.Errorf("change the orders' status: %w", err)
+	}
+	if err := moveStockTx(ctx, tx, moves); err != nil {
+		return err
+	}
+	return outbox.EnqueueTx(ctx, tx, events...)
+}
+
+// ReturnStockTx queues the return of a sold order's units, once.
+func (s *Service) ReturnStockTx(ctx context.Context, tx *pg.Pipe, orderID uuid.UUID) error {
+	return moveStockTx(ctx, tx, ordersdb.MoveStockParams{OrderIds: []uuid.UUID{orderID}, Kinds: []string{"returned"}})
+}
+
+// moveStockTx writes one movement per order and SKU. Movements that change what is available lock the
+// stock rows first, in SKU order. A sale does not: its units left with the reservation.
+func moveStockTx(ctx context.Context, tx *pg.Pipe, moves ordersdb.MoveStockParams) error {
+	if len(moves.OrderIds) == 0 {
+		return nil
+	}
+	db := ordersdb.New(tx)
+	if slices.ContainsFunc(moves.Kinds, func(kind string) bool { return kind != sold }) {
+		if err := db.LockStockOfOrders(ctx, moves.OrderIds); err != nil {
+			return fmt.Errorf("lock the stock of the orders: %w", err)
+		}
+	}
+	if err := db.MoveStock(ctx, moves); err != nil {
+		return fmt.Errorf("move the stock of the orders: %w", err)
 	}
 	return nil
 }
 
-// newEvent tells of a change of the order.
+// newEvent returns the event of a change to the order.
 func newEvent(eventType string, order Order) (outbox.NewEvent, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return outbox.NewEvent{}, fmt.Errorf("make an event id: %w", err)
 	}
 	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID, Data: EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}}, nil
-}
-
-func (s *Service) enqueueTx(ctx context.Context, tx pgx.Tx, eventType string, order Order) error {
-	event, err := newEvent(eventType, order)
-	if err != nil {
-		return err
-	}
-	return outbox.EnqueueTx(ctx, tx, event)
 }

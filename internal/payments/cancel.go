@@ -73,7 +73,7 @@ func (s *Service) cancelTx(ctx context.Context, tx pgx.Tx, c CancelOrder) (dedup
 	var refund *paymentsdb.Refund
 	switch order.Status {
 	case orders.Placed, orders.Paying:
-		err = s.orders.ChangeStatusTx(ctx, tx, order, orders.Canceled)
+		err = s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Canceled)
 	case orders.Paid:
 		refund, err = s.giveBackTx(ctx, tx, order)
 	default:
@@ -119,10 +119,10 @@ func (s *Service) giveBackTx(ctx context.Context, tx pgx.Tx, order orders.Order)
 		}
 		refund = &row
 	}
-	if err := s.orders.ReturnStockTx(ctx, tx, order.ID); err != nil {
+	if err := s.orders.LegacyReturnStockTx(ctx, tx, order.ID); err != nil {
 		return nil, err
 	}
-	return refund, s.orders.ChangeStatusTx(ctx, tx, order, orders.Refunded)
+	return refund, s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Refunded)
 }
 
 func findCanceled(ctx context.Context, db *paymentsdb.Queries, c CancelOrder) (dedup.Answer, bool, error) {

@@ -128,7 +128,7 @@ func (s *Service) timestamp() time.Time {
 
 // lockOwnTx locks an order of the customer; another's is one that does not exist.
 func (s *Service) lockOwnTx(ctx context.Context, tx pgx.Tx, id, customerID uuid.UUID) (orders.Order, error) {
-	order, err := s.orders.LockTx(ctx, tx, id)
+	order, err := s.orders.LegacyLockTx(ctx, tx, id)
 	if err == nil && order.CustomerID != customerID {
 		err = orders.ErrNotFound
 	}

@@ -111,7 +111,7 @@ func (s *Service) startRefundTx(ctx context.Context, tx pgx.Tx, c RefundCharge) 
 	if err != nil {
 		return row, false, fmt.Errorf("read the charge: %w", err)
 	}
-	if _, err := s.orders.LockTx(ctx, tx, charge.OrderID); err != nil {
+	if _, err := s.orders.LegacyLockTx(ctx, tx, charge.OrderID); err != nil {
 		return row, false, err
 	}
 	if row, err = findRefundByKey(ctx, db, c); err == nil || !errors.Is(err, pgx.ErrNoRows) {
@@ -224,7 +224,7 @@ func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, ro
 }
 
 func (s *Service) settleRefundTx(ctx context.Context, tx pgx.Tx, charge paymentsdb.Charge, row paymentsdb.Refund, given *ProviderRefund) (paymentsdb.Refund, error) {
-	order, err := s.orders.LockTx(ctx, tx, charge.OrderID)
+	order, err := s.orders.LegacyLockTx(ctx, tx, charge.OrderID)
 	if err != nil {
 		return row, err
 	}
@@ -269,7 +269,7 @@ func (s *Service) closeTx(ctx context.Context, tx pgx.Tx, db *paymentsdb.Queries
 			return nil
 		}
 	}
-	return s.orders.ChangeStatusTx(ctx, tx, order, orders.Refunded)
+	return s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Refunded)
 }
 
 func (s *Service) failRefundTx(ctx context.Context, db *paymentsdb.Queries, row paymentsdb.Refund) (paymentsdb.Refund, error) {

@@ -57,7 +57,7 @@ func staleWorker(attempt int32) string {
 
 // settleTx takes the order's lock before the charge's, as lookTx does.
 func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge, capture Capture, attempt int32) (paymentsdb.Charge, error) {
-	order, err := s.orders.LockTx(ctx, tx, row.OrderID)
+	order, err := s.orders.LegacyLockTx(ctx, tx, row.OrderID)
 	if err != nil {
 		return row, err
 	}
@@ -95,7 +95,7 @@ func decide(row *paymentsdb.Charge, capture Capture) error {
 func (s *Service) followTx(ctx context.Context, tx pgx.Tx, order orders.Order, row paymentsdb.Charge) error {
 	switch {
 	case order.Status == orders.Paying:
-		return s.orders.ChangeStatusTx(ctx, tx, order, statusAfter(row))
+		return s.orders.LegacyChangeStatusTx(ctx, tx, order, statusAfter(row))
 	case row.Status == string(Succeeded):
 		// The order was canceled or has expired meanwhile.
 		_, err := s.startOwnRefundTx(ctx, tx, row, causeLate)

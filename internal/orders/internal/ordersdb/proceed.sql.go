@@ -12,6 +12,26 @@ import (
 	"github.com/google/uuid"
 )
 
+const ChangeStatuses = `-- name: ChangeStatuses :exec
+UPDATE orders SET status = c.status, expires_at = CASE c.status
+    WHEN 'paying' THEN greatest(orders.expires_at, now() + $1::interval) ELSE orders.expires_at END
+FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS status) AS c
+WHERE orders.id = c.id
+`
+
+type ChangeStatusesParams struct {
+	Expiry   time.Duration
+	Ids      []uuid.UUID
+	Statuses []string
+}
+
+// ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its stock
+// for the time expiry.
+func (q *Queries) ChangeStatuses(ctx context.Context, arg ChangeStatusesParams) error {
+	_, err := q.db.Exec(ctx, ChangeStatuses, arg.Expiry, arg.Ids, arg.Statuses)
+	return err
+}
+
 const LockOrders = `-- name: LockOrders :many
 
 SELECT o.id, o.customer_id, o.email, o.status, o.currency, o.total, o.created_at
@@ -31,8 +51,9 @@ type LockOrdersRow struct {
 	CreatedAt  time.Time
 }
 
-// Moving orders on to be paid, many at a time.
-// LockOrders takes ids in order, each once, and locks in that order: two nodes with the same orders in another order cannot deadlock.
+// Changing the status of locked orders, many at a time.
+// LockOrders takes ids in order, each once, and locks in that order: two transactions that lock the
+// same orders cannot deadlock.
 func (q *Queries) LockOrders(ctx context.Context, ids []uuid.UUID) ([]LockOrdersRow, error) {
 	rows, err := q.db.Query(ctx, LockOrders, ids)
 	if err != nil {
@@ -59,6 +80,45 @@ func (q *Queries) LockOrders(ctx context.Context, ids []uuid.UUID) ([]LockOrders
 		return nil, err
 	}
 	return items, nil
+}
+
+const LockStockOfOrders = `-- name: LockStockOfOrders :exec
+SELECT FROM (
+    SELECT l.sku FROM order_lines l WHERE l.order_id = ANY($1::uuid[])
+    GROUP BY l.sku ORDER BY l.sku COLLATE "C") AS k
+CROSS JOIN LATERAL (SELECT FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s
+`
+
+// LockStockOfOrders locks in the order of LockStock, whatever the database's collation.
+func (q *Queries) LockStockOfOrders(ctx context.Context, orderIds []uuid.UUID) error {
+	_, err := q.db.Exec(ctx, LockStockOfOrders, orderIds)
+	return err
+}
+
+const MoveStock = `-- name: MoveStock :exec
+WITH moved AS (
+    INSERT INTO stock_movements (sku, kind, quantity, order_id)
+    SELECT l.sku, m.kind, sum(l.quantity), l.order_id
+    FROM (SELECT unnest($1::uuid[]) AS order_id, unnest($2::text[]) AS kind) AS m
+    JOIN order_lines l ON l.order_id = m.order_id
+    GROUP BY l.order_id, l.sku, m.kind
+    RETURNING stock_movements.sku, stock_movements.delta
+)
+UPDATE stock SET available = available + d.delta
+FROM (SELECT moved.sku, sum(moved.delta)::bigint AS delta FROM moved GROUP BY moved.sku) AS d
+WHERE stock.sku = d.sku AND d.delta <> 0
+`
+
+type MoveStockParams struct {
+	OrderIds []uuid.UUID
+	Kinds    []string
+}
+
+// MoveStock writes one movement per order and SKU, and its effect on what is available. A sale has no
+// effect and touches no row of stock.
+func (q *Queries) MoveStock(ctx context.Context, arg MoveStockParams) error {
+	_, err := q.db.Exec(ctx, MoveStock, arg.OrderIds, arg.Kinds)
+	return err
 }
 
 const ProceedOrders = `-- name: ProceedOrders :exec
