@@ -5,8 +5,8 @@ import "embed"
 
 // Source are the files that this very program was built from, so that what the lab shows cannot drift from what runs.
 //
-//go:embed internal/dedup/unique.go internal/dedup/memory.go internal/dedup/redis.go internal/dedup/broker.go
-//go:embed internal/orders/place.go internal/orders/placing.go internal/orders/import.go
+//go:embed internal/dedup/unique.go internal/dedup/key.go internal/dedup/memory.go internal/dedup/redis.go internal/dedup/broker.go
+//go:embed internal/orders/place.go internal/orders/import.go
 //go:embed internal/payments/charge.go internal/payments/starting.go internal/payments/reconcile.go
 //go:embed internal/outbox/outbox.go internal/outbox/relay.go internal/outbox/consumer.go
 //go:embed internal/notify/notify.go

@@ -52,6 +52,8 @@ func Replay(stored []byte, asked Fingerprint, answer Answer) (Answer, error) {
 	row := Row{ID: answer.ID, Fingerprint: stored, Answer: answer}
 	row.Answer.Status = max(row.Answer.Status, 1)
 	replayed, err := Request{Fingerprint: asked}.replay(row, nil)
-	replayed.Status = answer.Status
+	if err == nil {
+		replayed.Status = answer.Status
+	}
 	return replayed, err
 }

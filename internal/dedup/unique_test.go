@@ -2,12 +2,15 @@ package dedup_test
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf16"
 
@@ -17,6 +20,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 func TestParseKey(t *testing.T) {
@@ -331,25 +336,187 @@ func TestFingerprintRefusesWhatIsNotACommand(t *testing.T) {
 	dedup.FingerprintOf(make(chan int))
 }
 
-func TestReplay(t *testing.T) {
+// table stands for a table whose rows have UNIQUE keys.
+type table struct {
+	mu   sync.Mutex
+	rows map[string]dedup.Row
+}
+
+func (tb *table) find(key string) (dedup.Row, error) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	row, ok := tb.rows[key]
+	if !ok {
+		return dedup.Row{}, dedup.ErrNoRow
+	}
+	return row, nil
+}
+
+func (tb *table) insert(key string, row dedup.Row) error {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	if _, ok := tb.rows[key]; ok {
+		return dedup.ErrKeyTaken
+	}
+	tb.rows[key] = row
+	return nil
+}
+
+// request inserts a row with an answer of its own, and fails as told afterwards.
+func (tb *table) request(key string, c command, after error) dedup.Request {
+	print := dedup.FingerprintOf(c)
+	return dedup.Request{
+		Fingerprint: print,
+		Find:        func(context.Context) (dedup.Row, error) { return tb.find(key) },
+		Do: func(context.Context) (dedup.Answer, error) {
+			id := uuid.New()
+			answer := dedup.Answer{ID: id, Status: 201, Body: []byte(id.String()), Final: true}
+			err := tb.insert(key, dedup.Row{ID: id, Fingerprint: print[:], Answer: answer})
+			return answer, cmp.Or(err, after)
+		},
+	}
+}
+
+func TestOnceReplays(t *testing.T) {
+	t.Parallel()
+	tb := &table{rows: map[string]dedup.Row{}}
+	asked := command{Email: "a@example.com"}
+	first, err := dedup.Once(t.Context(), tb.request("k", asked, nil))
+	if err != nil || first.Replayed || first.StoppedBy != "" {
+		t.Fatalf("the first request gets %+v, %v", first, err)
+	}
+	want := first
+	want.Replayed, want.StoppedBy = true, dedup.ByKey
+	if again, err := dedup.Once(t.Context(), tb.request("k", asked, nil)); err != nil || !reflect.DeepEqual(again, want) {
+		t.Errorf("the second request gets %+v, %v; want %+v", again, err, want)
+	}
+	if other, err := dedup.Once(t.Context(), tb.request("other", asked, nil)); err != nil || other.Replayed {
+		t.Errorf("a request with another key gets %+v, %v", other, err)
+	}
+}
+
+// Twins that run at the same time all get the winner's answer.
+func TestOnceHasOneWinner(t *testing.T) {
+	t.Parallel()
+	for range 100 {
+		tb := &table{rows: map[string]dedup.Row{}}
+		answers := shoptest.Race(20, func(int) dedup.Answer {
+			answer, err := dedup.Once(t.Context(), tb.request("k", command{}, nil))
+			if err != nil {
+				t.Error(err)
+			}
+			return answer
+		})
+		firsts := 0
+		for _, answer := range answers {
+			if !answer.Replayed {
+				firsts++
+			}
+			if answer.ID != answers[0].ID {
+				t.Errorf("two answers: %s and %s", answer.ID, answers[0].ID)
+			}
+		}
+		if firsts != 1 {
+			t.Fatalf("%d requests were carried out, want 1", firsts)
+		}
+	}
+}
+
+func TestOnceRefusesAnotherMeaning(t *testing.T) {
 	t.Parallel()
 	asked := dedup.FingerprintOf(command{Email: "a@example.com"})
 	other := dedup.FingerprintOf(command{Email: "b@example.com"})
-	stored := dedup.Answer{ID: uuid.New(), Status: 201, Body: []byte(`{"id":"1"}`), Final: true}
-
-	answer, err := dedup.Replay(asked[:], asked, stored)
-	want := stored
-	want.Replayed, want.StoppedBy = true, dedup.ByKey
-	if err != nil || !reflect.DeepEqual(answer, want) {
-		t.Errorf("the same meaning gets %+v, %v; want %+v", answer, err, want)
+	id := uuid.New()
+	for name, stored := range map[string][]byte{"another": other[:], "no": nil, "a cut": asked[:31],
+		"an extended": append(bytes.Clone(asked[:]), 0)} {
+		answer, err := dedup.Once(t.Context(), dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
+			return dedup.Row{ID: id, Fingerprint: stored, Answer: dedup.Answer{ID: id, Status: 201}}, nil
+		}})
+		reused, ok := errors.AsType[dedup.KeyReusedError](err)
+		if !ok || reused.ID != id || !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {
+			t.Errorf("a row with %s fingerprint gets %+v, %v; want KeyReusedError and no answer", name, answer, err)
+		}
 	}
-	for name, row := range map[string][]byte{"another": other[:], "no": nil, "a cut": asked[:31], "an extended": append(bytes.Clone(asked[:]), 0)} {
-		answer, err := dedup.Replay(row, asked, stored)
-		if !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {
-			t.Errorf("a row with %s fingerprint gets %+v, %v; want ErrKeyReused and no answer", name, answer, err)
+}
+
+func TestOnceWhileTheFirstRuns(t *testing.T) {
+	t.Parallel()
+	asked := dedup.FingerprintOf(command{})
+	id := uuid.New()
+	_, err := dedup.Once(t.Context(), dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
+		return dedup.Row{ID: id, Fingerprint: asked[:]}, nil
+	}})
+	if running, ok := errors.AsType[dedup.InProgressError](err); !ok || running.ID != id || !errors.Is(err, dedup.ErrInProgress) {
+		t.Errorf("got %v, want InProgressError", err)
+	}
+}
+
+// A COMMIT whose reply was lost took effect if the row is there, also when the client has gone.
+func TestOnceResolvesALostCommit(t *testing.T) {
+	t.Parallel()
+	tb := &table{rows: map[string]dedup.Row{}}
+	asked := command{Email: "a@example.com"}
+	gone, cancel := context.WithCancel(t.Context())
+	request := tb.request("k", asked, pg.ErrCommitUnknown)
+	do, find := request.Do, request.Find
+	request.Do = func(ctx context.Context) (dedup.Answer, error) {
+		defer cancel()
+		return do(ctx)
+	}
+	request.Find = func(ctx context.Context) (dedup.Row, error) {
+		if err := ctx.Err(); err != nil {
+			return dedup.Row{}, err
 		}
-		if reused, ok := errors.AsType[dedup.KeyReusedError](err); !ok || reused.ID != stored.ID {
-			t.Errorf("%v does not name what the key stands for", err)
+		return find(ctx)
+	}
+	answer, err := dedup.Once(gone, request)
+	if err != nil || answer.Replayed || answer.ID != tb.rows["k"].ID {
+		t.Errorf("its own row stands: got %+v, %v", answer, err)
+	}
+
+	twin, err := dedup.Once(t.Context(), dedup.Request{Fingerprint: dedup.FingerprintOf(asked),
+		Find: func() func(context.Context) (dedup.Row, error) {
+			asked := 0
+			return func(context.Context) (dedup.Row, error) {
+				if asked++; asked == 1 {
+					return dedup.Row{}, dedup.ErrNoRow
+				}
+				return tb.find("k")
+			}
+		}(),
+		Do: func(context.Context) (dedup.Answer, error) {
+			return dedup.Answer{ID: uuid.New(), Status: 201}, pg.ErrCommitUnknown
+		}})
+	if err != nil || !twin.Replayed || twin.ID != answer.ID {
+		t.Errorf("a twin's row stands: got %+v, %v, want its replay", twin, err)
+	}
+
+	none, err := dedup.Once(t.Context(), dedup.Request{
+		Find: func(context.Context) (dedup.Row, error) { return dedup.Row{}, dedup.ErrNoRow },
+		Do:   func(context.Context) (dedup.Answer, error) { return dedup.Answer{}, pg.ErrCommitUnknown }})
+	if !errors.Is(err, pg.ErrCommitUnknown) || !reflect.DeepEqual(none, dedup.Answer{}) {
+		t.Errorf("no row stands: got %+v, %v, want ErrCommitUnknown", none, err)
+	}
+}
+
+// A winner that fails after it took the key leaves the key to the next request.
+func TestOnceAfterAWinnerThatFailed(t *testing.T) {
+	t.Parallel()
+	tb := &table{rows: map[string]dedup.Row{}}
+	request := tb.request("k", command{}, nil)
+	do, tries := request.Do, 0
+	request.Do = func(ctx context.Context) (dedup.Answer, error) {
+		if tries++; tries < 3 {
+			return dedup.Answer{}, dedup.ErrKeyTaken
 		}
+		return do(ctx)
+	}
+	if answer, err := dedup.Once(t.Context(), request); err != nil || answer.Replayed || tries != 3 {
+		t.Errorf("%+v, %v after %d tries", answer, err, tries)
+	}
+	request.Do = func(context.Context) (dedup.Answer, error) { return dedup.Answer{}, dedup.ErrKeyTaken }
+	request.Find = func(context.Context) (dedup.Row, error) { return dedup.Row{}, dedup.ErrNoRow }
+	if _, err := dedup.Once(t.Context(), request); !errors.Is(err, dedup.ErrInProgress) {
+		t.Errorf("a key that stays taken without a row: %v, want ErrInProgress", err)
 	}
 }

@@ -20,7 +20,7 @@ const (
 
 var (
 	naiveMemoryCode = []string{"internal/lab/memory_naive.go:naiveShop.placeUnlessSeen", "internal/lab/memory_naive.go:naiveMemory.first"}
-	replaysCode     = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/placing.go:Service.placeTx"}
+	replaysCode     = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
 )
 
 // remembers gives the node a memory of its own, in the room of maxBytes.

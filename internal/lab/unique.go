@@ -18,7 +18,7 @@ func uniqueExperiments() []Experiment {
 }
 
 // placeCode is where the shop decides that a key has its order.
-var placeCode = []string{"internal/orders/placing.go:Service.placeTx", "internal/dedup/unique.go:Replay"}
+var placeCode = []string{"internal/orders/place.go:Service.placeTx", "internal/dedup/unique.go:Once"}
 
 func doubleClick() Experiment {
 	return Experiment{
@@ -84,7 +84,7 @@ func answerLost() Experiment {
 				}
 				return nil
 			}},
-		Guarded: Twin{Title: "the key finds the answer", Expect: Holds, Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Replay"},
+		Guarded: Twin{Title: "the key finds the answer", Expect: Holds, Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Once"},
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.sale(ctx)
 				if err != nil {
@@ -123,7 +123,7 @@ func otherBasket() Experiment {
 		Actors: []Actor{Client, NodeA, Database},
 		Naive: Twin{Title: "the key is all it compares", Expect: Loses, Code: []string{"internal/lab/unique_naive.go:naiveShop.placeOncePerKey"},
 			Run: naiveOtherBasket},
-		Guarded: Twin{Title: "key and fingerprint", Expect: Holds, Code: []string{"internal/dedup/unique.go:Replay", "internal/dedup/unique.go:FingerprintOf"},
+		Guarded: Twin{Title: "key and fingerprint", Expect: Holds, Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
 			Run: guardedOtherBasket},
 	}
 }

@@ -20,10 +20,10 @@ import (
 
 const maxDeliveryLines = 1000
 
-// apiSupplier is the supplier of deliveries that came through the API; their delivery id is ours.
+// apiSupplier is the supplier of deliveries from the API. Their delivery id is the delivery's own id.
 const apiSupplier = "api"
 
-// ReceiveDelivery is the wish to raise stock.
+// ReceiveDelivery is a request to raise stock. Its JSON is what the idempotency key stands for.
 type ReceiveDelivery struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -31,35 +31,49 @@ type ReceiveDelivery struct {
 	Lines []LineRequest `json:"lines"`
 }
 
-// Fingerprint is what the command means.
+// Fingerprint identifies what the request asks for.
 func (c ReceiveDelivery) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Delivery as the API shows it.
+// Delivery is a delivery as the API returns it.
 type Delivery struct {
 	ID        uuid.UUID     `json:"id"`
 	Lines     []LineRequest `json:"lines"`
 	CreatedAt time.Time     `json:"created_at"`
 }
 
-// Receive raises stock once per key; answers and errors are as for Place.
+// Receive raises stock, once per customer and key. It returns 201 with the delivery; replays and errors
+// are those of Place.
 func (s *Service) Receive(ctx context.Context, c ReceiveDelivery) (dedup.Answer, error) {
 	if err := validateLines(c.Lines, maxDeliveryLines); err != nil {
 		return dedup.Answer{}, err
 	}
-	if answer, found, err := s.findDelivery(ctx, s.db, c); found || err != nil {
-		return answer, err
-	}
-	var answer dedup.Answer
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		answer, err = s.receiveTx(ctx, tx, c)
-		return err
+	return dedup.Once(ctx, dedup.Request{
+		Fingerprint: c.Fingerprint(),
+		Find:        func(ctx context.Context) (dedup.Row, error) { return s.findDelivery(ctx, c) },
+		Do: func(ctx context.Context) (answer dedup.Answer, err error) {
+			err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+				answer, err = s.receiveTx(ctx, tx, c)
+				return err
+			})
+			return answer, err
+		},
 	})
-	if err != nil {
-		return dedup.Answer{}, err
-	}
-	return answer, nil
 }
 
+func (s *Service) findDelivery(ctx context.Context, c ReceiveDelivery) (dedup.Row, error) {
+	row, err := s.db.FindDeliveryByKey(ctx,
+		ordersdb.FindDeliveryByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dedup.Row{}, dedup.ErrNoRow
+	}
+	if err != nil {
+		return dedup.Row{}, fmt.Errorf("find the delivery by its key: %w", err)
+	}
+	return dedup.Row{ID: row.ID, Fingerprint: row.Fingerprint, Answer: deliveryAnswer(row.ID, row.Answer)}, nil
+}
+
+// receiveTx inserts the delivery under its key, then its movements. Buyers wait for the stock rows, so it
+// locks them last.
 func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (dedup.Answer, error) {
 	db := ordersdb.New(tx)
 	raise := units(c.Lines)
@@ -89,12 +103,8 @@ func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (
 	if err != nil {
 		return dedup.Answer{}, fmt.Errorf("insert the delivery: %w", err)
 	}
-	if inserted == 0 {
-		answer, found, err := s.findDelivery(ctx, db, c)
-		if err == nil && !found {
-			err = errors.New("the delivery that holds the key is gone")
-		}
-		return answer, err
+	if inserted == 0 { // ON CONFLICT DO NOTHING
+		return dedup.Answer{}, dedup.ErrKeyTaken
 	}
 	lines := ordersdb.InsertDeliveryLinesParams{Supplier: apiSupplier}
 	for i, line := range c.Lines {
@@ -109,7 +119,7 @@ func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (
 	return deliveryAnswer(id, body), raiseStockTx(ctx, db, raise)
 }
 
-// raiseStockTx adds units per SKU to what is available.
+// raiseStockTx adds units per SKU to the available stock.
 func raiseStockTx(ctx context.Context, db *ordersdb.Queries, units map[string]int64) error {
 	skus := slices.Sorted(maps.Keys(units))
 	if _, err := db.LockStock(ctx, skus); err != nil {
@@ -125,23 +135,11 @@ func raiseStockTx(ctx context.Context, db *ordersdb.Queries, units map[string]in
 	return nil
 }
 
-func (s *Service) findDelivery(ctx context.Context, db *ordersdb.Queries, c ReceiveDelivery) (dedup.Answer, bool, error) {
-	row, err := db.FindDeliveryByKey(ctx, ordersdb.FindDeliveryByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return dedup.Answer{}, false, nil
-	}
-	if err != nil {
-		return dedup.Answer{}, false, fmt.Errorf("find the delivery by its key: %w", err)
-	}
-	answer, err := dedup.Replay(row.Fingerprint, c.Fingerprint(), deliveryAnswer(row.ID, row.Answer))
-	return answer, true, err
-}
-
 func deliveryAnswer(id uuid.UUID, body []byte) dedup.Answer {
 	return dedup.Answer{ID: id, Status: http.StatusCreated, Body: body, Final: true}
 }
 
-// AddProduct puts a product on sale, without stock. A product that is there already stays as it is.
+// AddProduct puts a product on sale, without stock. It leaves an existing product as it is.
 func (s *Service) AddProduct(ctx context.Context, p Product, position int) error {
 	_, err := s.db.InsertProduct(ctx, ordersdb.InsertProductParams{Sku: p.SKU, Name: p.Name, Description: p.Description,
 		Currency: p.Currency, UnitPrice: p.UnitPrice, Position: int32(position)}) //nolint:gosec // a catalog is small

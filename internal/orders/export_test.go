@@ -1,24 +1,55 @@
 package orders
 
-import "context"
+import (
+	"context"
+	"errors"
 
-// PlaceAll places what came at the same time.
-func PlaceAll(s *Service, ctx context.Context, commands []PlaceOrder) ([]outcome, error) { //nolint:revive // the context belongs to what it calls
-	wishes := make([]*wish, len(commands))
-	for i, c := range commands {
-		wishes[i] = &wish{PlaceOrder: c, fingerprint: c.Fingerprint()}
+	"github.com/onceshop/onceshop/internal/coalesce"
+	"github.com/onceshop/onceshop/internal/dedup"
+)
+
+// PlaceAll runs Place for requests that share every batch.
+func PlaceAll(ctx context.Context, s *Service, requests []PlaceOrder) ([]coalesce.Outcome[dedup.Answer], error) {
+	outcomes := make([]coalesce.Outcome[dedup.Answer], len(requests))
+	waiting := make([]int, len(requests))
+	for i := range requests {
+		waiting[i] = i
 	}
-	if _, err := s.lookAll(ctx, wishes); err != nil {
-		return nil, err
-	}
-	if waiting := pending(wishes); len(waiting) > 0 {
-		if _, err := s.placeAll(ctx, waiting); err != nil {
+	for len(waiting) > 0 {
+		var asked []PlaceOrder
+		for _, i := range waiting {
+			asked = append(asked, requests[i])
+		}
+		looked, err := s.look(ctx, asked)
+		if err != nil {
 			return nil, err
 		}
-	}
-	outcomes := make([]outcome, len(wishes))
-	for i, w := range wishes {
-		outcomes[i] = w.outcome
+		var drafts []draft
+		var drafted []int
+		for n, i := range waiting {
+			fingerprint := requests[i].Fingerprint()
+			if errors.Is(looked[n].Err, dedup.ErrNoRow) {
+				looked[n].Answer.draft.fingerprint = fingerprint
+				drafts, drafted = append(drafts, looked[n].Answer.draft), append(drafted, i)
+				continue
+			}
+			outcomes[i].Answer, outcomes[i].Err = dedup.Once(ctx, dedup.Request{Fingerprint: fingerprint,
+				Find: func(context.Context) (dedup.Row, error) { return looked[n].Answer.row, looked[n].Err }})
+		}
+		waiting = nil
+		if len(drafts) == 0 {
+			return outcomes, nil
+		}
+		placed, err := s.place(ctx, drafts)
+		if err != nil {
+			return nil, err
+		}
+		for n, i := range drafted {
+			outcomes[i] = placed[n]
+			if errors.Is(placed[n].Err, dedup.ErrKeyTaken) {
+				waiting = append(waiting, i)
+			}
+		}
 	}
 	return outcomes, nil
 }

@@ -84,8 +84,8 @@ type Service struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	looking *coalesce.Batcher[*wish, struct{}]
-	placing *coalesce.Batcher[*wish, dedup.Answer]
+	looking *coalesce.Batcher[PlaceOrder, seen]
+	placing *coalesce.Batcher[draft, dedup.Answer]
 }
 
 // DefaultExpiry is how long an unpaid order keeps its stock.
@@ -95,8 +95,8 @@ const DefaultExpiry = 30 * time.Minute
 // and deadlines use the database's clock; now dates what people see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
-	s.looking = coalesce.New(maxTogether, maxWaiting, s.lookAll)
-	s.placing = coalesce.New(maxTogether, maxWaiting, s.placeAll)
+	s.looking = coalesce.New(maxBatch, maxWaiting, s.look)
+	s.placing = coalesce.New(maxBatch, maxWaiting, s.place)
 	return s
 }
 

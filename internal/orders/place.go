@@ -2,31 +2,36 @@ package orders
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
-	"net/mail"
+	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
+	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/problem"
 )
 
-// Limits of a request. Together with the price limit of the schema they keep every total inside an int64.
-const (
-	maxLines    = 100
-	maxQuantity = 1_000_000
-	maxEmail    = 254
-)
+// An order takes three round trips to the database:
+//
+//  1. look     read the products, and the order under the key, if there is one
+//  2. insert   BEGIN, insert the order under its key, lock its stock
+//  3. reserve  insert lines, stock movements and the event, take the stock, COMMIT
+//
+// Orders that arrive at the same time share their trips: every statement takes a set. A batch does for
+// each order what it would do for that order alone, in the order of arrival.
 
-// rereadTimeout bounds the look at the key after a commit whose answer was lost.
-const rereadTimeout = 3 * time.Second
-
-// PlaceOrder is the wish to buy. The exported JSON fields are what it means; customer and key are its scope.
+// PlaceOrder is a request for an order. Its JSON is what the idempotency key stands for.
 type PlaceOrder struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -41,31 +46,274 @@ type LineRequest struct {
 	Quantity int64  `json:"quantity"`
 }
 
-// Fingerprint is what the command means.
+// Fingerprint identifies what the request asks for.
 func (c PlaceOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Place creates the order and reserves its stock, or finds that the key did so before. It returns the stored answer, 201
-// with the order, byte for byte the same for every call with this key and meaning. Errors: problem.InvalidError, UnknownSKUError
-// and OutOfStockError leave the key unused; dedup.ErrKeyReused; anything for which pg.IsUnavailable holds may have happened.
+// Place creates the order and reserves its stock, once per customer and key. It returns 201 with the
+// order. Every call with the same key and fingerprint gets the same bytes. problem.InvalidError,
+// UnknownSKUError and OutOfStockError leave the key unused; dedup.ErrKeyReused reports a key that
+// belongs to a different request. If pg.IsUnavailable holds for an error, the order may exist: retry.
 func (s *Service) Place(ctx context.Context, c PlaceOrder) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
 	}
-	w := &wish{PlaceOrder: c, fingerprint: c.Fingerprint()}
-	if _, err := s.looking.Do(ctx, w); err != nil {
-		return dedup.Answer{}, err
-	}
-	if w.done {
-		return w.Answer, w.Err
-	}
-	return s.placing.Do(ctx, w)
+	fingerprint := c.Fingerprint()
+	var fresh draft
+	return dedup.Once(ctx, dedup.Request{
+		Fingerprint: fingerprint,
+		Find: func(ctx context.Context) (dedup.Row, error) {
+			seen, err := s.looking.Do(ctx, c)
+			fresh = seen.draft
+			return seen.row, err
+		},
+		Do: func(ctx context.Context) (dedup.Answer, error) {
+			fresh.fingerprint = fingerprint
+			return s.placing.Do(ctx, fresh)
+		},
+	})
 }
 
-func placedAnswer(id uuid.UUID, body []byte) dedup.Answer {
-	return dedup.Answer{ID: id, Status: http.StatusCreated, Body: body, Final: true}
+// draft is an order at today's prices that is not stored yet.
+type draft struct {
+	order       Order
+	key         dedup.Key
+	fingerprint dedup.Fingerprint
+	body        []byte           // the answer: the order as JSON
+	units       map[string]int64 // per SKU
 }
 
-// units sums what the lines ask for, per SKU.
+// seen is what trip 1 finds for a request: the row under its key, or else a draft.
+type seen struct {
+	row   dedup.Row
+	draft draft
+}
+
+// scope is what a key is unique in.
+type scope struct {
+	customer uuid.UUID
+	key      dedup.Key
+}
+
+// look is trip 1. It reads the products before the keys: a request that finds the last unit gone
+// because its own twin has taken it then finds the twin's order too.
+func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.Outcome[seen], error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	skus := map[string]int64{}
+	var keys ordersdb.FindOrdersByKeysParams
+	for _, c := range requests {
+		maps.Copy(skus, units(c.Lines))
+		keys.CustomerIds = append(keys.CustomerIds, c.CustomerID)
+		keys.IdempotencyKeys = append(keys.IdempotencyKeys, string(c.Key))
+	}
+	var offers *[]ordersdb.GetOffersRow
+	var found *[]ordersdb.FindOrdersByKeysRow
+	err := pg.ReadBatch(ctx, s.pool, func(batch *pg.Pipe) {
+		db := ordersdb.New(batch)
+		offers = pg.Later(batch, db.GetOffers, slices.Sorted(maps.Keys(skus)))
+		found = pg.Later(batch, db.FindOrdersByKeys, keys)
+	})
+	if err != nil {
+		return nil, shared(fmt.Errorf("read the products and the orders under the keys: %w", err))
+	}
+	rows := make(map[scope]dedup.Row, len(*found))
+	for _, row := range *found {
+		rows[scope{row.CustomerID, dedup.Key(row.IdempotencyKey)}] =
+			dedup.Row{ID: row.ID, Fingerprint: row.Fingerprint, Answer: placedAnswer(row.ID, row.Answer)}
+	}
+	return s.draftAll(requests, rows, *offers), nil
+}
+
+// draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A request
+// with the key of an earlier one in the batch is not refused for lack of stock: if the earlier one is
+// placed, the key decides.
+func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row, offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
+	products, available := make(map[string]ordersdb.GetOffersRow, len(offers)), make(map[string]int64, len(offers))
+	for _, offer := range offers {
+		products[offer.Sku], available[offer.Sku] = offer, offer.Available
+	}
+	outcomes := make([]coalesce.Outcome[seen], len(requests))
+	taken := make(map[scope]bool, len(requests))
+	for i, c := range requests {
+		in := scope{c.CustomerID, c.Key}
+		if row, ok := rows[in]; ok {
+			outcomes[i].Answer.row = row
+			continue
+		}
+		draft, err := s.draft(c, products)
+		if short := shortages(draft.units, available); err == nil && len(short) > 0 && !taken[in] {
+			err = OutOfStockError{Items: short}
+		}
+		if err == nil {
+			taken[in] = true
+			err = dedup.ErrNoRow
+		}
+		outcomes[i] = coalesce.Outcome[seen]{Answer: seen{draft: draft}, Err: err}
+	}
+	return outcomes
+}
+
+// draft makes the order that a request asks for.
+func (s *Service) draft(c PlaceOrder, products map[string]ordersdb.GetOffersRow) (draft, error) {
+	d := draft{key: c.Key, units: units(c.Lines)}
+	var unknown []string
+	for sku := range d.units {
+		if _, ok := products[sku]; !ok {
+			unknown = append(unknown, sku)
+		}
+	}
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		return draft{}, UnknownSKUError{SKUs: unknown}
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return draft{}, fmt.Errorf("make an order id: %w", err)
+	}
+	d.order = Order{ID: id, CustomerID: c.CustomerID, Status: Placed, Email: c.Email,
+		Currency: products[c.Lines[0].SKU].Currency, CreatedAt: s.timestamp()}
+	for i, line := range c.Lines {
+		p := products[line.SKU]
+		if p.Currency != d.order.Currency {
+			return draft{}, problem.InvalidError{Field: fmt.Sprintf("lines[%d].sku", i), Reason: fmt.Sprintf(
+				"%s is sold in %s, the products before it in %s; place one order per currency", p.Sku, p.Currency, d.order.Currency)}
+		}
+		amount := p.UnitPrice * line.Quantity
+		d.order.Total += amount
+		d.order.Lines = append(d.order.Lines,
+			Line{SKU: p.Sku, Name: p.Name, Quantity: line.Quantity, UnitPrice: p.UnitPrice, Amount: amount})
+	}
+	if d.body, err = json.Marshal(d.order); err != nil {
+		return draft{}, fmt.Errorf("encode the order: %w", err)
+	}
+	return d, nil
+}
+
+// placed is what placing one order came to.
+type placed = coalesce.Outcome[dedup.Answer]
+
+// place is trips 2 and 3: one transaction. An error means that it is unknown what became of any order.
+func (s *Service) place(ctx context.Context, drafts []draft) (outcomes []placed, err error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+		outcomes, err = s.placeTx(ctx, tx, drafts)
+		crash.At(crash.PlaceBeforeCommit)
+		return err
+	})
+	if errors.Is(err, pg.ErrCommitUnknown) {
+		for i := range outcomes {
+			if outcomes[i].Err == nil {
+				outcomes[i].Err = err
+			}
+		}
+		return outcomes, nil
+	}
+	crash.At(crash.PlaceCommitted)
+	return outcomes, shared(err)
+}
+
+// placeTx inserts the orders before it locks their stock. Twins, of this batch or of another node, meet
+// at the UNIQUE key, and the stock rows that others wait for are locked for one more trip only.
+func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]placed, error) {
+	db := ordersdb.New(tx)
+	skus := map[string]int64{}
+	for _, d := range drafts {
+		maps.Copy(skus, d.units)
+	}
+	inserted := pg.Later(tx, db.InsertOrders, s.insertParams(drafts)) // ON CONFLICT DO NOTHING
+	stock := pg.Later(tx, db.LockStock, slices.Sorted(maps.Keys(skus)))
+	if err := tx.Flush(ctx); err != nil { // trip 2
+		return nil, fmt.Errorf("insert the orders and lock the stock: %w", err)
+	}
+	available := make(map[string]int64, len(*stock))
+	for _, row := range *stock {
+		available[row.Sku] = row.Available
+	}
+	outcomes, short := handOut(drafts, *inserted, available)
+	if len(short) > 0 {
+		if err := db.DeleteShort(ctx, short); err != nil {
+			return nil, fmt.Errorf("delete the orders without stock: %w", err)
+		}
+	}
+	return outcomes, s.reserveTx(ctx, tx, drafts, outcomes) // trip 3, with the COMMIT
+}
+
+// handOut gives the stock to the inserted orders in the order of arrival, each all of its units or none.
+// An order that was not inserted lost its key to another request.
+func handOut(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
+	mine := make(map[uuid.UUID]bool, len(inserted))
+	for _, id := range inserted {
+		mine[id] = true
+	}
+	outcomes = make([]placed, len(drafts))
+	for i, d := range drafts {
+		if !mine[d.order.ID] {
+			outcomes[i].Err = dedup.ErrKeyTaken
+			continue
+		}
+		if items := shortages(d.units, available); len(items) > 0 {
+			outcomes[i].Err = OutOfStockError{Items: items}
+			short = append(short, d.order.ID)
+			continue
+		}
+		for sku, quantity := range d.units {
+			available[sku] -= quantity
+		}
+		outcomes[i].Answer = placedAnswer(d.order.ID, d.body)
+	}
+	return outcomes, short
+}
+
+// reserveTx queues what belongs to the orders that got their stock: lines, movements, the stock itself,
+// and an event each.
+func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, drafts []draft, outcomes []placed) error {
+	var lines ordersdb.ReserveParams
+	var events []outbox.NewEvent
+	for i, d := range drafts {
+		if outcomes[i].Err != nil {
+			continue
+		}
+		for n, line := range d.order.Lines {
+			lines.OrderIds = append(lines.OrderIds, d.order.ID)
+			lines.Lines = append(lines.Lines, int32(n+1)) //nolint:gosec // an order has few lines
+			lines.Skus = append(lines.Skus, line.SKU)
+			lines.Names = append(lines.Names, line.Name)
+			lines.Quantities = append(lines.Quantities, line.Quantity)
+			lines.UnitPrices = append(lines.UnitPrices, line.UnitPrice)
+		}
+		event, err := newEvent(EventPlaced, d.order)
+		if err != nil {
+			return err
+		}
+		events = append(events, event)
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	if err := ordersdb.New(tx).Reserve(ctx, lines); err != nil {
+		return fmt.Errorf("reserve the stock: %w", err)
+	}
+	return outbox.EnqueueTx(ctx, tx, events...)
+}
+
+func (s *Service) insertParams(drafts []draft) ordersdb.InsertOrdersParams {
+	p := ordersdb.InsertOrdersParams{Expiry: s.expiry}
+	for _, d := range drafts {
+		p.Ids = append(p.Ids, d.order.ID)
+		p.CustomerIds = append(p.CustomerIds, d.order.CustomerID)
+		p.IdempotencyKeys = append(p.IdempotencyKeys, string(d.key))
+		p.Fingerprints = append(p.Fingerprints, d.fingerprint[:])
+		p.Answers = append(p.Answers, d.body)
+		p.Emails = append(p.Emails, d.order.Email)
+		p.Currencies = append(p.Currencies, d.order.Currency)
+		p.Totals = append(p.Totals, d.order.Total)
+		p.CreatedAts = append(p.CreatedAts, d.order.CreatedAt)
+	}
+	return p
+}
+
+// units returns how many units of each SKU the lines ask for.
 func units(lines []LineRequest) map[string]int64 {
 	sum := make(map[string]int64, len(lines))
 	for _, line := range lines {
@@ -74,35 +322,35 @@ func units(lines []LineRequest) map[string]int64 {
 	return sum
 }
 
-func (c PlaceOrder) validate() error {
-	address, err := mail.ParseAddress(c.Email)
-	if err != nil || address.Address != c.Email || len(c.Email) > maxEmail || !ascii(c.Email) {
-		return problem.InvalidError{Field: "email", Reason: "must be an email address such as alice@example.com, at most 254 ASCII characters"}
-	}
-	return validateLines(c.Lines, maxLines)
-}
-
-// ascii is what every mail server on the way to the buyer can carry.
-func ascii(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII })
-}
-
-// storable reports whether Postgres can keep s as text, or compare it with one.
-func storable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
-}
-
-func validateLines(lines []LineRequest, most int) error {
-	if len(lines) < 1 || len(lines) > most {
-		return problem.InvalidError{Field: "lines", Reason: fmt.Sprintf("must have 1 to %d lines", most)}
-	}
-	for i, line := range lines {
-		if line.SKU == "" || !storable(line.SKU) {
-			return problem.InvalidError{Field: fmt.Sprintf("lines[%d].sku", i), Reason: "must name a product of GET /v1/products"}
-		}
-		if line.Quantity < 1 || line.Quantity > maxQuantity {
-			return problem.InvalidError{Field: fmt.Sprintf("lines[%d].quantity", i), Reason: fmt.Sprintf("must be a whole number from 1 to %d", maxQuantity)}
+// shortages lists the SKUs of which fewer units are available than wanted, in SKU order.
+func shortages(wanted, available map[string]int64) []Shortage {
+	var short []Shortage
+	for sku, quantity := range wanted {
+		if available[sku] < quantity {
+			short = append(short, Shortage{SKU: sku, Requested: quantity, Available: available[sku]})
 		}
 	}
-	return nil
+	slices.SortFunc(short, func(a, b Shortage) int { return strings.Compare(a.SKU, b.SKU) })
+	return short
+}
+
+func placedAnswer(id uuid.UUID, body []byte) dedup.Answer {
+	return dedup.Answer{ID: id, Status: http.StatusCreated, Body: body, Final: true}
+}
+
+const (
+	// maxBatch is how many orders share a trip.
+	maxBatch = 256
+	// maxWaiting bounds the queue of each batcher. More buyers could not be served before they give up.
+	maxWaiting = 4096
+	// batchTimeout bounds a batch, which no caller's context does.
+	batchTimeout = 8 * time.Second
+)
+
+// shared marks an error that no single request caused: its batch is not split and run again.
+func shared(err error) error {
+	if pg.IsUnavailable(err) {
+		return errors.Join(coalesce.ErrShared, err)
+	}
+	return err
 }

@@ -107,7 +107,7 @@ func (k *counter) together(t *rapid.T, b *bundle, skus []string, run string) {
 		}
 		wishes, want = append(wishes, c), append(want, status)
 	}
-	outcomes, err := orders.PlaceAll(b.shop, t.Context(), wishes)
+	outcomes, err := orders.PlaceAll(t.Context(), b.shop, wishes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestPlaceTogetherSecondMeaningOfAKeyThatIsFree(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 3))
-	outcomes, err := orders.PlaceAll(b.shop, t.Context(), []orders.PlaceOrder{
+	outcomes, err := orders.PlaceAll(t.Context(), b.shop, []orders.PlaceOrder{
 		b.order("k", line("CUP", 4)), b.order("k", line("CUP", 2)), b.order("k", line("CUP", 4)), b.order("k", line("CUP", 2)), b.order("k", line("CUP", 1))})
 	if err != nil {
 		t.Fatal(err)

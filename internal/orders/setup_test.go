@@ -94,7 +94,12 @@ func (b *bundle) deliver(t testing.TB, lines ...orders.LineRequest) {
 	}
 }
 
-// order is Alice's wish under the key.
+// delivery is Alice's request under the key.
+func (b *bundle) delivery(key dedup.Key, lines ...orders.LineRequest) orders.ReceiveDelivery {
+	return orders.ReceiveDelivery{CustomerID: b.alice, Key: key, Lines: lines}
+}
+
+// order is Alice's request under the key.
 func (b *bundle) order(key dedup.Key, lines ...orders.LineRequest) orders.PlaceOrder {
 	return orders.PlaceOrder{CustomerID: b.alice, Key: key, Email: "alice@example.com", Lines: lines}
 }

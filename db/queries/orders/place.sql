@@ -14,8 +14,8 @@ FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
 CROSS JOIN LATERAL (
     SELECT p.sku, p.name, p.currency, p.unit_price, s.available FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = k.sku LIMIT 1) AS o;
 
--- InsertOrders returns the orders whose keys were free. It takes the keys in their order, so that two nodes with the same
--- keys in other orders cannot deadlock.
+-- InsertOrders returns the ids of the orders whose keys were free. It inserts in the order of the
+-- keys: two nodes with the same keys cannot deadlock. Of twins in one statement the oldest wins.
 -- name: InsertOrders :many
 INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer, o.email, 'placed', o.currency, o.total, o.created_at, now() + sqlc.arg(expiry)::interval
@@ -24,7 +24,7 @@ FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(customer_ids):
              unnest(sqlc.arg(answers)::bytea[]) AS answer, unnest(sqlc.arg(emails)::text[]) AS email,
              unnest(sqlc.arg(currencies)::text[]) AS currency, unnest(sqlc.arg(totals)::bigint[]) AS total,
              unnest(sqlc.arg(created_ats)::timestamptz[]) AS created_at) AS o
-ORDER BY o.customer_id, o.idempotency_key
+ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
 RETURNING id;
 

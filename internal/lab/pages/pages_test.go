@@ -186,7 +186,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	}
 	after := s.page("/lab/" + doubleClick)
 	wantAll(t, after, `<span class="verdict duplicates">duplicates</span>`, `<span class="verdict holds">holds</span>`, `class="off"`,
-		`<span class="unseen">Buyer to Node A: </span>`, "func (s *naiveShop)", "internal/orders/placing.go:", "<h2 id=\"why\">")
+		`<span class="unseen">Buyer to Node A: </span>`, "func (s *naiveShop)", "internal/orders/place.go:", "<h2 id=\"why\">")
 	if strings.Contains(after, "sse:connect") || len(after) > 40<<10 {
 		t.Errorf("%d bytes, watching: %v", len(after), strings.Contains(after, "sse:connect"))
 	}

@@ -121,7 +121,7 @@ FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::uuid[]) AS customer_id,
              unnest($6::bytea[]) AS answer, unnest($7::text[]) AS email,
              unnest($8::text[]) AS currency, unnest($9::bigint[]) AS total,
              unnest($10::timestamptz[]) AS created_at) AS o
-ORDER BY o.customer_id, o.idempotency_key
+ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
 RETURNING id
 `
@@ -139,8 +139,8 @@ type InsertOrdersParams struct {
 	CreatedAts      []time.Time
 }
 
-// InsertOrders returns the orders whose keys were free. It takes the keys in their order, so that two nodes with the same
-// keys in other orders cannot deadlock.
+// InsertOrders returns the ids of the orders whose keys were free. It inserts in the order of the
+// keys: two nodes with the same keys cannot deadlock. Of twins in one statement the oldest wins.
 func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]uuid.UUID, error) {
 	rows, err := q.db.Query(ctx, InsertOrders,
 		arg.Expiry,
