@@ -69,10 +69,10 @@ func TestTimeline(t *testing.T) {
 
 	var lines []string
 	stopped := []string{
-		"memory: stopped: The request to order came again",
-		"unique key: stopped: The request to order came again",
-		"unique key: stopped: A request to order used the key again for something else",
-		"memory: stopped: The request to pay came again",
+		"memory: stopped: The request to order was repeated",
+		"unique key: stopped: The request to order was repeated",
+		"unique key: stopped: A different request to order used the same key",
+		"memory: stopped: The request to pay was repeated",
 		"unique key: stopped: A request to pay under another key found the order paid",
 		"unique key: stopped: The provider's event evt_",
 		"outbox: sent: Event", "(order.paid)", "webhook: ", "receipt: sent",
@@ -106,7 +106,7 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 	shoptest.Eventually(t, patience, "the cancellation is told", func() bool {
 		lines := told(t, alice, canceled.ID)
 		return missing(lines, true, "unique key: canceled", "unique key: first: Refund", "stock: returned: 2 × MUG-ONCE", "provider: refunded") == "" &&
-			missing(lines, false, "memory: stopped: The request to cancel came again", "webhook: known: Event", "(refund.succeeded) told nothing new") == ""
+			missing(lines, false, "memory: stopped: The request to cancel was repeated", "webhook: known: Event", "(refund.succeeded) contained nothing new") == ""
 	})
 	shoptest.Eventually(t, patience, "the expiry is told", func() bool {
 		return missing(told(t, alice, expired.ID), true, "stock: reserved", "expiry: expired") == "" &&
@@ -150,7 +150,7 @@ func TestTimelineOfAnUnknownCharge(t *testing.T) {
 	shoptest.Eventually(t, patience, "the charge's healing is told", func() bool {
 		lines := told(t, alice, order.ID)
 		return missing(lines, true, "provider: asked", "provider: unknown", "provider: asked again", "provider: succeeded") == "" &&
-			missing(lines, false, "unique key: stopped: A request to pay under another key found this charge under way") == ""
+			missing(lines, false, "unique key: stopped: A request to pay under another key found this charge in progress") == ""
 	})
 }
 

@@ -78,10 +78,10 @@ func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
 	switch {
 	case errors.Is(err, dedup.ErrDone):
 		s.stop(ctx, event, "redis")
-		s.Stopped.Stopped(event.OrderID, timeline.Redis, "The paid event was delivered again: Redis knew that the receipt is sent.")
+		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimDone})
 		return nil
 	case errors.Is(err, dedup.ErrBusy):
-		s.Stopped.Stopped(event.OrderID, timeline.Redis, "The paid event was delivered again while another sender held the claim in Redis.")
+		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimBusy})
 		return &outbox.RetryError{After: busyRetry, Err: err}
 	case err != nil:
 		// Redis saves the trip to the database; without it, the trip is made.
@@ -128,10 +128,10 @@ func (s *Service) lost(ctx context.Context, event outbox.Event) error {
 	}
 	if row.SentAt != nil {
 		s.stop(ctx, event, "database")
-		s.Stopped.Stopped(event.OrderID, timeline.UniqueKey, "The paid event was delivered again: the receipt's row says that it is sent.")
+		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptSent})
 		return nil
 	}
-	s.Stopped.Stopped(event.OrderID, timeline.UniqueKey, "The paid event was delivered again while another sender held the receipt's row.")
+	s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptLeased})
 	wait := time.Duration(row.LeaseSeconds * float64(time.Second))
 	return &outbox.RetryError{After: max(wait, time.Second), Err: dedup.ErrBusy}
 }

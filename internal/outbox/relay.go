@@ -212,7 +212,7 @@ func (r *Relay) mark(ctx context.Context, b batch) error {
 			r.stored(ack.Seq)
 		} else {
 			published.WithLabelValues("duplicate").Inc()
-			r.Stopped.Stopped(row.ID, timeline.Broker, "The relay published the event again, under the same message id: the stream holds it once.")
+			r.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.BrokerDuplicate})
 			r.log.InfoContext(ctx, "broker stopped a duplicate", "event_id", row.ID, "order_id", row.OrderID, "stream_seq", ack.Seq)
 		}
 	}

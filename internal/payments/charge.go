@@ -21,8 +21,6 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// stillRunning tells of a twin that came before the answer was there.
-const stillRunning = "The same request came again while the first one was still running: its key stands in the database."
 
 var paymentMethod = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 
@@ -88,10 +86,10 @@ func (s *Service) refusal(ctx context.Context, db *paymentsdb.Queries, order ord
 // noteRefusal records another key's try to pay that the order's one live charge has stopped.
 func (s *Service) noteRefusal(err error) {
 	if live, ok := errors.AsType[InProgressError](err); ok {
-		s.Stopped.Stopped(live.ChargeID, timeline.UniqueKey, "A request to pay under another key found this charge under way: an order has one live charge.")
+		s.Stopped.Stopped(live.ChargeID, timeline.Stop{Kind: timeline.OtherChargeLive})
 	}
 	if paid, ok := errors.AsType[AlreadyPaidError](err); ok {
-		s.Stopped.Stopped(paid.ChargeID, timeline.UniqueKey, "A request to pay under another key found the order paid by this charge.")
+		s.Stopped.Stopped(paid.ChargeID, timeline.Stop{Kind: timeline.OrderPaid})
 	}
 }
 
@@ -155,10 +153,7 @@ func (s *Service) answer(row paymentsdb.Charge, c ChargeOrder) (dedup.Answer, er
 		now, err = current(row)
 	default:
 		_, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), dedup.Answer{ID: row.ID})
-		if err == nil {
-			s.Stopped.Stopped(row.ID, timeline.UniqueKey, stillRunning)
-		}
-		return dedup.Answer{}, errors.Join(err, dedup.ErrInProgress)
+		return dedup.Answer{}, errors.Join(err, dedup.InProgressError{ID: row.ID})
 	}
 	if err != nil {
 		return dedup.Answer{}, err

@@ -88,7 +88,7 @@ func (s *Service) seenBefore(ctx context.Context, db *paymentsdb.Queries, event 
 		return fmt.Errorf("read the event's charge: %w", err)
 	}
 	if charge != nil {
-		s.Stopped.Stopped(*charge, timeline.UniqueKey, fmt.Sprintf("The provider's event %s (%s) came again: its id stands in the database.", event.ID, event.Type))
+		s.Stopped.Stopped(*charge, timeline.Stop{Kind: timeline.EventSeen, EventID: event.ID, EventType: event.Type})
 	}
 	return nil
 }

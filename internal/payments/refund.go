@@ -213,7 +213,7 @@ func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, ro
 	})
 	if errors.Is(err, errStale) {
 		s.log.WarnContext(ctx, "a stale worker was refused", "refund_id", row.ID, "charge_id", row.ChargeID, "attempt", row.Attempt)
-		s.Stopped.Stopped(row.ID, timeline.Fencing, staleWorker(row.Attempt))
+		s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: row.Attempt})
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
 		if reread, rereadErr := s.db.GetRefund(context.WithoutCancel(ctx), row.ID); rereadErr == nil {
@@ -302,8 +302,7 @@ func (s *Service) refundAnswer(row paymentsdb.Refund, c RefundCharge) (dedup.Ans
 	}
 	answer, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), answer)
 	if err == nil && row.Status == string(Pending) {
-		s.Stopped.Stopped(row.ID, timeline.UniqueKey, stillRunning)
-		return dedup.Answer{}, dedup.ErrInProgress
+		return dedup.Answer{}, dedup.InProgressError{ID: row.ID}
 	}
 	return answer, err
 }

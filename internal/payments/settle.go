@@ -41,7 +41,7 @@ func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Cap
 	}
 	if errors.Is(err, errStale) {
 		s.log.WarnContext(ctx, "a stale worker was refused", "charge_id", row.ID, "order_id", row.OrderID, "attempt", attempt)
-		s.Stopped.Stopped(row.ID, timeline.Fencing, staleWorker(attempt))
+		s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: attempt})
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
 		if reread, rereadErr := s.reread(ctx, row.ID); rereadErr == nil && (reread.Answer != nil || errors.Is(err, errStale)) {
@@ -49,10 +49,6 @@ func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Cap
 		}
 	}
 	return row, err
-}
-
-func staleWorker(attempt int32) string {
-	return fmt.Sprintf("Attempt %d came back when a later one had taken over: it may write nothing.", attempt)
 }
 
 // settleTx takes the order's lock before the charge's, as lookTx does.
@@ -67,7 +63,7 @@ func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge
 	}
 	if row.Answer != nil {
 		if attempt != unfenced {
-			s.Stopped.Stopped(row.ID, timeline.Fencing, "The provider's answer came when the charge was settled already.")
+			s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.SettledAlready})
 		}
 		return s.afterTheEndTx(ctx, tx, row, capture)
 	}

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// maxWaiting bounds how many different twins wait for the next write. Together with the pause it bounds what a storm costs.
+	// maxWaiting bounds how many different twins wait for the next write. Together with writeEvery it
+	// bounds the cost of a storm of repeats.
 	maxWaiting = 1024
 	writeEvery = 200 * time.Millisecond
 	// writeTimeout bounds one write, and so the last one when the node stops.
@@ -28,10 +29,11 @@ const (
 )
 
 var lost = promauto.NewCounterVec(prometheus.CounterOpts{
-	Name: "onceshop_stopped_twins_unrecorded_total", Help: "Stopped twins that no timeline will show, by reason: full or database.",
+	Name: "onceshop_stopped_twins_unrecorded_total",
+	Help: "Stopped twins that no timeline will show, by reason: full or database.",
 }, []string{"reason"})
 
-// Recorder keeps what twins were stopped, on a best effort. A nil *Recorder keeps nothing.
+// Recorder records stopped twins on a best-effort basis. A nil *Recorder records nothing.
 type Recorder struct {
 	db  *timelinedb.Queries
 	log *slog.Logger
@@ -40,10 +42,10 @@ type Recorder struct {
 	waiting map[twin]*seen
 }
 
-// twin is what a record is about. Equal ones that come between two writes share a row.
+// twin is what one row is about. Equal twins that are stopped between two writes share a row.
 type twin struct {
-	subject       uuid.UUID
-	layer, detail string
+	subject uuid.UUID
+	stop    Stop
 }
 
 type seen struct {
@@ -56,13 +58,13 @@ func NewRecorder(pool *pgxpool.Pool, log *slog.Logger) *Recorder {
 	return &Recorder{db: timelinedb.New(pool), log: log, waiting: make(map[twin]*seen)}
 }
 
-// Stopped notes that a twin was stopped and by which layer. Subject is the order, charge, refund or outbox event that there is one of;
-// detail is a sentence. It never waits: what does not fit is dropped and counted.
-func (r *Recorder) Stopped(subject uuid.UUID, layer, detail string) {
+// Stopped records that a twin of the subject was stopped. The subject is an order, charge, refund or
+// outbox event. Stopped never blocks: it drops and counts twins for which there is no room.
+func (r *Recorder) Stopped(subject uuid.UUID, stop Stop) {
 	if r == nil || subject == uuid.Nil {
 		return
 	}
-	key := twin{subject, layer, detail}
+	key := twin{subject, stop}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch noted := r.waiting[key]; {
@@ -75,25 +77,26 @@ func (r *Recorder) Stopped(subject uuid.UUID, layer, detail string) {
 	}
 }
 
-// requests says what came again, by the operation that its key belongs to.
-var requests = map[string]string{"orders": "order", "charges": "pay", "refunds": "refund", "cancellations": "cancel", "deliveries": "book a delivery"}
-
-// Answered notes how a request under an idempotency key ended, if an earlier one had been there. Operation is that of the key's scope.
+// Answered records how a request with an idempotency key ended, if it was not the first with its key.
+// The operation is the key's scope.
 func (r *Recorder) Answered(operation string, answer dedup.Answer, err error) {
 	reused, isReused := errors.AsType[dedup.KeyReusedError](err)
+	running, isRunning := errors.AsType[dedup.InProgressError](err)
 	switch {
 	case isReused:
-		r.Stopped(reused.ID, UniqueKey, "A request to "+requests[operation]+" used the key again for something else. Nothing was done.")
+		r.Stopped(reused.ID, Stop{Kind: KeyReused, Operation: operation})
+	case isRunning:
+		r.Stopped(running.ID, Stop{Kind: KeyInProgress, Operation: operation})
 	case err != nil:
 	case answer.StoppedBy == dedup.ByMemory:
-		r.Stopped(answer.ID, Memory, "The request to "+requests[operation]+" came again: this node still had the answer, or was making it.")
+		r.Stopped(answer.ID, Stop{Kind: MemoryReplayed, Operation: operation})
 	case answer.StoppedBy == dedup.ByKey:
-		r.Stopped(answer.ID, UniqueKey, "The request to "+requests[operation]+" came again: its key stands in the database, with the answer.")
+		r.Stopped(answer.ID, Stop{Kind: KeyReplayed, Operation: operation})
 	}
 }
 
-// Run writes what was noted, and deletes what is older than 90 days, until ctx ends; then it writes once more. A database that
-// fails costs the records.
+// Run writes the recorded twins and deletes rows older than 90 days until ctx ends; then it writes a
+// last time. Twins that the database refuses are lost.
 func (r *Recorder) Run(ctx context.Context) {
 	write, forget := time.NewTicker(writeEvery), time.NewTicker(forgetEvery)
 	defer write.Stop()
@@ -113,7 +116,7 @@ func (r *Recorder) Run(ctx context.Context) {
 	}
 }
 
-// take empties the recorder.
+// take removes and returns all waiting twins.
 func (r *Recorder) take() map[twin]*seen {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,8 +136,11 @@ func (r *Recorder) write(ctx context.Context) {
 	var rows timelinedb.InsertStoppedParams
 	for key, seen := range noted {
 		rows.Subjects = append(rows.Subjects, key.subject)
-		rows.Layers = append(rows.Layers, key.layer)
-		rows.Details = append(rows.Details, key.detail)
+		rows.Kinds = append(rows.Kinds, string(key.stop.Kind))
+		rows.Operations = append(rows.Operations, key.stop.Operation)
+		rows.EventIds = append(rows.EventIds, key.stop.EventID)
+		rows.EventTypes = append(rows.EventTypes, key.stop.EventType)
+		rows.Attempts = append(rows.Attempts, key.stop.Attempt)
 		rows.Times = append(rows.Times, seen.times)
 		rows.Ats = append(rows.Ats, seen.first)
 	}

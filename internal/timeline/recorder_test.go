@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -59,10 +59,10 @@ func TestRecorderWritesInBatches(t *testing.T) {
 	order, other := uuid.New(), uuid.New()
 	begin := time.Now()
 	for range 100 {
-		r.Stopped(order, Memory, "came again")
+		r.Stopped(order, Stop{Kind: MemoryReplayed, Operation: "orders"})
 	}
-	r.Stopped(order, UniqueKey, "came again")
-	r.Stopped(other, Memory, "came again")
+	r.Stopped(order, Stop{Kind: KeyReplayed, Operation: "orders"})
+	r.Stopped(other, Stop{Kind: MemoryReplayed, Operation: "orders"})
 	shoptest.Eventually(t, patience, "the twins are recorded", func() bool {
 		return count(t, pool, "SELECT coalesce(sum(times), 0) FROM stopped_twins") == 102
 	})
@@ -74,7 +74,8 @@ func TestRecorderWritesInBatches(t *testing.T) {
 		t.Fatalf("told %+v, %v", events, err)
 	}
 	for _, e := range events {
-		if e.Decision != "stopped" || !strings.HasPrefix(e.Detail, "came again") || e.At.Before(begin.Add(-time.Millisecond)) || e.At.After(time.Now()) {
+		if e.Decision != "stopped" || !strings.HasPrefix(e.Detail, "The request to order was repeated: ") ||
+			e.At.Before(begin.Add(-time.Millisecond)) || e.At.After(time.Now()) {
 			t.Errorf("event %+v", e)
 		}
 	}
@@ -85,7 +86,7 @@ func TestRecorderWritesWhenItStops(t *testing.T) {
 	pool := shoptest.DB(t)
 	r := quiet(pool)
 	stop := run(t, r)
-	r.Stopped(uuid.New(), Broker, "the last one")
+	r.Stopped(uuid.New(), Stop{Kind: BrokerDuplicate})
 	stop()
 	if n := count(t, pool, "SELECT count(*) FROM stopped_twins"); n != 1 {
 		t.Errorf("%d rows after the end, want 1", n)
@@ -100,26 +101,26 @@ func TestRecorderLosesNothingBetweenItsWrites(t *testing.T) {
 	subject := uuid.New()
 	shoptest.Race(4, func(int) bool {
 		for end := time.Now().Add(3 * writeEvery); time.Now().Before(end); {
-			r.Stopped(subject, Memory, "came again")
+			r.Stopped(subject, Stop{Kind: MemoryReplayed})
 			r.write(t.Context())
 		}
-		r.Stopped(subject, Memory, "the last")
+		r.Stopped(subject, Stop{Kind: SettledAlready})
 		return true
 	})
 	stop()
-	if n := count(t, pool, "SELECT sum(times) FROM stopped_twins WHERE detail = 'the last'"); n != 4 {
+	if n := count(t, pool, "SELECT sum(times) FROM stopped_twins WHERE kind = 'settled_already'"); n != 4 {
 		t.Errorf("%d of 4 recorded", n)
 	}
 }
 
-// Nobody empties the recorder, so it is full in the end; its callers go on all the same.
+// No Run empties the recorder, so it fills up; its callers must not block.
 func TestRecorderDropsWhatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	pool := shoptest.DB(t)
 	r := quiet(pool)
 	shoptest.Race(8, func(int) bool {
 		for n := range maxWaiting {
-			r.Stopped(uuid.New(), Memory, strconv.Itoa(n))
+			r.Stopped(uuid.New(), Stop{Kind: StaleWorker, Attempt: int32(n)})
 		}
 		return true
 	})
@@ -127,10 +128,10 @@ func TestRecorderDropsWhatDoesNotFit(t *testing.T) {
 	if n := count(t, pool, "SELECT count(*) FROM stopped_twins"); n != maxWaiting {
 		t.Errorf("%d rows, want %d", n, maxWaiting)
 	}
-	// What was written made room.
-	r.Stopped(uuid.New(), Memory, "later")
+	// The write made room.
+	r.Stopped(uuid.New(), Stop{Kind: SettledAlready})
 	run(t, r)()
-	if n := count(t, pool, "SELECT count(*) FROM stopped_twins WHERE detail = 'later'"); n != 1 {
+	if n := count(t, pool, "SELECT count(*) FROM stopped_twins WHERE kind = 'settled_already'"); n != 1 {
 		t.Errorf("%d rows, want 1", n)
 	}
 }
@@ -147,7 +148,7 @@ func TestRecorderWithoutDatabase(t *testing.T) {
 	r := NewRecorder(down, slog.New(slog.NewTextHandler(&log, nil)))
 	stop := run(t, r)
 	for range 10 {
-		r.Stopped(uuid.New(), Redis, "lost")
+		r.Stopped(uuid.New(), Stop{Kind: ClaimDone})
 	}
 	stop()
 	if !strings.Contains(log.String(), "not recorded") {
@@ -159,8 +160,8 @@ func TestRecorderForgets(t *testing.T) {
 	t.Parallel()
 	pool := shoptest.DB(t)
 	r := quiet(pool)
-	if _, err := pool.Exec(t.Context(), `INSERT INTO stopped_twins (subject, layer, detail, times, at)
-		SELECT gen_random_uuid(), 'memory', '', 1, now() - days * interval '1 day' FROM unnest(ARRAY[1, 89, 91, 1000]) AS days`); err != nil {
+	if _, err := pool.Exec(t.Context(), `INSERT INTO stopped_twins (subject, kind, operation, event_id, event_type, attempt, times, at)
+		SELECT gen_random_uuid(), 'order_paid', '', '', '', 0, 1, now() - days * interval '1 day' FROM unnest(ARRAY[1, 89, 91, 1000]) AS days`); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.db.ForgetStopped(t.Context(), keepFor); err != nil {
@@ -174,7 +175,7 @@ func TestRecorderForgets(t *testing.T) {
 func TestNoRecorder(t *testing.T) {
 	t.Parallel()
 	var none *Recorder
-	none.Stopped(uuid.New(), Memory, "nobody listens")
+	none.Stopped(uuid.New(), Stop{Kind: OrderPaid})
 	none.Answered("orders", dedup.Answer{ID: uuid.New(), StoppedBy: dedup.ByKey}, nil)
 }
 
@@ -184,24 +185,76 @@ func TestAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer dedup.Answer
 		err    error
-		want   string // the layer, "" for nothing
+		want   Kind // "" for no record
 	}{
 		"the first":                     {answer: dedup.Answer{ID: id}},
-		"a replay from memory":          {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory}, want: Memory},
-		"a replay from the database":    {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByKey}, want: UniqueKey},
-		"a reused key":                  {err: errors.Join(dedup.KeyReusedError{ID: id}, dedup.ErrInProgress), want: UniqueKey},
+		"a replay from memory":          {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory}, want: MemoryReplayed},
+		"a replay from the database":    {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByKey}, want: KeyReplayed},
+		"a reused key":                  {err: fmt.Errorf("no: %w", dedup.KeyReusedError{ID: id}), want: KeyReused},
 		"a reused key, whose is unsure": {err: dedup.ErrKeyReused},
+		"the first still runs":          {err: fmt.Errorf("no: %w", dedup.InProgressError{ID: id}), want: KeyInProgress},
+		"the first runs, unnamed":       {err: dedup.ErrInProgress},
 		"another error":                 {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory}, err: errors.New("no")},
 	} {
 		r := quiet(nil)
 		r.Answered("charges", test.answer, test.err)
+		want := map[twin]bool{}
+		if test.want != "" {
+			want[twin{id, Stop{Kind: test.want, Operation: "charges"}}] = true
+		}
 		for noted := range r.waiting {
-			if noted.subject != id || noted.layer != test.want || !strings.Contains(noted.detail, "request to pay") {
-				t.Errorf("%s: noted %+v, want layer %q", name, noted, test.want)
+			if !want[noted] {
+				t.Errorf("%s: recorded %+v, want %q", name, noted, test.want)
 			}
 		}
-		if len(r.waiting) != 0 != (test.want != "") {
+		if len(r.waiting) != len(want) {
 			t.Errorf("%s: %d records", name, len(r.waiting))
+		}
+	}
+}
+
+// Every kind has a layer and a sentence with its facts, and comes back from the database as it was recorded.
+func TestStopsAreDescribed(t *testing.T) {
+	t.Parallel()
+	pool, order := shoptest.DB(t), uuid.New()
+	r := quiet(pool)
+	want := map[string]string{} // layers by sentence
+	for stop, e := range map[Stop]Event{
+		{Kind: KeyReplayed, Operation: "orders"}:                           {Layer: UniqueKey, Detail: "The request to order was repeated: the database"},
+		{Kind: KeyReused, Operation: "charges"}:                            {Layer: UniqueKey, Detail: "A different request to pay used the same key."},
+		{Kind: KeyInProgress, Operation: "refunds"}:                        {Layer: UniqueKey, Detail: "The request to refund was repeated while"},
+		{Kind: MemoryReplayed, Operation: "deliveries"}:                    {Layer: Memory, Detail: "The request to book a delivery was repeated: this node"},
+		{Kind: OtherChargeLive}:                                            {Layer: UniqueKey, Detail: "found this charge in progress"},
+		{Kind: OrderPaid}:                                                  {Layer: UniqueKey, Detail: "found the order paid"},
+		{Kind: EventSeen, EventID: "evt_1", EventType: "capture.declined"}: {Layer: UniqueKey, Detail: "event evt_1 (capture.declined) was"},
+		{Kind: StaleWorker, Attempt: 3}:                                    {Layer: Fencing, Detail: "Attempt 3 ended after"},
+		{Kind: SettledAlready}:                                             {Layer: Fencing, Detail: "after the charge had been settled"},
+		{Kind: BrokerDuplicate}:                                            {Layer: Broker, Detail: "under the same message id"},
+		{Kind: ClaimDone}:                                                  {Layer: Redis, Detail: "marked as sent"},
+		{Kind: ClaimBusy}:                                                  {Layer: Redis, Detail: "held the claim"},
+		{Kind: ReceiptSent}:                                                {Layer: UniqueKey, Detail: "row was marked as sent"},
+		{Kind: ReceiptLeased}:                                              {Layer: UniqueKey, Detail: "held the receipt's row"},
+	} {
+		r.Stopped(order, stop)
+		if !strings.Contains(stop.sentence(), e.Detail) || strings.ContainsAny(stop.sentence(), "{}") {
+			t.Errorf("%+v: %q, want %q", stop, stop.sentence(), e.Detail)
+		}
+		want[stop.sentence()] = e.Layer
+	}
+	if len(want) != len(stops) {
+		t.Errorf("%d kinds are tested, there are %d", len(want), len(stops))
+	}
+	r.Stopped(order, Stop{Kind: OrderPaid})
+	want[Stop{Kind: OrderPaid}.sentence()+" (2 times)"] = UniqueKey
+	delete(want, Stop{Kind: OrderPaid}.sentence())
+	run(t, r)()
+	events, err := New(pool).Of(t.Context(), order)
+	if err != nil || len(events) != len(want) {
+		t.Errorf("%d events, %v, want %d", len(events), err, len(want))
+	}
+	for _, e := range events {
+		if layer, ok := want[e.Detail]; !ok || e.Layer != layer || e.Decision != "stopped" {
+			t.Errorf("unexpected event %+v", e)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package timeline tells why everything about an order happened once: a read model over what all domains have written, and
-// a record of the twins that were stopped. It is the one package that reads other domains' tables.
+// Package timeline explains why everything about an order happened once. It is a read model over the
+// tables of all domains, the only package that reads them, and a record of the twins that were stopped.
 package timeline
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline/internal/timelinedb"
 )
 
-// Event is one decision about an order: when, by which layer, in a word or two, and as a sentence. It never holds an idempotency key,
-// only the key's hash.
+// Event is one decision about an order. Decision is a word or two and Detail a sentence. An event
+// never holds an idempotency key, only the key's hash.
 type Event struct {
 	At       time.Time `json:"at"`
 	Layer    string    `json:"layer"`
@@ -28,8 +28,8 @@ type Event struct {
 // The layers of events. The first five also stop twins.
 const (
 	UniqueKey = string(dedup.ByKey)    // a UNIQUE constraint of the database
-	Memory    = string(dedup.ByMemory) // what one node remembers, or is doing now
-	Redis     = "redis"                // a claim that all nodes see
+	Memory    = string(dedup.ByMemory) // the memory of one node
+	Redis     = "redis"                // a claim that all nodes share
 	Broker    = "broker"               // a message id inside the broker's duplicate window
 	Fencing   = "fencing token"        // the attempt number of a lease, and the state it protects
 	Stock     = "stock"                // a movement of units
@@ -37,13 +37,13 @@ const (
 	Webhook   = "webhook"              // an event of the payment provider
 	Outbox    = "outbox"               // an event of ours on its way to the broker
 	Receipt   = "receipt"              // the mail about a paid order
-	Expiry    = "expiry"               // the time that an unpaid order has
+	Expiry    = "expiry"               // the time limit of an unpaid order
 )
 
-// maxTwins bounds how many records of stopped twins one order shows: the newest.
+// maxTwins is how many stopped twins a timeline shows: the newest.
 const maxTwins = 200
 
-// Service reads what happened to an order.
+// Service reads timelines.
 type Service struct {
 	pool *pgxpool.Pool
 }
@@ -51,25 +51,26 @@ type Service struct {
 // New returns a service on the pool's database.
 func New(pool *pgxpool.Pool) *Service { return &Service{pool: pool} }
 
-// Of returns what happened to an order, oldest first; an order that does not exist has no events. Who may see them is the
-// caller's to decide. Everything is read from one snapshot, so that no effect is told without its cause.
+// Of returns the events of an order, oldest first, or none if the order does not exist. It does not
+// check who is asking. All reads share one snapshot, so that no effect appears without its cause.
 func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
 	t := &story{events: []Event{}, subjects: []uuid.UUID{orderID}}
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
 		db := timelinedb.New(tx)
-		// Causes come before their effects, and stay there when the time of both is that of one transaction.
+		// Causes before effects: the sort below is stable, and one transaction's rows have the same time.
 		for _, read := range []func() error{
 			func() error { return each(db.OrderPlaced(ctx, orderID))(t.placed) },
 			func() error { return each(db.Cancellation(ctx, orderID))(t.canceled) },
-			func() error { return each(db.ProviderEvents(ctx, orderID))(t.told) },
-			func() error { return each(db.Charges(ctx, orderID))(t.charged) },
-			func() error { return each(db.Refunds(ctx, orderID))(t.refunded) },
-			func() error { return each(db.Movements(ctx, orderID))(t.moved) },
-			func() error { return each(db.OutboxEvents(ctx, orderID))(t.published) },
-			func() error { return each(db.Receipt(ctx, orderID))(t.mailed) },
+			func() error { return each(db.ProviderEvents(ctx, orderID))(t.webhook) },
+			func() error { return each(db.Charges(ctx, orderID))(t.charge) },
+			func() error { return each(db.Refunds(ctx, orderID))(t.refund) },
+			func() error { return each(db.Movements(ctx, orderID))(t.movement) },
+			func() error { return each(db.OutboxEvents(ctx, orderID))(t.outboxEvent) },
+			func() error { return each(db.Receipt(ctx, orderID))(t.receipt) },
 			func() error {
-				return each(db.StoppedTwins(ctx, timelinedb.StoppedTwinsParams{Subjects: t.subjects, Limit: maxTwins}))(t.stopped)
+				twins := timelinedb.StoppedTwinsParams{Subjects: t.subjects, Limit: maxTwins}
+				return each(db.StoppedTwins(ctx, twins))(t.stop)
 			},
 		} {
 			if err := read(); err != nil {
@@ -86,9 +87,9 @@ func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
 }
 
 func each[Row any](rows []Row, err error) func(func(Row)) error {
-	return func(tell func(Row)) error {
+	return func(add func(Row)) error {
 		for _, row := range rows {
-			tell(row)
+			add(row)
 		}
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 // demanding is how long a run must be for everything to have happened in it; long, for everything to have happened often.
@@ -139,19 +140,19 @@ func (r *run) countDeliveries(ctx context.Context) (late, redelivered int64, err
 }
 
 func (r *run) countStopped(ctx context.Context) (map[string]int64, error) {
-	rows, err := r.servers.postgres.direct().Query(ctx, "SELECT layer, sum(times) FROM stopped_twins GROUP BY layer")
+	rows, err := r.servers.postgres.direct().Query(ctx, "SELECT kind, sum(times) FROM stopped_twins GROUP BY kind")
 	if err != nil {
 		return nil, fmt.Errorf("count stopped twins: %w", err)
 	}
 	defer rows.Close()
 	stopped := map[string]int64{}
 	for rows.Next() {
-		var layer string
+		var kind timeline.Kind
 		var times int64
-		if err := rows.Scan(&layer, &times); err != nil {
+		if err := rows.Scan(&kind, &times); err != nil {
 			return nil, fmt.Errorf("count stopped twins: %w", err)
 		}
-		stopped[layer] = times
+		stopped[kind.Layer()] += times
 	}
 	return stopped, rows.Err()
 }

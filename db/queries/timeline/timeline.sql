@@ -39,11 +39,13 @@ SELECT attempt, created_at, sent_at FROM receipts WHERE order_id = $1 AND kind =
 
 -- StoppedTwins returns the newest.
 -- name: StoppedTwins :many
-SELECT layer, detail, times, at FROM stopped_twins WHERE subject = ANY(sqlc.arg(subjects)::uuid[]) ORDER BY at DESC LIMIT $1;
+SELECT kind, operation, event_id, event_type, attempt, times, at FROM stopped_twins
+WHERE subject = ANY(sqlc.arg(subjects)::uuid[]) ORDER BY at DESC LIMIT $1;
 
 -- name: InsertStopped :exec
-INSERT INTO stopped_twins (subject, layer, detail, times, at)
-SELECT unnest(sqlc.arg(subjects)::uuid[]), unnest(sqlc.arg(layers)::text[]), unnest(sqlc.arg(details)::text[]),
+INSERT INTO stopped_twins (subject, kind, operation, event_id, event_type, attempt, times, at)
+SELECT unnest(sqlc.arg(subjects)::uuid[]), unnest(sqlc.arg(kinds)::text[]), unnest(sqlc.arg(operations)::text[]),
+       unnest(sqlc.arg(event_ids)::text[]), unnest(sqlc.arg(event_types)::text[]), unnest(sqlc.arg(attempts)::int[]),
        unnest(sqlc.arg(times)::int[]), unnest(sqlc.arg(ats)::timestamptz[]);
 
 -- name: ForgetStopped :exec

@@ -110,24 +110,31 @@ func (q *Queries) ForgetStopped(ctx context.Context, age time.Duration) error {
 }
 
 const InsertStopped = `-- name: InsertStopped :exec
-INSERT INTO stopped_twins (subject, layer, detail, times, at)
+INSERT INTO stopped_twins (subject, kind, operation, event_id, event_type, attempt, times, at)
 SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]),
-       unnest($4::int[]), unnest($5::timestamptz[])
+       unnest($4::text[]), unnest($5::text[]), unnest($6::int[]),
+       unnest($7::int[]), unnest($8::timestamptz[])
 `
 
 type InsertStoppedParams struct {
-	Subjects []uuid.UUID
-	Layers   []string
-	Details  []string
-	Times    []int32
-	Ats      []time.Time
+	Subjects   []uuid.UUID
+	Kinds      []string
+	Operations []string
+	EventIds   []string
+	EventTypes []string
+	Attempts   []int32
+	Times      []int32
+	Ats        []time.Time
 }
 
 func (q *Queries) InsertStopped(ctx context.Context, arg InsertStoppedParams) error {
 	_, err := q.db.Exec(ctx, InsertStopped,
 		arg.Subjects,
-		arg.Layers,
-		arg.Details,
+		arg.Kinds,
+		arg.Operations,
+		arg.EventIds,
+		arg.EventTypes,
+		arg.Attempts,
 		arg.Times,
 		arg.Ats,
 	)
@@ -368,7 +375,8 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 }
 
 const StoppedTwins = `-- name: StoppedTwins :many
-SELECT layer, detail, times, at FROM stopped_twins WHERE subject = ANY($2::uuid[]) ORDER BY at DESC LIMIT $1
+SELECT kind, operation, event_id, event_type, attempt, times, at FROM stopped_twins
+WHERE subject = ANY($2::uuid[]) ORDER BY at DESC LIMIT $1
 `
 
 type StoppedTwinsParams struct {
@@ -377,10 +385,13 @@ type StoppedTwinsParams struct {
 }
 
 type StoppedTwinsRow struct {
-	Layer  string
-	Detail string
-	Times  int32
-	At     time.Time
+	Kind      string
+	Operation string
+	EventID   string
+	EventType string
+	Attempt   int32
+	Times     int32
+	At        time.Time
 }
 
 // StoppedTwins returns the newest.
@@ -394,8 +405,11 @@ func (q *Queries) StoppedTwins(ctx context.Context, arg StoppedTwinsParams) ([]S
 	for rows.Next() {
 		var i StoppedTwinsRow
 		if err := rows.Scan(
-			&i.Layer,
-			&i.Detail,
+			&i.Kind,
+			&i.Operation,
+			&i.EventID,
+			&i.EventType,
+			&i.Attempt,
 			&i.Times,
 			&i.At,
 		); err != nil {
