@@ -38,9 +38,10 @@ type Web struct {
 	Signer   accounts.Signer
 	// Replays may be nil: then every repeated form goes to the database.
 	Replays *dedup.Replays
-	// Timeline tells on an order's page why everything happened once; twins that were stopped are recorded in Stopped, which may be nil.
+	// Timeline explains on an order's page why everything happened once. Recorder records stopped twins
+	// for it and may be nil.
 	Timeline *timeline.Service
-	Stopped  *timeline.Recorder
+	Recorder *timeline.Recorder
 	// Letters are nil on a node without a broker: then operators cannot see them there.
 	Letters *outbox.Letters
 	// Secure is for a shop behind https: cookies are sent over it only, and no other host can set them.
@@ -116,7 +117,7 @@ func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key ded
 		defer cancel()
 		return run(ctx)
 	})
-	w.Stopped.Answered(operation, answer, err)
+	w.Recorder.Answered(operation, answer, err)
 	return answer, err
 }
 

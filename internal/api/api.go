@@ -34,8 +34,8 @@ type API struct {
 	// Replays may be nil: then every repeated request goes to the database.
 	Replays  *dedup.Replays
 	Timeline *timeline.Service
-	// Stopped records twins for the orders' timelines. It may be nil.
-	Stopped *timeline.Recorder
+	// Recorder records stopped twins for the orders' timelines. It may be nil.
+	Recorder *timeline.Recorder
 	// Webhooks reads a provider's events, by path.
 	Webhooks map[string]EventReader
 	// Limits bounds what one client may send. It may be nil.
@@ -112,7 +112,7 @@ func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedu
 		defer cancel()
 		return run(ctx)
 	})
-	a.Stopped.Answered(operation, answer, err)
+	a.Recorder.Answered(operation, answer, err)
 	if err != nil {
 		return err
 	}

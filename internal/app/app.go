@@ -65,7 +65,7 @@ type App struct {
 	payments *payments.Service
 	replays  *dedup.Replays
 	limits   *ratelimit.Limiter
-	stopped  *timeline.Recorder
+	recorder *timeline.Recorder
 	letters  *outbox.Letters
 	notify   *notify.Service
 	// lab is nil on a node that has no Redis and no broker; labPages, until the node serves.
@@ -99,6 +99,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	if err := a.connectProvider(); err != nil {
 		return nil, UsageError{err}
 	}
+	a.recorder = timeline.NewRecorder(a.pool, log)
 	a.accounts = accounts.New(a.pool, config.Demo)
 	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
 	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
@@ -106,8 +107,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
 	a.warnOfProxy(ctx)
-	a.stopped = timeline.NewRecorder(a.pool, log)
-	a.payments.Stopped = a.stopped
+	a.payments.Stopped = a.recorder
 	if role.Workers || config.NATSURL != "" {
 		if err := a.connectBroker(); err != nil {
 			return nil, UsageError{err}
@@ -194,8 +194,7 @@ func (a *App) connectWorkers() error {
 	}
 	host := mailHost(public)
 	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host, From: "receipts@" + host}
-	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.log)
-	a.notify.Stopped = a.stopped
+	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.recorder, a.log)
 	return nil
 }
 
@@ -263,7 +262,7 @@ func (a *App) record(ctx context.Context) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		a.stopped.Run(ctx)
+		a.recorder.Run(ctx)
 	}()
 	return func() {
 		cancel()

@@ -30,7 +30,7 @@ func (a *App) webHandler() http.Handler {
 	e.IPExtractor = a.config.clientAddress()
 	told := timeline.New(a.pool)
 	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Signer: accounts.NewSigner(a.config.Secret),
-		Replays: a.replays, Timeline: told, Stopped: a.stopped, Letters: a.letters, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
+		Replays: a.replays, Timeline: told, Recorder: a.recorder, Letters: a.letters, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
 		Streams: make(chan struct{}, maxStreams), Draining: a.draining, Log: a.log}
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if isAPI(c) {
@@ -40,7 +40,7 @@ func (a *App) webHandler() http.Handler {
 		pages.WriteError(c, err)
 	}
 	e.Use(a.logRequests, middleware.RecoverWithConfig(middleware.RecoverConfig{DisableStackAll: true, LogErrorFunc: a.logPanic}), a.limitPages, a.bound)
-	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Stopped: a.stopped, Log: a.log,
+	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Recorder: a.recorder, Log: a.log,
 		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
 	pages.Register(e)
 	a.registerLab(e, pages)

@@ -22,8 +22,7 @@ func (a *App) runRelay(ctx context.Context) error {
 	if streams == nil {
 		return nil
 	}
-	relay := outbox.NewRelay(a.pool, streams, a.config.RelayLease, a.log)
-	relay.Stopped = a.stopped
+	relay := outbox.NewRelay(a.pool, streams, a.config.RelayLease, a.recorder, a.log)
 	return relay.Run(ctx)
 }
 

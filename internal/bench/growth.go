@@ -122,7 +122,7 @@ func (b *bench) relayOfOrders(ctx context.Context, broker *nats.Conn, prefix str
 	if err != nil {
 		return side{}, err
 	}
-	relay := outbox.NewRelay(b.ours, streams, time.Minute, slog.New(slog.DiscardHandler))
+	relay := outbox.NewRelay(b.ours, streams, time.Minute, nil, slog.New(slog.DiscardHandler))
 	placing := side{open: b.place(uniform)}
 	drain := drained(b.ours, relay, func(ctx context.Context) error {
 		for placed := 0; placed < waiting; {

@@ -51,7 +51,7 @@ func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []sce
 		return nil, nil, fmt.Errorf("open the naive twin's stream: %w", err)
 	}
 	// The books of the first schema are held against its orders: what is owed here belongs to none.
-	relay := outbox.NewRelay(b.guarded, streams, time.Minute, slog.New(slog.DiscardHandler))
+	relay := outbox.NewRelay(b.guarded, streams, time.Minute, nil, slog.New(slog.DiscardHandler))
 	return append(scenarios, scenario{"relay in batches", []int{1},
 		side{run: naiveRelay(b.naive, js)}, side{run: drained(b.guarded, relay, b.oweEvents)}}), nil, nil
 }

@@ -160,13 +160,13 @@ var timing = payments.Timing{ProviderTimeout: providerTimeout, Lease: 3 * provid
 func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orders.Service, provider *psp.Client) (*server, error) {
 	silent := slog.New(slog.DiscardHandler)
 	charges := payments.New(pool, placing, provider, timing, time.Now, silent)
-	stopped := timeline.NewRecorder(pool, silent)
-	charges.Stopped = stopped
+	recorder := timeline.NewRecorder(pool, silent)
+	charges.Stopped = recorder
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
 	recorded := make(chan struct{})
 	go func() {
 		defer close(recorded)
-		stopped.Run(recording)
+		recorder.Run(recording)
 	}()
 	replays := dedup.NewReplays(replayBytes, replayFor)
 	b.stops = append(b.stops, func() {
@@ -175,7 +175,7 @@ func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orde
 		replays.Close()
 	})
 	return b.serve(ctx, ourHandler(&api.API{Orders: placing, Payments: charges, Accounts: accounts.New(pool, false), Replays: replays, //nolint:contextcheck // echo carries each request's context
-		Timeline: timeline.New(pool), Stopped: stopped, Log: silent}))
+		Timeline: timeline.New(pool), Recorder: recorder, Log: silent}))
 }
 
 // startProvider starts a payment provider in this process, behind real HTTP, and returns a client of it.

@@ -124,7 +124,7 @@ func (l *guardedLine) relay(ctx context.Context, w *worker, dying bool) error {
 	if dying {
 		w.diesAt("before MarkSent", "dies before it marks the event")
 	}
-	relay := outbox.NewRelay(db, streams, relayLease, slog.New(slog.DiscardHandler))
+	relay := outbox.NewRelay(db, streams, relayLease, nil, slog.New(slog.DiscardHandler))
 	return Until(ctx, "the event to be claimed", func(ctx context.Context) (claimed bool, err error) {
 		finished, err := w.process(func() error {
 			n, err := relay.RunOnce(ctx)

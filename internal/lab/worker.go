@@ -62,7 +62,7 @@ func (b *Bench) guarded(ctx context.Context, actor Actor, redisDown bool) (*work
 		return nil, err
 	}
 	shop := notify.Shop{Name: "Lab", URL: "http://lab.example", Host: "lab.example", From: "receipts@lab.example"}
-	w.receipts = notify.New(pool, b.orders(), dedup.NewClaims(w.redis, b.keys()), w.mailer, shop, slog.New(slog.DiscardHandler))
+	w.receipts = notify.New(pool, b.orders(), dedup.NewClaims(w.redis, b.keys()), w.mailer, shop, nil, slog.New(slog.DiscardHandler))
 	return w, nil
 }
 

@@ -57,18 +57,19 @@ type Service struct {
 	claims *dedup.Claims
 	mailer *Mailer
 	shop   Shop
-	log    *slog.Logger
 
-	// Stopped records twins for the order's timeline. It may be nil; set it before the service is used.
-	Stopped *timeline.Recorder
+	recorder *timeline.Recorder
+	log      *slog.Logger
 }
 
 // Shop is how the shop presents itself in a mail. Host is part of every Message-ID and must be the same on all nodes.
 type Shop struct{ Name, URL, Host, From string }
 
-// New returns a service on the pool's database.
-func New(pool *pgxpool.Pool, orders *orders.Service, claims *dedup.Claims, mailer *Mailer, shop Shop, log *slog.Logger) *Service {
-	return &Service{db: notifydb.New(pool), orders: orders, claims: claims, mailer: mailer, shop: shop, log: log}
+// New returns a service on the pool's database. The recorder may be nil.
+func New(pool *pgxpool.Pool, orders *orders.Service, claims *dedup.Claims, mailer *Mailer, shop Shop,
+	recorder *timeline.Recorder, log *slog.Logger) *Service {
+	return &Service{db: notifydb.New(pool), orders: orders, claims: claims, mailer: mailer, shop: shop,
+		recorder: recorder, log: log}
 }
 
 // HandlePaid sends the receipt of a paid order unless it was sent. It is the handler of orders.EventPaid and
@@ -78,10 +79,10 @@ func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
 	switch {
 	case errors.Is(err, dedup.ErrDone):
 		s.stop(ctx, event, "redis")
-		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimDone})
+		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimDone})
 		return nil
 	case errors.Is(err, dedup.ErrBusy):
-		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimBusy})
+		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimBusy})
 		return &outbox.RetryError{After: busyRetry, Err: err}
 	case err != nil:
 		// Redis saves the trip to the database; without it, the trip is made.
@@ -128,10 +129,10 @@ func (s *Service) lost(ctx context.Context, event outbox.Event) error {
 	}
 	if row.SentAt != nil {
 		s.stop(ctx, event, "database")
-		s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptSent})
+		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptSent})
 		return nil
 	}
-	s.Stopped.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptLeased})
+	s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptLeased})
 	wait := time.Duration(row.LeaseSeconds * float64(time.Second))
 	return &outbox.RetryError{After: max(wait, time.Second), Err: dedup.ErrBusy}
 }

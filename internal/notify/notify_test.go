@@ -81,7 +81,7 @@ func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 	pool := shoptest.Pool(t, s.url)
 	quiet := slog.New(slog.DiscardHandler)
 	service := New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, quiet), dedup.NewClaims(client, redisPrefix), newMailer(t, smtpURL, patience),
-		Shop{Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, quiet)
+		Shop{Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, nil, quiet)
 	return node{service, pool}
 }
 
@@ -681,7 +681,7 @@ func TestReceiptsThroughTheBroker(t *testing.T) {
 	for range n {
 		s.paid(t)
 	}
-	if _, err := outbox.NewRelay(s.pool, streams, 30*time.Second, quiet).RunOnce(t.Context()); err != nil {
+	if _, err := outbox.NewRelay(s.pool, streams, 30*time.Second, nil, quiet).RunOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := js.Stream(t.Context(), outbox.EventStream)

@@ -34,24 +34,22 @@ const (
 // Relay publishes committed events. Any number of relays may run: each claims rows for itself, and rows
 // that are published twice, because a relay died before it marked them, keep their message id.
 type Relay struct {
-	pool    *pgxpool.Pool
-	streams *Streams
-	lease   time.Duration
-	log     *slog.Logger
+	pool     *pgxpool.Pool
+	streams  *Streams
+	lease    time.Duration
+	recorder *timeline.Recorder
+	log      *slog.Logger
 	// afterPublish lets tests end the relay between publish and mark.
 	afterPublish func() error
 	// newest is the highest number under which the broker has stored an event of this relay, oldest the lowest that came after a higher
 	// one: the broker has gone back to an older store, and what it had from there on is lost.
 	newest, oldest uint64
-
-	// Stopped records twins for the order's timeline. It may be nil; set it before Run.
-	Stopped *timeline.Recorder
 }
 
 // NewRelay returns a relay from the pool's database to the streams. Rows of a relay that died stay unsent for the lease: longer than a
-// batch can take, and far inside the duplicate window, so that the repeat is recognized.
-func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration, log *slog.Logger) *Relay {
-	return &Relay{pool: pool, streams: streams, lease: lease, log: log, afterPublish: func() error { return nil }}
+// batch can take, and far inside the duplicate window, so that the repeat is recognized. The recorder may be nil.
+func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration, recorder *timeline.Recorder, log *slog.Logger) *Relay {
+	return &Relay{pool: pool, streams: streams, lease: lease, recorder: recorder, log: log, afterPublish: func() error { return nil }}
 }
 
 // Run relays until ctx ends, and mends what the broker loses. Failures are logged and tried again.
@@ -212,7 +210,7 @@ func (r *Relay) mark(ctx context.Context, b batch) error {
 			r.stored(ack.Seq)
 		} else {
 			published.WithLabelValues("duplicate").Inc()
-			r.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.BrokerDuplicate})
+			r.recorder.Stopped(row.ID, timeline.Stop{Kind: timeline.BrokerDuplicate})
 			r.log.InfoContext(ctx, "broker stopped a duplicate", "event_id", row.ID, "order_id", row.OrderID, "stream_seq", ack.Seq)
 		}
 	}

@@ -36,7 +36,7 @@ func TestEnqueueJoinsTheTransaction(t *testing.T) {
 	if n := b.count(t, "SELECT count(*) FROM outbox"); n != 0 {
 		t.Errorf("%d events of a transaction that was rolled back", n)
 	}
-	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 0 || err != nil {
+	if n, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); n != 0 || err != nil {
 		t.Errorf("relayed %d, %v", n, err)
 	}
 	err = pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
@@ -74,7 +74,7 @@ func TestRelayPublishesAndMarks(t *testing.T) {
 			t.Errorf("event %s is not marked as sent with sequence %d", event.ID, msg.Sequence)
 		}
 	}
-	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 0 || err != nil {
+	if n, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); n != 0 || err != nil {
 		t.Errorf("relayed %d again, %v", n, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestRelayKilledBetweenPublishAndMark(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.enqueue(t, "order.paid", 3)
-	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
 	killed.afterPublish = func() error { return errors.New("killed") }
 	if n, err := killed.RunOnce(t.Context()); n != 3 || err == nil {
 		t.Fatalf("relayed %d, %v, want 3 and its death", n, err)
@@ -112,7 +112,7 @@ func TestRelayKilledBetweenPublishAndMark(t *testing.T) {
 		t.Fatalf("%d rows are unsent, %d messages stored, want 3 and 3", unsent, len(messages))
 	}
 	var heard diary
-	next := NewRelay(b.pool, b.streams, lease, heard.log())
+	next := NewRelay(b.pool, b.streams, lease, nil, heard.log())
 	if n, err := next.RunOnce(t.Context()); n != 0 || err != nil {
 		t.Errorf("while the dead relay's lease runs: relayed %d, %v", n, err)
 	}
@@ -159,7 +159,7 @@ func TestRelaySendsLateCommits(t *testing.T) {
 	if err := late.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); n != 1 || err != nil {
+	if n, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); n != 1 || err != nil {
 		t.Errorf("relayed %d, %v, want the late one", n, err)
 	}
 	messages := stored(t, b.js, EventStream)
@@ -180,7 +180,7 @@ func TestRelaysShareTheWork(t *testing.T) {
 		err     error
 	}
 	results := shoptest.Race(4, func(int) (r result) {
-		relay := NewRelay(b.pool, b.streams, lease, heard.log())
+		relay := NewRelay(b.pool, b.streams, lease, nil, heard.log())
 		for {
 			n, err := relay.RunOnce(t.Context())
 			r.claimed += n
@@ -226,7 +226,7 @@ func TestRelayDrainsAfterAnOutage(t *testing.T) {
 			b := setup(t)
 			wire, through := newWire(t, b.broker.URL())
 			_, streams := openStreams(t, connect(t, through))
-			relay := NewRelay(b.pool, streams, lease, quiet)
+			relay := NewRelay(b.pool, streams, lease, nil, quiet)
 			b.enqueue(t, "order.placed", 3)
 			outage(wire)
 			for range 2 {
@@ -258,7 +258,7 @@ func TestRelayAfterARestartOfTheBroker(t *testing.T) {
 	b.broker = startNATS(t, dir)
 	b.js, b.streams = openStreams(t, connect(t, b.broker.URL()))
 	b.enqueue(t, "order.placed", 3)
-	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
 	killed.afterPublish = func() error { return errors.New("killed") }
 	if _, err := killed.RunOnce(t.Context()); err == nil {
 		t.Fatal("the relay lives")
@@ -266,12 +266,12 @@ func TestRelayAfterARestartOfTheBroker(t *testing.T) {
 	b.broker.Stop()
 	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'")
 	b.enqueue(t, "order.placed", 2)
-	if n, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(within(t, time.Second)); n != 5 || err == nil {
+	if n, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(within(t, time.Second)); n != 5 || err == nil {
 		t.Errorf("without a broker: relayed %d, %v, want 5 and an error", n, err)
 	}
 	b.js, b.streams = openStreams(t, connect(t, startNATS(t, dir).URL()))
 	var heard diary
-	if n, err := NewRelay(b.pool, b.streams, lease, heard.log()).RunOnce(t.Context()); n != 5 || err != nil {
+	if n, err := NewRelay(b.pool, b.streams, lease, nil, heard.log()).RunOnce(t.Context()); n != 5 || err != nil {
 		t.Errorf("with the broker back: relayed %d, %v, want 5", n, err)
 	}
 	if n := heard.count("broker stopped a duplicate"); n != 3 {
@@ -287,7 +287,7 @@ func TestRelayRunsUntilItIsStopped(t *testing.T) {
 	b := setup(t)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- NewRelay(b.pool, b.streams, lease, quiet).Run(ctx) }()
+	go func() { ended <- NewRelay(b.pool, b.streams, lease, nil, quiet).Run(ctx) }()
 	for range 2 {
 		b.enqueue(t, "order.placed", 2)
 		shoptest.Eventually(t, patience, "the events are sent", func() bool { return b.unsent(t) == 0 })
@@ -326,7 +326,7 @@ func TestBacklog(t *testing.T) {
 	if g := gauges(); g["onceshop_outbox_backlog_events"] != 2 || g["onceshop_outbox_backlog_seconds"] < 3600 {
 		t.Errorf("two events wait for an hour: %v", g)
 	}
-	if _, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); err != nil {
+	if _, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if g := gauges(); g["onceshop_outbox_backlog_events"] != 0 {
@@ -385,7 +385,7 @@ func TestRelayOfABacklogKeepsItsOrder(t *testing.T) {
 	b := setup(t)
 	const events = 5 * relayBatch / 2
 	b.backlog(t, events)
-	if err := NewRelay(b.pool, b.streams, lease, quiet).Drain(t.Context()); err != nil {
+	if err := NewRelay(b.pool, b.streams, lease, nil, quiet).Drain(t.Context()); err != nil {
 		t.Error(err)
 	}
 	b.sentOnce(t, events)
@@ -399,7 +399,7 @@ func TestRelayOfABacklogLosesTheBroker(t *testing.T) {
 	b.backlog(t, events)
 	wire, through := newWire(t, b.broker.URL())
 	_, streams := openStreams(t, connect(t, through))
-	relay := NewRelay(b.pool, streams, lease, quiet)
+	relay := NewRelay(b.pool, streams, lease, nil, quiet)
 	batches := 0
 	relay.afterPublish = func() error {
 		if batches++; batches == 1 {
@@ -430,7 +430,7 @@ func TestRelayOfABacklogUnheard(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.backlog(t, relayBatch+1)
-	killed := NewRelay(b.pool, b.streams, lease, quiet)
+	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
 	killed.afterPublish = func() error { return errors.New("killed") }
 	if err := killed.Drain(t.Context()); err == nil {
 		t.Fatal("the relay lives")
@@ -440,7 +440,7 @@ func TestRelayOfABacklogUnheard(t *testing.T) {
 	}
 	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'") // the lease ends
 	var heard diary
-	if err := NewRelay(b.pool, b.streams, lease, heard.log()).Drain(t.Context()); err != nil {
+	if err := NewRelay(b.pool, b.streams, lease, nil, heard.log()).Drain(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if n := heard.count("broker stopped a duplicate"); n != relayBatch {
@@ -456,7 +456,7 @@ func TestRelaysDrainTogether(t *testing.T) {
 	const events = 5 * relayBatch / 2
 	b.backlog(t, events)
 	var heard diary
-	for _, err := range shoptest.Race(2, func(int) error { return NewRelay(b.pool, b.streams, lease, heard.log()).Drain(t.Context()) }) {
+	for _, err := range shoptest.Race(2, func(int) error { return NewRelay(b.pool, b.streams, lease, nil, heard.log()).Drain(t.Context()) }) {
 		if err != nil {
 			t.Error(err)
 		}

@@ -106,7 +106,7 @@ func (b *bundle) enqueue(t *testing.T, eventType string, n int) []uuid.UUID {
 func (b *bundle) publish(t *testing.T, eventType string, n int) []uuid.UUID {
 	t.Helper()
 	ids := b.enqueue(t, eventType, n)
-	if claimed, err := NewRelay(b.pool, b.streams, lease, quiet).RunOnce(t.Context()); err != nil || claimed != n {
+	if claimed, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); err != nil || claimed != n {
 		t.Fatalf("relayed %d events, %v, want %d", claimed, err, n)
 	}
 	return ids

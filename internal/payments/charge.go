@@ -21,7 +21,6 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-
 var paymentMethod = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 
 // ChargeOrder is the wish to pay. The exported JSON fields are what it means; customer and key are its scope.
