@@ -1,5 +1,5 @@
-// Package coalesce turns many small writes into few large ones: callers that come while a batch runs wait for the next one
-// together, and nobody waits for company.
+// Package coalesce runs calls that arrive at the same time as one batch. A call that arrives while a
+// batch is running waits for the next one. A call that arrives when none is running starts at once.
 package coalesce
 
 import (
@@ -11,17 +11,17 @@ import (
 	"sync"
 )
 
-// ErrFull reports that too many callers are waiting already. Nothing was done: try again later.
+// ErrFull reports that too many callers are waiting. Nothing was done: try again later.
 var ErrFull = errors.New("coalesce: the queue is full")
 
-// Outcome is what a batch did for one request: its answer, or its own error.
+// Outcome is the result of one request of a batch.
 type Outcome[A any] struct {
 	Answer A
 	Err    error
 }
 
-// Batcher collects requests and runs them together, one batch at a time. It holds no goroutine while nobody calls, and needs no
-// closing: a batch lasts as long as somebody has asked for it, so a server that waits for its requests has drained it.
+// Batcher collects requests and runs them in batches, one batch at a time. An idle Batcher has no
+// goroutine and need not be closed.
 type Batcher[Q, A any] struct {
 	run     func(context.Context, []Q) ([]Outcome[A], error)
 	most    int
@@ -34,24 +34,26 @@ type Batcher[Q, A any] struct {
 
 type call[Q, A any] struct {
 	request Q
-	ctx     context.Context //nolint:containedctx // asked only whether its caller still waits
+	ctx     context.Context //nolint:containedctx // tells whether the caller still waits
 	outcome Outcome[A]
 	done    chan struct{}
 }
 
-// New returns a batcher that hands at most `most` requests at once to run and lets at most `waiting` wait. Run returns one outcome for each
-// request, in their order, or an error when the batch as a whole has failed and has had no effect: its requests are then tried in
-// halves, so that in the end only the guilty ones get the error. An error that wraps ErrShared is
-// given to every request of its batch instead. Run's context belongs to no caller: it must bound itself.
+// New returns a batcher that calls run with at most `most` requests and lets at most `waiting` more
+// wait. Run returns one outcome per request, in their order. If it returns an error, the batch had no
+// effect: the batcher then runs each half of it again, so that in the end only the requests that cause
+// the error get it. An error that wraps ErrShared goes to every request of the batch instead. The context of run
+// has no deadline: run must set its own.
 func New[Q, A any](most, waiting int, run func(context.Context, []Q) ([]Outcome[A], error)) *Batcher[Q, A] {
 	return &Batcher[Q, A]{run: run, most: most, waiting: waiting}
 }
 
-// ErrShared marks the error of a batch that is nobody's own fault, or that may have had its effect after all: the batch is not run again.
+// ErrShared marks an error that no single request caused, or after which the batch may have had its
+// effect: the batch is not run again.
 var ErrShared = errors.New("coalesce: the whole batch failed")
 
-// Do adds the request to the next batch and returns its outcome. A caller whose ctx ends stops waiting; its request still runs if its
-// batch has begun.
+// Do adds the request to the next batch and returns its outcome. It returns early when ctx ends. The
+// request still runs if its batch has begun.
 func (b *Batcher[Q, A]) Do(ctx context.Context, request Q) (A, error) {
 	c := &call[Q, A]{request: request, ctx: ctx, done: make(chan struct{})}
 	if err := b.enqueue(c); err != nil {
@@ -80,10 +82,10 @@ func (b *Batcher[Q, A]) enqueue(c *call[Q, A]) error {
 	return nil
 }
 
-// drain runs batches until nobody waits.
+// drain runs batches until no call is waiting.
 func (b *Batcher[Q, A]) drain() {
 	for {
-		// Those who can run right now, such as the callers just answered, come along. Nobody else is waited for.
+		// Goroutines that can run now, such as the callers just answered, join the next batch.
 		runtime.Gosched()
 		batch := b.next()
 		if batch == nil {
@@ -93,7 +95,7 @@ func (b *Batcher[Q, A]) drain() {
 	}
 }
 
-// next takes what waits, without those whose callers have gone.
+// next takes the waiting calls, except those whose callers have gone.
 func (b *Batcher[Q, A]) next() []*call[Q, A] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +114,7 @@ func (b *Batcher[Q, A]) next() []*call[Q, A] {
 	return batch
 }
 
-// settle runs the batch and answers its callers.
+// settle runs the batch and returns its outcomes to the callers.
 func (b *Batcher[Q, A]) settle(batch []*call[Q, A]) {
 	requests := make([]Q, len(batch))
 	for i, c := range batch {
@@ -136,7 +138,8 @@ func (b *Batcher[Q, A]) settle(batch []*call[Q, A]) {
 	}
 }
 
-// safely runs the batch in a goroutine that nobody above could recover.
+// safely turns a panic of run into an error: the batch has a goroutine of its own, which would end the
+// process.
 func (b *Batcher[Q, A]) safely(requests []Q) (outcomes []Outcome[A], err error) {
 	defer func() {
 		if p := recover(); p != nil {

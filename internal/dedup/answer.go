@@ -12,30 +12,31 @@ var (
 	ErrInProgress = errors.New("dedup: the first request with this idempotency key is still running")
 )
 
-// Answer is what a client is told, once made and then kept: ID names the object that the request
-// created or changed, Body is sent byte for byte.
+// Answer is the response to a request.
 type Answer struct {
+	// ID is the object that the request created or changed.
 	ID     uuid.UUID
 	Status int
-	Body   []byte
-	// Replayed says that an earlier request made the answer.
+	// Body is sent byte for byte to every request with the same key.
+	Body []byte
+	// Replayed is whether an earlier request with the key was carried out instead of this one.
 	Replayed bool
-	// StoppedBy is what kept this request from being carried out, "" for the one that was.
+	// StoppedBy is the layer that recognized the key, or "" if this request was carried out.
 	StoppedBy Layer
-	// Final says that the answer will never change; other answers describe the moment.
+	// Final is whether the answer can no longer change.
 	Final bool
 }
 
-// Layer names what recognizes a request's twin.
+// Layer is a place where a repeated request can be recognized.
 type Layer string
 
-// The layers that answer a request in place of carrying it out.
+// The layers that answer a repeated request.
 const (
 	ByKey    Layer = "unique key"
 	ByMemory Layer = "memory"
 )
 
-// KeyReusedError is ErrKeyReused, with the object that the key stands for.
+// KeyReusedError is ErrKeyReused with the id of the object that the key belongs to.
 type KeyReusedError struct{ ID uuid.UUID }
 
 func (KeyReusedError) Error() string { return ErrKeyReused.Error() }

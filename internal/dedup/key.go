@@ -17,12 +17,11 @@ var (
 	ErrKeyInvalid = errors.New("dedup: the idempotency key is not 1 to 255 visible ASCII characters")
 )
 
-// Key is the name a client gave to one intent. It means something only within its scope:
-// one customer and one operation, which are the other columns of the UNIQUE constraint.
+// Key is a client's name for one intent. It is unique within one customer and one operation: the other
+// columns and the table of the UNIQUE constraint.
 type Key string
 
-// ParseKey reads an Idempotency-Key header: the key itself, or a structured-field string
-// (RFC 9651) that quotes it.
+// ParseKey reads an Idempotency-Key header: the bare key, or a structured-field string (RFC 9651).
 func ParseKey(header string) (Key, error) {
 	if header == "" {
 		return "", ErrKeyMissing
@@ -45,7 +44,7 @@ func ParseKey(header string) (Key, error) {
 	return Key(key), nil
 }
 
-// unquote follows RFC 9651, section 3.3.3: only the quote and the backslash are escaped.
+// unquote follows RFC 9651, section 3.3.3: a backslash escapes only a quote or a backslash.
 func unquote(s string) (string, error) {
 	if end := len(s) - 1; end > 0 && s[end] == '"' && !strings.ContainsAny(s[1:end], `"\`) {
 		return s[1:end], nil
@@ -72,30 +71,30 @@ func unquote(s string) (string, error) {
 	return "", ErrKeyInvalid
 }
 
-// Hash identifies the key in logs without giving it away: the key of a request is all it takes to read its answer.
+// Hash identifies the key in logs. The key itself is secret: with it a client can read the answer.
 func (k Key) Hash() string {
 	sum := sha256.Sum256(append(make([]byte, 0, 255), k...))
 	return hex.EncodeToString(sum[:6])
 }
 
-// Fingerprint is what a request means, so that a key cannot be used for two meanings.
+// Fingerprint identifies what a request asks for.
 type Fingerprint [sha256.Size]byte
 
-// FingerprintOf hashes a decoded command, not the bytes it came in: JSON key order and white space of
-// the request do not count. The command must marshal to JSON deterministically, as structs do.
+// FingerprintOf hashes a decoded command, not the bytes of the request: the order of JSON keys and white
+// space do not count. The command must marshal to JSON deterministically, as structs do.
 func FingerprintOf(command any) Fingerprint {
 	w := writers.Get().(*writer)
 	w.canonical.Reset()
 	if err := w.Encode(command); err != nil {
 		panic(fmt.Sprintf("dedup: a command that cannot be marshaled: %v", err))
 	}
-	// The fingerprints in the database are those of json.Marshal, which writes no line break at the end.
+	// Fingerprints are of json.Marshal's output, which does not end with a line break.
 	sum := sha256.Sum256(bytes.TrimSuffix(w.canonical.Bytes(), []byte("\n")))
 	writers.Put(w)
 	return sum
 }
 
-// writer keeps its buffer, as every request takes a fingerprint.
+// writer is reused, because every request needs a fingerprint.
 type writer struct {
 	canonical bytes.Buffer
 	*json.Encoder

@@ -72,8 +72,8 @@ func (s *Service) findDelivery(ctx context.Context, c ReceiveDelivery) (dedup.Ro
 	return dedup.Row{ID: row.ID, Fingerprint: row.Fingerprint, Answer: deliveryAnswer(row.ID, row.Answer)}, nil
 }
 
-// receiveTx inserts the delivery under its key, then its movements. Buyers wait for the stock rows, so it
-// locks them last.
+// receiveTx inserts the delivery under its key, then its movements. It locks the stock rows last,
+// because buyers wait for them.
 func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (dedup.Answer, error) {
 	db := ordersdb.New(tx)
 	raise := units(c.Lines)

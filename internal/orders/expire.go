@@ -14,7 +14,7 @@ const (
 	expireIdle  = 5 * time.Second
 )
 
-// RunExpiry ends unpaid orders until ctx ends. Failures are logged and tried again.
+// RunExpiry expires unpaid orders until ctx ends. It logs failures and tries again.
 func (s *Service) RunExpiry(ctx context.Context) error {
 	for ctx.Err() == nil {
 		expired, err := s.ExpireOnce(ctx)
@@ -32,8 +32,9 @@ func (s *Service) RunExpiry(ctx context.Context) error {
 	return nil
 }
 
-// ExpireOnce ends up to a batch of orders that were not paid in time and puts their stock back on sale. It returns how
-// many. An order whose charge is not settled by then expires too: if the money moves after all, it is refunded.
+// ExpireOnce expires up to a batch of orders that were not paid in time and releases their stock. It
+// returns how many. An order with an unsettled charge expires too. If that charge succeeds later, the
+// shop refunds it.
 func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 	for expired := range expireBatch {
 		more, err := s.expireNext(ctx)
@@ -44,7 +45,7 @@ func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 	return expireBatch, nil
 }
 
-// expireNext ends one order. Several in one transaction would lock stock out of SKU order.
+// expireNext expires one order, if one is due.
 func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
 	var order Order
 	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {

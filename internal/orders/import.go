@@ -20,33 +20,33 @@ import (
 
 const (
 	importBatch = 1000
-	// A run remembers this many lines; what it has forgotten, the database recognizes.
+	// importSeen is how many lines a run remembers. The database recognizes the others.
 	importSeen    = 100_000
 	importSeenFor = time.Hour
 )
 
 var importColumns = []string{"delivery_id", "line", "sku", "quantity"}
 
-// ErrBadLines reports a file of which nothing was kept, because the report lists bad lines.
+// ErrBadLines reports that a file had bad lines and nothing of it was imported.
 var ErrBadLines = errors.New("orders: the file has bad lines, nothing was imported")
 
-// ImportReport counts what became of the lines of a delivery file.
+// ImportReport is the outcome of an import, in lines of the file.
 type ImportReport struct {
 	Booked int
-	// Repeated lines were in this file or in an earlier one; SeenInMemory of them were stopped without asking the database.
+	// Repeated lines were in this file or an earlier one. SeenInMemory of them needed no query.
 	Repeated     int
 	SeenInMemory int
 	Units        int64
 	Bad          []BadLine
 }
 
-// BadLine says what is wrong with a line of the file; the header is line 1.
+// BadLine is a line that cannot be imported, and why. The header is line 1.
 type BadLine struct {
 	Line   int
 	Reason string
 }
 
-// deliveryLine is a line of the file, with its place in it.
+// deliveryLine is a line of the file. Its line number in the file is at.
 type deliveryLine struct {
 	at         int
 	deliveryID string
@@ -68,9 +68,10 @@ type importRun struct {
 	report   ImportReport
 }
 
-// Import books a supplier's delivery file into stock: CSV with the columns delivery_id, line, sku and quantity. A line
-// raises stock once, however often it is read. With keepGood the good lines are kept batch by batch; without it, one bad
-// line means that nothing is (ErrBadLines). The report is filled in either case.
+// Import books a supplier's delivery file into stock: CSV with the columns delivery_id, line, sku and
+// quantity. A line raises stock once, however often it is read. With keepGood, Import commits the good
+// lines batch by batch. Without it, a file with a bad line is not imported at all (ErrBadLines). The
+// report is complete in both cases.
 func (s *Service) Import(ctx context.Context, file io.ReadSeeker, supplier string, keepGood bool) (ImportReport, error) {
 	run := &importRun{supplier: supplier}
 	if keepGood {
@@ -101,8 +102,9 @@ func (s *Service) Import(ctx context.Context, file io.ReadSeeker, supplier strin
 	return run.report, err
 }
 
-// importAll reads the file from its start and hands it on in batches, without the lines this run has seen.
-func (s *Service) importAll(ctx context.Context, file io.ReadSeeker, run *importRun, book func([]deliveryLine) error) error {
+// importAll reads the file from its start and calls book with batches of new lines.
+func (s *Service) importAll(ctx context.Context, file io.ReadSeeker, run *importRun,
+	book func([]deliveryLine) error) error {
 	run.report, run.seen = ImportReport{}, dedup.NewSeen(importSeen, importSeenFor)
 	defer run.seen.Close()
 	products, err := s.Products(ctx)
@@ -121,7 +123,7 @@ func (s *Service) importAll(ctx context.Context, file io.ReadSeeker, run *import
 	reader.ReuseRecord = true
 	header, err := reader.Read()
 	if len(header) > 0 {
-		header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets put a byte order mark first
+		header[0] = strings.TrimPrefix(header[0], "\ufeff") // a byte order mark, from spreadsheets
 	}
 	if err != nil || !slices.Equal(header, importColumns) {
 		return fmt.Errorf("the file's first line must be %q", "delivery_id,line,sku,quantity")
@@ -152,7 +154,7 @@ func (s *Service) importAll(ctx context.Context, file io.ReadSeeker, run *import
 	return book(batch)
 }
 
-// accept checks one record and drops it when this run has seen it.
+// accept checks one record. It drops a record that this run has seen.
 func (run *importRun) accept(reader *csv.Reader, record []string, err error) (deliveryLine, bool) {
 	var syntax *csv.ParseError
 	if errors.As(err, &syntax) {
@@ -197,7 +199,8 @@ func parseDeliveryLine(record []string) (deliveryLine, string) {
 	return deliveryLine{deliveryID: record[0], line: int32(number), sku: record[2], quantity: quantity}, ""
 }
 
-// bookTx inserts the batch; what the unique key turned away is compared with the line that stands there.
+// bookTx inserts the batch. It compares each line that the UNIQUE key refuses with the row that has the
+// key: the same content is a repeat, other content is a bad line.
 func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLine) error {
 	type name struct {
 		deliveryID string
@@ -210,8 +213,9 @@ func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLin
 		params.Skus = append(params.Skus, l.sku)
 		params.Quantities = append(params.Quantities, l.quantity)
 	}
-	// The imports of a supplier take turns: two files with the same lines in another order would deadlock at the unique key.
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1::text, 0))", run.supplier); err != nil {
+	// One import of a supplier at a time: files with the same lines in different orders would deadlock.
+	const lock = "SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1::text, 0))"
+	if _, err := tx.Exec(ctx, lock, run.supplier); err != nil {
 		return fmt.Errorf("wait for other imports of %s: %w", run.supplier, err)
 	}
 	db := ordersdb.New(tx)
@@ -223,7 +227,8 @@ func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLin
 	for _, row := range inserted {
 		fresh[name{row.DeliveryID, row.Line}] = true
 	}
-	stored, err := db.FindDeliveryLines(ctx, ordersdb.FindDeliveryLinesParams{Supplier: run.supplier, DeliveryIds: params.DeliveryIds, Lines: params.Lines})
+	stored, err := db.FindDeliveryLines(ctx, ordersdb.FindDeliveryLinesParams{
+		Supplier: run.supplier, DeliveryIds: params.DeliveryIds, Lines: params.Lines})
 	if err != nil {
 		return fmt.Errorf("read the lines that were booked before: %w", err)
 	}
@@ -235,7 +240,8 @@ func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLin
 		n := name{l.deliveryID, l.line}
 		switch there := standing[n]; {
 		case there.Sku != l.sku || there.Quantity != l.quantity:
-			run.bad(l.at, fmt.Sprintf("line %d of delivery %s is booked already, as %d × %s", l.line, l.deliveryID, there.Quantity, there.Sku))
+			run.bad(l.at, fmt.Sprintf("line %d of delivery %s is booked already, as %d × %s",
+				l.line, l.deliveryID, there.Quantity, there.Sku))
 		case fresh[n]:
 			delete(fresh, n)
 			run.report.Booked++

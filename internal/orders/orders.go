@@ -1,5 +1,6 @@
-// Package orders owns orders and stock: an order, its lines, its reservation and its event come into being in one
-// transaction, under the customer's idempotency key. It does not know how orders are paid.
+// Package orders keeps orders and stock. One transaction inserts an order under the customer's
+// idempotency key, with its lines, its reservation of stock and its event. The package does not depend
+// on how orders are paid.
 package orders
 
 import (
@@ -17,20 +18,21 @@ import (
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 )
 
-// ErrNotFound reports an order that does not exist or is somebody else's.
+// ErrNotFound reports an order that does not exist or belongs to another customer.
 var ErrNotFound = errors.New("orders: no such order")
 
-// UnknownSKUError names the products of a request that the shop does not have.
+// UnknownSKUError lists the SKUs of a request that the shop does not sell.
 type UnknownSKUError struct{ SKUs []string }
 
 func (e UnknownSKUError) Error() string {
 	return "unknown sku: " + strings.Join(e.SKUs, ", ")
 }
 
-// OutOfStockError lists what could not be reserved. Nothing was: an order is taken whole or not at all.
+// OutOfStockError lists the SKUs with too few units. Nothing was reserved: an order gets all its units
+// or none.
 type OutOfStockError struct{ Items []Shortage }
 
-// Shortage is one product that an order asked too much of, in units.
+// Shortage is a product of which an order asked for more units than are available.
 type Shortage struct {
 	SKU       string `json:"sku"`
 	Requested int64  `json:"requested"`
@@ -45,7 +47,7 @@ func (e OutOfStockError) Error() string {
 	return "out of stock: " + strings.Join(short, ", ")
 }
 
-// Order as the API shows it. Money is in minor units of Currency.
+// Order is an order as the API returns it. Money is in minor units of Currency.
 type Order struct {
 	ID         uuid.UUID `json:"id"`
 	CustomerID uuid.UUID `json:"-"`
@@ -57,7 +59,7 @@ type Order struct {
 	CreatedAt  time.Time `json:"created_at"`
 }
 
-// Line is one line of an order, with name and price as they were when it was placed.
+// Line is one line of an order, with the name and price at the time of the order.
 type Line struct {
 	SKU       string `json:"sku"`
 	Name      string `json:"name"`
@@ -66,7 +68,7 @@ type Line struct {
 	Amount    int64  `json:"amount"`
 }
 
-// Product as the shop sells it. Available is what can still be promised, in units.
+// Product is a product on sale. Available is the number of units that are not reserved or sold.
 type Product struct {
 	SKU         string `json:"sku"`
 	Name        string `json:"name"`
@@ -88,11 +90,11 @@ type Service struct {
 	placing *coalesce.Batcher[draft, dedup.Answer]
 }
 
-// DefaultExpiry is how long an unpaid order keeps its stock.
+// DefaultExpiry is how long an unpaid order reserves its stock.
 const DefaultExpiry = 30 * time.Minute
 
-// New returns a service on the pool's database. An unpaid order keeps its stock for the time expiry. Leases
-// and deadlines use the database's clock; now dates what people see.
+// New returns a service on the pool's database. An unpaid order reserves its stock for the time expiry,
+// by the database's clock. The clock now only sets the times that clients see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
 	s.looking = coalesce.New(maxBatch, maxWaiting, s.look)
@@ -100,7 +102,7 @@ func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *sl
 	return s
 }
 
-// timestamp is what Postgres can keep: the answer and the row must tell the same time.
+// timestamp has the precision of Postgres, so that answers and rows agree.
 func (s *Service) timestamp() time.Time {
 	return s.now().UTC().Truncate(time.Microsecond)
 }

@@ -127,8 +127,10 @@ func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.O
 // draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A request
 // with the key of an earlier one in the batch is not refused for lack of stock: if the earlier one is
 // placed, the key decides.
-func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row, offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
-	products, available := make(map[string]ordersdb.GetOffersRow, len(offers)), make(map[string]int64, len(offers))
+func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row,
+	offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
+	products := make(map[string]ordersdb.GetOffersRow, len(offers))
+	available := make(map[string]int64, len(offers))
 	for _, offer := range offers {
 		products[offer.Sku], available[offer.Sku] = offer, offer.Available
 	}
@@ -176,7 +178,8 @@ func (s *Service) draft(c PlaceOrder, products map[string]ordersdb.GetOffersRow)
 		p := products[line.SKU]
 		if p.Currency != d.order.Currency {
 			return draft{}, problem.InvalidError{Field: fmt.Sprintf("lines[%d].sku", i), Reason: fmt.Sprintf(
-				"%s is sold in %s, the products before it in %s; place one order per currency", p.Sku, p.Currency, d.order.Currency)}
+				"%s is sold in %s, the products before it in %s; place one order per currency",
+				p.Sku, p.Currency, d.order.Currency)}
 		}
 		amount := p.UnitPrice * line.Quantity
 		d.order.Total += amount
@@ -239,7 +242,7 @@ func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]p
 	return outcomes, s.reserveTx(ctx, tx, drafts, outcomes) // trip 3, with the COMMIT
 }
 
-// handOut gives the stock to the inserted orders in the order of arrival, each all of its units or none.
+// handOut gives the stock to the inserted orders in the order of arrival, each all its units or none.
 // An order that was not inserted lost its key to another request.
 func handOut(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
 	mine := make(map[uuid.UUID]bool, len(inserted))

@@ -14,12 +14,12 @@ import (
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 )
 
-// Get returns an order with its lines, or ErrNotFound. Who may see it is the caller's to decide.
+// Get returns an order with its lines, or ErrNotFound. The caller decides which customer may see it.
 func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 	return s.get(ctx, s.db, id)
 }
 
-// GetTx is Get inside a transaction, with what it has changed.
+// GetTx is Get inside a transaction: it sees what the transaction has changed.
 func (s *Service) GetTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Order, error) {
 	return s.get(ctx, ordersdb.New(tx), id)
 }
@@ -39,7 +39,7 @@ func (s *Service) get(ctx context.Context, db *ordersdb.Queries, id uuid.UUID) (
 	return all[0], nil
 }
 
-// FindByKey returns the id of the order that the customer placed under the key, or ErrNotFound.
+// FindByKey returns the id of the order that the customer placed with the key, or ErrNotFound.
 func (s *Service) FindByKey(ctx context.Context, customerID uuid.UUID, key dedup.Key) (uuid.UUID, error) {
 	row, err := s.db.FindOrderByKey(ctx, ordersdb.FindOrderByKeyParams{CustomerID: customerID, IdempotencyKey: string(key)})
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -51,15 +51,17 @@ func (s *Service) FindByKey(ctx context.Context, customerID uuid.UUID, key dedup
 	return row.ID, nil
 }
 
-// PlacedLately returns the customer's newest order since then that asks for the same units under another key, without its lines,
-// or ErrNotFound. Orders that were canceled, refunded or expired do not count. It is good for a question to the buyer and decides nothing:
-// the next order may come into being meanwhile.
-func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key dedup.Key, lines []LineRequest, since time.Time) (Order, error) {
+// PlacedLately returns the customer's newest order since the given time with the same units and another
+// key, without its lines, or ErrNotFound. Canceled, refunded and expired orders do not count. The answer
+// can be outdated at once: use it to ask the buyer, not to decide.
+func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key dedup.Key,
+	lines []LineRequest, since time.Time) (Order, error) {
 	wanted, err := json.Marshal(units(lines))
 	if err != nil {
 		return Order{}, fmt.Errorf("encode the units: %w", err)
 	}
-	row, err := s.db.PlacedLately(ctx, ordersdb.PlacedLatelyParams{CustomerID: customerID, OtherThan: string(key), Since: since, Units: wanted})
+	row, err := s.db.PlacedLately(ctx,
+		ordersdb.PlacedLatelyParams{CustomerID: customerID, OtherThan: string(key), Since: since, Units: wanted})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Order{}, ErrNotFound
 	}
@@ -69,8 +71,8 @@ func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key de
 	return header(ordersdb.GetOrderRow(row)), nil
 }
 
-// List returns up to limit orders of the customer, newest first, and whether there are more. With after,
-// the list goes on behind that order.
+// List returns up to limit orders of the customer, newest first, and whether there are more. The list
+// starts behind the order after, if it is not nil.
 func (s *Service) List(ctx context.Context, customerID uuid.UUID, limit int32, after *uuid.UUID) ([]Order, bool, error) {
 	rows, err := s.db.ListOrders(ctx, ordersdb.ListOrdersParams{CustomerID: customerID, Limit: limit + 1, Before: after})
 	if err != nil {
@@ -88,7 +90,7 @@ func (s *Service) List(ctx context.Context, customerID uuid.UUID, limit int32, a
 	return all, more, err
 }
 
-// Products returns everything on sale, in the shop's order.
+// Products returns all products on sale, by position.
 func (s *Service) Products(ctx context.Context) ([]Product, error) {
 	rows, err := s.db.ListProducts(ctx)
 	if err != nil {

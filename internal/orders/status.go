@@ -12,11 +12,11 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// Status is where an order stands.
+// Status is the state of an order.
 type Status string
 
-// An order moves placed → paying → paid → refunded. A declined payment takes it back to placed. It can
-// also end as canceled or expired.
+// An order moves placed → paying → paid → refunded. A declined payment takes it back to placed. It
+// can also end as canceled or expired.
 const (
 	Placed   Status = "placed"
 	Paying   Status = "paying"
@@ -83,7 +83,7 @@ type EventData struct {
 type Locked struct{ rows *[]ordersdb.LockOrdersRow }
 
 // LockTx queues the lock of orders. They are known after the next Flush of tx. A transaction locks
-// orders before charges, and charges before stock; two that follow this order cannot deadlock.
+// orders before charges, and charges before stock: transactions that keep this order cannot deadlock.
 func (s *Service) LockTx(tx *pg.Pipe, ids ...uuid.UUID) *Locked {
 	ids = slices.Clone(ids)
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
@@ -174,5 +174,6 @@ func newEvent(eventType string, order Order) (outbox.NewEvent, error) {
 	if err != nil {
 		return outbox.NewEvent{}, fmt.Errorf("make an event id: %w", err)
 	}
-	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID, Data: EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}}, nil
+	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID,
+		Data: EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}}, nil
 }

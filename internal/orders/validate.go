@@ -10,7 +10,7 @@ import (
 	"github.com/onceshop/onceshop/internal/problem"
 )
 
-// Limits of a request. Together with the price limit of the schema they keep every total inside an int64.
+// Limits of a request. With the schema's price limit they keep every total within an int64.
 const (
 	maxLines    = 100
 	maxQuantity = 1_000_000

@@ -12,25 +12,26 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ErrCommitUnknown reports a COMMIT whose answer never came: the transaction may stand or not.
-// Only a later read by the idempotency key can tell, and only when it finds the row.
+// ErrCommitUnknown reports a COMMIT without a reply: the transaction took effect or it did not. A later
+// read by the idempotency key shows that it did, if it finds the row.
 var ErrCommitUnknown = errors.New("pg: the outcome of the commit is unknown")
 
 const (
-	// A transaction that lost against others is tried this often before its caller hears of it.
+	// maxTries is how often a transaction runs that Postgres ends because of a conflict.
 	maxTries = 5
-	// A commit is given its own time: ending it with the caller's would leave its outcome unknown.
+	// commitTimeout bounds a COMMIT in place of the caller's context, whose end would leave its outcome
+	// unknown.
 	commitTimeout = 5 * time.Second
 )
 
-// InTx runs fn in a READ COMMITTED transaction and commits it. When Postgres ends the transaction to
-// resolve a deadlock or a serialization conflict, fn runs again from the start, so fn must
-// have no effect outside tx. An error of fn rolls back and is returned as it is.
+// InTx runs fn in a READ COMMITTED transaction and commits it. If Postgres ends the transaction because
+// of a deadlock or a serialization conflict, InTx runs fn again, so fn must have no effect outside tx.
+// If fn returns an error, InTx rolls back and returns that error.
 func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) error {
 	return untilSettled(ctx, func() error { return tryTx(ctx, pool, fn) })
 }
 
-// untilSettled runs a transaction again while Postgres ends it in favor of others.
+// untilSettled runs a transaction again when Postgres ends it because of a conflict.
 func untilSettled(ctx context.Context, run func() error) error {
 	for try := 1; ; try++ {
 		err := run()
@@ -58,7 +59,8 @@ func tryTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) er
 	return commit(ctx, tx)
 }
 
-// rollback ends the transaction unless it is committed. When it fails, the connection is lost and Postgres rolls back by itself.
+// rollback ends the transaction unless it was committed. If it fails, the connection is lost and Postgres
+// rolls back.
 func rollback(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -71,7 +73,7 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 	return committed(tx.Commit(ctx))
 }
 
-// committed says what the answer to a COMMIT means.
+// committed returns the error for the reply to a COMMIT.
 func committed(err error) error {
 	var answer *pgconn.PgError
 	switch {
@@ -80,7 +82,8 @@ func committed(err error) error {
 	case errors.Is(err, pgx.ErrTxCommitRollback), errors.As(err, &answer) && answer.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("commit: %w", err)
 	}
-	// A FATAL answer ends the session and does not tell how far the COMMIT came: a pooler sends one when it has lost the server.
+	// A FATAL reply ends the session, and the COMMIT may have taken effect: a pooler sends one when it
+	// has lost the server.
 	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 }
 

@@ -13,17 +13,20 @@ SELECT order_id, sku, name, quantity, unit_price FROM order_lines
 WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[])
 ORDER BY order_id, line;
 
--- ListOrders and PlacedLately name what the index orders_of_customer is made for.
+-- ListOrders and PlacedLately ask for total > 0, which always holds: the partial index
+-- orders_of_customer serves only queries that do.
 -- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE customer_id = $1 AND total > 0 AND id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $2;
 
--- PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
+-- PlacedLately finds the customer's newest open or paid order with the same units per SKU and
+-- another key.
 -- name: PlacedLately :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> sqlc.arg(other_than) AND created_at >= sqlc.arg(since)
+WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> sqlc.arg(other_than)
+  AND created_at >= sqlc.arg(since)
   AND status IN ('placed', 'paying', 'paid')
   AND sqlc.arg(units)::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
       (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
@@ -37,7 +40,7 @@ UPDATE orders SET status = sqlc.arg(new_status) WHERE id = sqlc.arg(id) AND stat
 -- name: KeepOpen :exec
 UPDATE orders SET expires_at = greatest(expires_at, now() + sqlc.arg(expiry)::interval) WHERE id = $1;
 
--- LockExpired skips orders that somebody is working on: they come again.
+-- LockExpired skips orders that another transaction has locked. The next run finds them.
 -- name: LockExpired :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE status IN ('placed', 'paying') AND expires_at < now()

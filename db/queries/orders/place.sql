@@ -1,42 +1,54 @@
--- Placing orders, many at a time: each statement takes the whole batch as arrays. Look-ups are written so that each is one step down an
--- index, whatever the planner believes of the tables' sizes.
+-- Placing orders. Every statement takes a batch of orders as arrays. CROSS JOIN LATERAL … LIMIT 1
+-- makes a look-up one step down an index, whatever size the planner assumes for the tables.
 
 -- name: FindOrdersByKeys :many
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer
-FROM (SELECT unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id, unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key) AS k
+FROM (SELECT unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
+             unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key) AS k
 CROSS JOIN LATERAL (
-    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer FROM orders
+    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer
+    FROM orders
     WHERE orders.customer_id = k.customer_id AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o;
 
 -- name: GetOffers :many
 SELECT o.sku, o.name, o.currency, o.unit_price, o.available
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
 CROSS JOIN LATERAL (
-    SELECT p.sku, p.name, p.currency, p.unit_price, s.available FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = k.sku LIMIT 1) AS o;
+    SELECT p.sku, p.name, p.currency, p.unit_price, s.available
+    FROM products p JOIN stock s ON s.sku = p.sku
+    WHERE p.sku = k.sku LIMIT 1) AS o;
 
 -- InsertOrders returns the ids of the orders whose keys were free. It inserts in the order of the
 -- keys: two nodes with the same keys cannot deadlock. Of twins in one statement the oldest wins.
 -- name: InsertOrders :many
-INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
-SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer, o.email, 'placed', o.currency, o.total, o.created_at, now() + sqlc.arg(expiry)::interval
-FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
-             unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key, unnest(sqlc.arg(fingerprints)::bytea[]) AS fingerprint,
-             unnest(sqlc.arg(answers)::bytea[]) AS answer, unnest(sqlc.arg(emails)::text[]) AS email,
-             unnest(sqlc.arg(currencies)::text[]) AS currency, unnest(sqlc.arg(totals)::bigint[]) AS total,
+INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer,
+                    email, status, currency, total, created_at, expires_at)
+SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer,
+       o.email, 'placed', o.currency, o.total, o.created_at, now() + sqlc.arg(expiry)::interval
+FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
+             unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
+             unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key,
+             unnest(sqlc.arg(fingerprints)::bytea[]) AS fingerprint,
+             unnest(sqlc.arg(answers)::bytea[]) AS answer,
+             unnest(sqlc.arg(emails)::text[]) AS email,
+             unnest(sqlc.arg(currencies)::text[]) AS currency,
+             unnest(sqlc.arg(totals)::bigint[]) AS total,
              unnest(sqlc.arg(created_ats)::timestamptz[]) AS created_at) AS o
 ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
 RETURNING id;
 
--- DeleteShort takes out orders of this transaction for which there was no stock.
+-- DeleteShort deletes orders that this transaction inserted and for which there is no stock.
 -- name: DeleteShort :exec
 DELETE FROM orders WHERE id = ANY(sqlc.arg(ids)::uuid[]);
 
--- Reserve writes the lines, one movement per order and SKU, and their effect on what is available. The stock rows are locked.
+-- Reserve writes the lines, one movement per order and SKU, and their effect on what is available. It
+-- expects the stock rows to be locked by LockStock.
 -- name: Reserve :exec
 WITH l AS (
-    SELECT unnest(sqlc.arg(order_ids)::uuid[]) AS order_id, unnest(sqlc.arg(lines)::int[]) AS line, unnest(sqlc.arg(skus)::text[]) AS sku,
-           unnest(sqlc.arg(names)::text[]) AS name, unnest(sqlc.arg(quantities)::bigint[]) AS quantity, unnest(sqlc.arg(unit_prices)::bigint[]) AS unit_price
+    SELECT unnest(sqlc.arg(order_ids)::uuid[]) AS order_id, unnest(sqlc.arg(lines)::int[]) AS line,
+           unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(names)::text[]) AS name,
+           unnest(sqlc.arg(quantities)::bigint[]) AS quantity, unnest(sqlc.arg(unit_prices)::bigint[]) AS unit_price
 ), written AS (
     INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
     SELECT l.order_id, l.line, l.sku, l.name, l.quantity, l.unit_price FROM l

@@ -15,8 +15,8 @@ WITH product AS (
 )
 INSERT INTO stock (sku) SELECT sku FROM product;
 
--- LockStock takes SKUs in order, each once, and locks their rows in that order: two baskets with the same products in another order cannot
--- deadlock. The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
+-- LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with the
+-- same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
 -- name: LockStock :many
 SELECT s.sku, s.available
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
@@ -34,7 +34,7 @@ WITH moved AS (
 UPDATE stock SET available = available + moved.delta FROM moved
 WHERE stock.sku = moved.sku AND moved.delta <> 0;
 
--- InsertDeliveryLines records the lines that were not booked before and returns those. Stock is raised by RaiseStock,
+-- InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock comes
 -- last in the transaction, so that buyers do not wait for a whole delivery.
 -- name: InsertDeliveryLines :many
 INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
@@ -50,13 +50,14 @@ UPDATE stock SET available = available + l.quantity
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(quantities)::bigint[]) AS quantity) AS l
 WHERE stock.sku = l.sku;
 
--- FindDeliveryLines reads what stands under lines that were booked before.
+-- FindDeliveryLines reads the lines that were booked before.
 -- name: FindDeliveryLines :many
 SELECT m.delivery_id::text AS delivery_id, m.line::int AS line, m.sku, m.quantity
 FROM (SELECT unnest(sqlc.arg(delivery_ids)::text[]) AS delivery_id, unnest(sqlc.arg(lines)::int[]) AS line) AS l
 CROSS JOIN LATERAL (
-    SELECT stock_movements.delivery_id, stock_movements.line, stock_movements.sku, stock_movements.quantity FROM stock_movements
-    WHERE stock_movements.supplier = sqlc.arg(supplier)::text AND stock_movements.delivery_id = l.delivery_id AND stock_movements.line = l.line LIMIT 1) AS m;
+    SELECT s.delivery_id, s.line, s.sku, s.quantity FROM stock_movements s
+    WHERE s.supplier = sqlc.arg(supplier)::text AND s.delivery_id = l.delivery_id AND s.line = l.line
+    LIMIT 1) AS m;
 
 -- name: FindDeliveryByKey :one
 SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempotency_key = $2;

@@ -210,7 +210,8 @@ type ListOrdersRow struct {
 	CreatedAt  time.Time
 }
 
-// ListOrders and PlacedLately name what the index orders_of_customer is made for.
+// ListOrders and PlacedLately ask for total > 0, which always holds: the partial index
+// orders_of_customer serves only queries that do.
 func (q *Queries) ListOrders(ctx context.Context, arg ListOrdersParams) ([]ListOrdersRow, error) {
 	rows, err := q.db.Query(ctx, ListOrders, arg.CustomerID, arg.Limit, arg.Before)
 	if err != nil {
@@ -257,7 +258,7 @@ type LockExpiredRow struct {
 	CreatedAt  time.Time
 }
 
-// LockExpired skips orders that somebody is working on: they come again.
+// LockExpired skips orders that another transaction has locked. The next run finds them.
 func (q *Queries) LockExpired(ctx context.Context, limit int32) ([]LockExpiredRow, error) {
 	rows, err := q.db.Query(ctx, LockExpired, limit)
 	if err != nil {
@@ -317,7 +318,8 @@ func (q *Queries) LockOrder(ctx context.Context, id uuid.UUID) (LockOrderRow, er
 
 const PlacedLately = `-- name: PlacedLately :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE customer_id = $1 AND total > 0 AND idempotency_key <> $2 AND created_at >= $3
+WHERE customer_id = $1 AND total > 0 AND idempotency_key <> $2
+  AND created_at >= $3
   AND status IN ('placed', 'paying', 'paid')
   AND $4::jsonb = (SELECT jsonb_object_agg(l.sku, l.units) FROM
       (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
@@ -342,7 +344,8 @@ type PlacedLatelyRow struct {
 	CreatedAt  time.Time
 }
 
-// PlacedLately finds the newest order that stands and asks for the same units per SKU, under another key.
+// PlacedLately finds the customer's newest open or paid order with the same units per SKU and
+// another key.
 func (q *Queries) PlacedLately(ctx context.Context, arg PlacedLatelyParams) (PlacedLatelyRow, error) {
 	row := q.db.QueryRow(ctx, PlacedLately,
 		arg.CustomerID,

@@ -16,7 +16,7 @@ const DeleteShort = `-- name: DeleteShort :exec
 DELETE FROM orders WHERE id = ANY($1::uuid[])
 `
 
-// DeleteShort takes out orders of this transaction for which there was no stock.
+// DeleteShort deletes orders that this transaction inserted and for which there is no stock.
 func (q *Queries) DeleteShort(ctx context.Context, ids []uuid.UUID) error {
 	_, err := q.db.Exec(ctx, DeleteShort, ids)
 	return err
@@ -25,9 +25,11 @@ func (q *Queries) DeleteShort(ctx context.Context, ids []uuid.UUID) error {
 const FindOrdersByKeys = `-- name: FindOrdersByKeys :many
 
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer
-FROM (SELECT unnest($1::uuid[]) AS customer_id, unnest($2::text[]) AS idempotency_key) AS k
+FROM (SELECT unnest($1::uuid[]) AS customer_id,
+             unnest($2::text[]) AS idempotency_key) AS k
 CROSS JOIN LATERAL (
-    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer FROM orders
+    SELECT orders.id, orders.customer_id, orders.idempotency_key, orders.fingerprint, orders.answer
+    FROM orders
     WHERE orders.customer_id = k.customer_id AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o
 `
 
@@ -44,8 +46,8 @@ type FindOrdersByKeysRow struct {
 	Answer         []byte
 }
 
-// Placing orders, many at a time: each statement takes the whole batch as arrays. Look-ups are written so that each is one step down an
-// index, whatever the planner believes of the tables' sizes.
+// Placing orders. Every statement takes a batch of orders as arrays. CROSS JOIN LATERAL … LIMIT 1 makes
+// a look-up one step down an index, whatever size the planner assumes for the tables.
 func (q *Queries) FindOrdersByKeys(ctx context.Context, arg FindOrdersByKeysParams) ([]FindOrdersByKeysRow, error) {
 	rows, err := q.db.Query(ctx, FindOrdersByKeys, arg.CustomerIds, arg.IdempotencyKeys)
 	if err != nil {
@@ -76,7 +78,9 @@ const GetOffers = `-- name: GetOffers :many
 SELECT o.sku, o.name, o.currency, o.unit_price, o.available
 FROM (SELECT unnest($1::text[]) AS sku) AS k
 CROSS JOIN LATERAL (
-    SELECT p.sku, p.name, p.currency, p.unit_price, s.available FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = k.sku LIMIT 1) AS o
+    SELECT p.sku, p.name, p.currency, p.unit_price, s.available
+    FROM products p JOIN stock s ON s.sku = p.sku
+    WHERE p.sku = k.sku LIMIT 1) AS o
 `
 
 type GetOffersRow struct {
@@ -114,12 +118,18 @@ func (q *Queries) GetOffers(ctx context.Context, skus []string) ([]GetOffersRow,
 }
 
 const InsertOrders = `-- name: InsertOrders :many
-INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at, expires_at)
-SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer, o.email, 'placed', o.currency, o.total, o.created_at, now() + $1::interval
-FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::uuid[]) AS customer_id,
-             unnest($4::text[]) AS idempotency_key, unnest($5::bytea[]) AS fingerprint,
-             unnest($6::bytea[]) AS answer, unnest($7::text[]) AS email,
-             unnest($8::text[]) AS currency, unnest($9::bigint[]) AS total,
+INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer,
+                    email, status, currency, total, created_at, expires_at)
+SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer,
+       o.email, 'placed', o.currency, o.total, o.created_at, now() + $1::interval
+FROM (SELECT unnest($2::uuid[]) AS id,
+             unnest($3::uuid[]) AS customer_id,
+             unnest($4::text[]) AS idempotency_key,
+             unnest($5::bytea[]) AS fingerprint,
+             unnest($6::bytea[]) AS answer,
+             unnest($7::text[]) AS email,
+             unnest($8::text[]) AS currency,
+             unnest($9::bigint[]) AS total,
              unnest($10::timestamptz[]) AS created_at) AS o
 ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
@@ -174,8 +184,9 @@ func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]u
 
 const Reserve = `-- name: Reserve :exec
 WITH l AS (
-    SELECT unnest($1::uuid[]) AS order_id, unnest($2::int[]) AS line, unnest($3::text[]) AS sku,
-           unnest($4::text[]) AS name, unnest($5::bigint[]) AS quantity, unnest($6::bigint[]) AS unit_price
+    SELECT unnest($1::uuid[]) AS order_id, unnest($2::int[]) AS line,
+           unnest($3::text[]) AS sku, unnest($4::text[]) AS name,
+           unnest($5::bigint[]) AS quantity, unnest($6::bigint[]) AS unit_price
 ), written AS (
     INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
     SELECT l.order_id, l.line, l.sku, l.name, l.quantity, l.unit_price FROM l
@@ -198,7 +209,8 @@ type ReserveParams struct {
 	UnitPrices []int64
 }
 
-// Reserve writes the lines, one movement per order and SKU, and their effect on what is available. The stock rows are locked.
+// Reserve writes the lines, one movement per order and SKU, and their effect on what is available. It
+// expects the stock rows to be locked by LockStock.
 func (q *Queries) Reserve(ctx context.Context, arg ReserveParams) error {
 	_, err := q.db.Exec(ctx, Reserve,
 		arg.OrderIds,

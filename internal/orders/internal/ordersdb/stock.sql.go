@@ -38,8 +38,9 @@ const FindDeliveryLines = `-- name: FindDeliveryLines :many
 SELECT m.delivery_id::text AS delivery_id, m.line::int AS line, m.sku, m.quantity
 FROM (SELECT unnest($1::text[]) AS delivery_id, unnest($2::int[]) AS line) AS l
 CROSS JOIN LATERAL (
-    SELECT stock_movements.delivery_id, stock_movements.line, stock_movements.sku, stock_movements.quantity FROM stock_movements
-    WHERE stock_movements.supplier = $3::text AND stock_movements.delivery_id = l.delivery_id AND stock_movements.line = l.line LIMIT 1) AS m
+    SELECT s.delivery_id, s.line, s.sku, s.quantity FROM stock_movements s
+    WHERE s.supplier = $3::text AND s.delivery_id = l.delivery_id AND s.line = l.line
+    LIMIT 1) AS m
 `
 
 type FindDeliveryLinesParams struct {
@@ -55,7 +56,7 @@ type FindDeliveryLinesRow struct {
 	Quantity   int64
 }
 
-// FindDeliveryLines reads what stands under lines that were booked before.
+// FindDeliveryLines reads the lines that were booked before.
 func (q *Queries) FindDeliveryLines(ctx context.Context, arg FindDeliveryLinesParams) ([]FindDeliveryLinesRow, error) {
 	rows, err := q.db.Query(ctx, FindDeliveryLines, arg.DeliveryIds, arg.Lines, arg.Supplier)
 	if err != nil {
@@ -171,7 +172,7 @@ type InsertDeliveryLinesRow struct {
 	Quantity   int64
 }
 
-// InsertDeliveryLines records the lines that were not booked before and returns those. Stock is raised by RaiseStock,
+// InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock comes
 // last in the transaction, so that buyers do not wait for a whole delivery.
 func (q *Queries) InsertDeliveryLines(ctx context.Context, arg InsertDeliveryLinesParams) ([]InsertDeliveryLinesRow, error) {
 	rows, err := q.db.Query(ctx, InsertDeliveryLines,
@@ -341,8 +342,8 @@ FROM (SELECT unnest($1::text[]) AS sku) AS k
 CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s
 `
 
-// LockStock takes SKUs in order, each once, and locks their rows in that order: two baskets with the same products in another order cannot
-// deadlock. The lock leaves the key alone, so a foreign key check by another transaction does not wait for it.
+// LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with the
+// same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
 func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error) {
 	rows, err := q.db.Query(ctx, LockStock, skus)
 	if err != nil {

@@ -1,12 +1,13 @@
 -- Changing the status of locked orders, many at a time.
 
--- LockOrders takes ids in order, each once, and locks in that order: two transactions that lock the
+-- LockOrders expects sorted ids, each once, and locks in that order: two transactions that lock the
 -- same orders cannot deadlock.
 -- name: LockOrders :many
 SELECT o.id, o.customer_id, o.email, o.status, o.currency, o.total, o.created_at
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id) AS k
 CROSS JOIN LATERAL (
-    SELECT orders.id, orders.customer_id, orders.email, orders.status, orders.currency, orders.total, orders.created_at
+    SELECT orders.id, orders.customer_id, orders.email, orders.status, orders.currency, orders.total,
+           orders.created_at
     FROM orders WHERE orders.id = k.id LIMIT 1 FOR NO KEY UPDATE) AS o;
 
 -- ProceedOrders expects the rows to be locked by LockOrders. Who is paying gets time to do so.
