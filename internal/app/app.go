@@ -31,6 +31,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/stripe"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/ratelimit"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -186,7 +187,7 @@ func (a *App) connectWorkers() error {
 	if err != nil {
 		return err
 	}
-	if a.redis, err = dedup.NewRedisClient(a.config.RedisURL); err != nil {
+	if a.redis, err = redisclient.Open(a.config.RedisURL); err != nil {
 		return err
 	}
 	if a.mailer, err = notify.NewMailer(a.config.SMTPURL, notify.SendTimeout); err != nil {

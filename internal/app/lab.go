@@ -18,10 +18,10 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/lab"
 	"github.com/onceshop/onceshop/internal/lab/pages"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/web"
 )
 
@@ -199,7 +199,7 @@ func connectLab(ctx context.Context, config Config, log *slog.Logger, run func(c
 		return UsageError{err}
 	}
 	defer pool.Close()
-	client, err := dedup.NewRedisClient(config.RedisURL)
+	client, err := redisclient.Open(config.RedisURL)
 	if err != nil {
 		return UsageError{err}
 	}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+
+	"github.com/google/uuid"
 )
 
 // Errors of a request whose Idempotency-Key header cannot be used.
@@ -105,3 +107,18 @@ var writers = sync.Pool{New: func() any {
 	w.Encoder = json.NewEncoder(&w.canonical)
 	return w
 }}
+
+// RequestID identifies a request by customer, operation, key and fingerprint. A key that is used with
+// two meanings has two ids, so that the second reaches the database, which refuses it.
+type RequestID [sha256.Size]byte
+
+// RequestIDOf returns the id of a request.
+func RequestIDOf(operation string, customer uuid.UUID, key Key, meaning Fingerprint) RequestID {
+	parts := make([]byte, 0, 512) // on the stack, with room for the longest key
+	parts = append(parts, customer[:]...)
+	parts = append(parts, meaning[:]...)
+	parts = append(parts, operation...)
+	parts = append(parts, '\n') // neither an operation nor a key contains a line break
+	parts = append(parts, key...)
+	return sha256.Sum256(parts)
+}

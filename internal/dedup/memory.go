@@ -2,18 +2,17 @@ package dedup
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"runtime/debug"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
 )
 
-// Seen is a bounded set of what this process has met. It forgets by TTL, by size and with
-// the process, so "not seen" proves nothing: the database is asked next.
+// Seen is a bounded set of the keys that this process has met. It forgets after a TTL, when it is
+// full and at a restart. An absent key therefore proves nothing: the caller goes on to the database,
+// which decides.
 type Seen struct {
 	set *otter.Cache[string, struct{}]
 }
@@ -26,57 +25,49 @@ func NewSeen(size int, ttl time.Duration) *Seen {
 	})}
 }
 
-// First adds the key and reports whether it was absent: exactly one of many concurrent callers is told so.
+// First adds the key and reports whether it was absent. The two are one atomic step: a lookup followed
+// by an insert would return true to several concurrent callers.
 func (s *Seen) First(key string) bool {
 	_, added := s.set.SetIfAbsent(key, struct{}{})
 	return added
 }
 
-// Forget takes the key out again, for work that was not done after all.
+// Forget removes the key. Call it when the work failed, or its retry would be skipped.
 func (s *Seen) Forget(key string) {
 	s.set.Invalidate(key)
 }
 
-// Close ends the set's upkeep in the background. The set must not be used any more.
+// Close stops the set's background goroutines. The set must not be used afterwards.
 func (s *Seen) Close() { s.set.StopAllGoroutines() }
 
-// Replays spares the database repeated requests on one node: it answers those whose final answer it still holds, and
-// lets twins that run at the same time share one execution. A nil *Replays does neither.
+// Replays answers repeated requests from memory. It keeps final answers, and it lets concurrent twins
+// on one node share one execution. A nil *Replays runs every request.
 type Replays struct {
 	answers *otter.Cache[RequestID, Answer]
 	running singleflight.Group
 }
 
-// Close ends the upkeep in the background; requests are then no longer answered.
-func (r *Replays) Close() { r.answers.StopAllGoroutines() }
-
-// RequestID names a request with its meaning: equal ids are the same customer, operation, key and fingerprint.
-// A reused key with another meaning has another id and so reaches the database, which refuses it.
-type RequestID [sha256.Size]byte
-
-// RequestIDOf names a request of one customer for one operation.
-func RequestIDOf(operation string, customer uuid.UUID, key Key, meaning Fingerprint) RequestID {
-	parts := make([]byte, 0, 512) // room for the longest key, and not on the heap
-	parts = append(parts, customer[:]...)
-	parts = append(parts, meaning[:]...)
-	parts = append(parts, operation...)
-	parts = append(parts, '\n') // neither an operation nor a key can hold a line break
-	parts = append(parts, key...)
-	return sha256.Sum256(parts)
-}
-
-// NewReplays keeps final answers up to maxBytes of bodies in all, each for ttl.
+// NewReplays keeps answers of up to maxBytes in total, each for ttl.
 func NewReplays(maxBytes uint64, ttl time.Duration) *Replays {
+	const overhead = 256 // of an entry besides its body
 	return &Replays{answers: otter.Must(&otter.Options[RequestID, Answer]{
-		MaximumWeight:    maxBytes,
-		Weigher:          func(_ RequestID, a Answer) uint32 { return uint32(len(a.Body)) + 256 }, //nolint:gosec // bodies are small
+		MaximumWeight: maxBytes,
+		Weigher: func(_ RequestID, a Answer) uint32 {
+			return uint32(len(a.Body)) + overhead //nolint:gosec // bodies are small
+		},
 		ExpiryCalculator: otter.ExpiryCreating[RequestID, Answer](ttl),
 	})}
 }
 
-// Do returns the remembered answer of the request, or joins a twin that is running now, or runs it. The run
-// gets a context that outlives ctx, because a twin may wait for it after its own client has
-// gone; run must bound itself. An answer is remembered only when run has returned it as final, hence after its commit.
+// Close stops the background goroutines. The Replays must not be used afterwards.
+func (r *Replays) Close() { r.answers.StopAllGoroutines() }
+
+// Do returns the stored answer of the request, joins a twin that is running, or calls run. An answer
+// is stored only after run returned it as final, and so after its commit: stored before, it could
+// answer for work that was rolled back.
+//
+// The context of run outlives ctx, because a twin can wait for the answer after this client has gone.
+// Run must set its own deadline.
 func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context) (Answer, error)) (Answer, error) {
 	if r == nil {
 		return run(ctx)
@@ -88,13 +79,13 @@ func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context
 	return r.share(ctx, id, run)
 }
 
-// share runs the request or joins its twin. It is apart from Do because what its goroutine holds lives on the heap.
+// share runs the request or joins its twin. It is not part of Do because its closure moves the
+// arguments to the heap, which a stored answer does not need.
 func (r *Replays) share(ctx context.Context, id RequestID, run func(context.Context) (Answer, error)) (Answer, error) {
 	var leads bool
 	result := r.running.DoChan(string(id[:]), func() (_ any, err error) {
 		leads = true
-		// The run has a goroutine of its own, so nobody above it could recover a panic.
-		defer func() {
+		defer func() { // on this goroutine, the HTTP server cannot recover a panic
 			if p := recover(); p != nil {
 				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 			}

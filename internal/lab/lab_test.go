@@ -6,8 +6,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -24,7 +24,7 @@ func setup(t *testing.T) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(broker.Stop)
-	client, err := dedup.NewRedisClient(cache.URL())
+	client, err := redisclient.Open(cache.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func (b *Bench) redisClient(ctx context.Context) (redis.UniversalClient, error) 
 		client = redis.NewClusterClient(shop.Options())
 	case *redis.Client:
 		options := *shop.Options()
-		options.MaxRetries = -1 // as dedup.NewRedisClient has it: read back it is 0, and that would be the library's 3
+		options.MaxRetries = -1 // as redisclient.Open has it: read back it is 0, and that would be the library's 3
 		client = redis.NewClient(&options)
 	default:
 		return nil, fmt.Errorf("there is no way to open another client like %T", shop)

@@ -23,6 +23,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -69,7 +70,7 @@ type node struct {
 
 func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 	t.Helper()
-	client, err := dedup.NewRedisClient(redisURL)
+	client, err := redisclient.Open(redisURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -459,7 +460,7 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	redisURL := shoptest.Redis(t)
 	n, blind := s.node(t, smtpURL, redisURL), s.node(t, smtpURL, redisURL)
 	blind.pool.Close()
-	client, err := dedup.NewRedisClient(redisURL)
+	client, err := redisclient.Open(redisURL)
 	if err != nil {
 		t.Fatal(err)
 	}

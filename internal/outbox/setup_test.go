@@ -50,7 +50,7 @@ func setup(t *testing.T) *bundle {
 	return b
 }
 
-func startNATS(t *testing.T, dir string) *embedded.NATS {
+func startNATS(t testing.TB, dir string) *embedded.NATS {
 	t.Helper()
 	broker, err := embedded.StartNATS(dir)
 	if err != nil {
@@ -60,7 +60,7 @@ func startNATS(t *testing.T, dir string) *embedded.NATS {
 	return broker
 }
 
-func connect(t *testing.T, address string) *nats.Conn {
+func connect(t testing.TB, address string) *nats.Conn {
 	t.Helper()
 	conn, err := nats.Connect(address, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 	if err != nil {
@@ -70,7 +70,7 @@ func connect(t *testing.T, address string) *nats.Conn {
 	return conn
 }
 
-func openStreams(t *testing.T, conn *nats.Conn) (jetstream.JetStream, *Streams) {
+func openStreams(t testing.TB, conn *nats.Conn) (jetstream.JetStream, *Streams) {
 	t.Helper()
 	js, err := jetstream.New(conn)
 	if err != nil {

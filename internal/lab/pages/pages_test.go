@@ -17,10 +17,10 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/lab"
 	"github.com/onceshop/onceshop/internal/lab/pages"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 	"github.com/onceshop/onceshop/web"
 )
@@ -50,7 +50,7 @@ func open(t *testing.T, change func(*web.Web)) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(broker.Stop)
-	client, err := dedup.NewRedisClient(cache.URL())
+	client, err := redisclient.Open(cache.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

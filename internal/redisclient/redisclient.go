@@ -1,0 +1,53 @@
+// Package redisclient opens Redis clients from REDIS_URL.
+package redisclient
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// dialTimeout is short because a caller goes on to the database when Redis does not answer.
+const dialTimeout = 100 * time.Millisecond
+
+// errURL replaces the parser's own errors, which can quote a password with unescaped characters.
+var errURL = errors.New("REDIS_URL is not an address such as redis://user:password@host:6379/0 " +
+	"(several hosts are separated by commas)")
+
+// Open returns a client that repeats neither commands nor failed connections. Several hosts separated
+// by commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. It does not connect.
+func Open(address string) (redis.UniversalClient, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, errURL
+	}
+	query := u.Query()
+	master := query.Get("master_name")
+	query.Del("master_name")
+	u.RawQuery = query.Encode()
+	var options *redis.Options
+	addrs := strings.Split(u.Host, ",")
+	for i := range addrs {
+		u.Host = addrs[i]
+		if options, err = redis.ParseURL(u.String()); err != nil {
+			return nil, errURL
+		}
+		addrs[i] = options.Addr
+	}
+	if options.TLSConfig != nil {
+		options.TLSConfig.ServerName = "" // check each host against its own name
+	}
+	// Callers log every error they get; the library would log it again, without structure.
+	logging.Disable()
+	return redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs: addrs, MasterName: master, DB: options.DB,
+		Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
+		MaxRetries: -1, DialerRetries: 1, DialTimeout: dialTimeout, ContextTimeoutEnabled: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}), nil
+}
