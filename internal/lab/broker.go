@@ -73,7 +73,7 @@ func diesBeforeAck() Experiment {
 		Naive: Twin{Title: "send, then ack", Expect: Duplicates, Run: brokerAckNaive,
 			Code: []string{"internal/lab/broker_naive.go:naiveSender.receiveOne"}},
 		Guarded: Twin{Title: "once for each order, then ack", Expect: Holds, Run: brokerAckGuarded,
-			Code: []string{"internal/outbox/consumer.go:Consumer.one", "internal/notify/notify.go:Service.HandlePaid"}},
+			Code: []string{"internal/outbox/consumer.go:Consumer.process", "internal/notify/notify.go:Service.HandlePaid"}},
 	}
 }
 
