@@ -86,7 +86,7 @@ func (s *shop) payments(pool *pgxpool.Pool) *payments.Service {
 	client := psp.NewClient(s.provider, timing.ProviderTimeout)
 	s.t.Cleanup(client.CloseIdleConnections)
 	log := slog.New(slog.DiscardHandler)
-	return payments.New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, log), client, timing, time.Now, log)
+	return payments.New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, log), client, timing, time.Now, nil, log)
 }
 
 // serve puts pages on a socket of their own and returns the address.

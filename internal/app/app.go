@@ -21,6 +21,8 @@ import (
 	"github.com/onceshop/onceshop/internal/api"
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/lab"
+	"github.com/onceshop/onceshop/internal/lab/pages"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
@@ -28,8 +30,6 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/payments/stripe"
 	"github.com/onceshop/onceshop/internal/pg"
-	"github.com/onceshop/onceshop/internal/proof/lab"
-	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/ratelimit"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/timeline"
@@ -104,11 +104,10 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.accounts = accounts.New(a.pool, config.Demo)
 	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
 	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
-	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, log)
+	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, a.recorder, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
 	a.warnOfProxy(ctx)
-	a.payments.Stopped = a.recorder
 	if role.Workers || config.NATSURL != "" {
 		if err := a.connectBroker(); err != nil {
 			return nil, UsageError{err}

@@ -47,14 +47,3 @@ type InProgressError struct{ ID uuid.UUID }
 
 func (InProgressError) Error() string { return ErrInProgress.Error() }
 func (InProgressError) Unwrap() error { return ErrInProgress }
-
-// Replay answers a request with the stored answer of its key, or with KeyReusedError.
-func Replay(stored []byte, asked Fingerprint, answer Answer) (Answer, error) {
-	row := Row{ID: answer.ID, Fingerprint: stored, Answer: answer}
-	row.Answer.Status = max(row.Answer.Status, 1)
-	replayed, err := Request{Fingerprint: asked}.replay(row, nil)
-	if err == nil {
-		replayed.Status = answer.Status
-	}
-	return replayed, err
-}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
 // Get returns an order with its lines, or ErrNotFound. The caller decides which customer may see it.
@@ -20,7 +21,7 @@ func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 }
 
 // GetTx is Get inside a transaction: it sees what the transaction has changed.
-func (s *Service) GetTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Order, error) {
+func (s *Service) GetTx(ctx context.Context, tx *pg.Pipe, id uuid.UUID) (Order, error) {
 	return s.get(ctx, ordersdb.New(tx), id)
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// CancelOrder is the wish to call an order off. The exported JSON field is what it means; customer and key are its scope.
+// CancelOrder is a request to cancel an order. Its JSON is what the idempotency key stands for.
 type CancelOrder struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -25,57 +25,83 @@ type CancelOrder struct {
 	OrderID uuid.UUID `json:"order_id"`
 }
 
-// Fingerprint is what the command means.
+// Fingerprint identifies what the request asks for.
 func (c CancelOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Cancel calls an order off, in one transaction, and returns 200 with the order. Its stock comes back. An unpaid order becomes canceled;
-// a charge of it that is not settled goes on, and money that still comes is refunded. A paid order becomes refunded: the refund is decided
-// and stored with the order, then carried out, by the reconciler if the provider does not answer now. Errors: orders.ErrNotFound
-// and ErrOrderNotCancelable leave the key unused; the others are as for orders.Place.
+// Cancel cancels an order, once per customer and key, and returns 200 with the order. Its stock comes
+// back. An unpaid order becomes canceled; if its charge still captures money, that is refunded. A paid
+// order becomes refunded: the refund is stored with it, and carried out by the reconciler if the
+// provider does not answer now. orders.ErrNotFound and ErrOrderNotCancelable leave the key unused; the
+// other errors are those of orders.Place.
 func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, error) {
-	if answer, found, err := findCanceled(ctx, s.db, c); found || err != nil {
-		return answer, err
-	}
-	var answer dedup.Answer
 	var refund *paymentsdb.Refund
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		answer, refund, err = s.cancelTx(ctx, tx, c)
-		return err
+	answer, err := dedup.Once(ctx, dedup.Request{
+		Fingerprint: c.Fingerprint(),
+		Find: func(ctx context.Context) (dedup.Row, error) {
+			return findCancellation(ctx, s.db, c)
+		},
+		Do: func(ctx context.Context) (answer dedup.Answer, err error) {
+			err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+				answer, refund, err = s.cancelTx(ctx, tx, c)
+				return err
+			})
+			if err != nil {
+				// After a lost COMMIT the order may be canceled by a twin, with a refund of its own: only the
+				// reconciler carries out what is stored.
+				refund = nil
+			}
+			return answer, err
+		},
 	})
-	if errors.Is(err, pg.ErrCommitUnknown) {
-		if stands, found, rereadErr := findCanceled(context.WithoutCancel(ctx), s.db, c); found && rereadErr == nil {
-			// It is no replay if it was this request that carried it out.
-			stands.Replayed, stands.StoppedBy = answer.Replayed, answer.StoppedBy
-			return stands, nil
-		}
-	}
-	if err != nil {
-		return dedup.Answer{}, err
+	if err != nil || answer.Replayed {
+		return answer, err
 	}
 	crash.At(crash.CancelCommitted)
 	if refund != nil {
-		if _, err := s.attemptRefund(context.WithoutCancel(ctx), *refund, firstLook); err != nil {
-			s.log.WarnContext(ctx, "the refund of a canceled order is left to the reconciler", "order_id", c.OrderID, "refund_id", refund.ID, "error", err)
+		ctx, cancel := detach(ctx, s.timing.ProviderTimeout+2*settleTimeout)
+		defer cancel()
+		if _, err := s.attemptRefund(ctx, *refund, firstLook); err != nil {
+			s.log.WarnContext(ctx, "the refund of a canceled order is left to the reconciler",
+				"order_id", c.OrderID, "refund_id", refund.ID, "error", err)
 		}
 	}
 	return answer, nil
 }
 
-func (s *Service) cancelTx(ctx context.Context, tx pgx.Tx, c CancelOrder) (dedup.Answer, *paymentsdb.Refund, error) {
-	order, err := s.lockOwnTx(ctx, tx, c.OrderID, c.CustomerID)
+// findCancellation reads the cancellation under the request's key.
+func findCancellation(ctx context.Context, db *paymentsdb.Queries, c CancelOrder) (dedup.Row, error) {
+	row, err := db.FindCancellationByKey(ctx,
+		paymentsdb.FindCancellationByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dedup.Row{}, dedup.ErrNoRow
+	}
+	if err != nil {
+		return dedup.Row{}, fmt.Errorf("find the cancellation by its key: %w", err)
+	}
+	return dedup.Row{ID: row.OrderID, Fingerprint: row.Fingerprint, Answer: canceledAnswer(row.OrderID, row.Answer)}, nil
+}
+
+// cancelTx looks for the key again under the lock: the order may have been canceled by this request's
+// own twin.
+func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (dedup.Answer, *paymentsdb.Refund, error) {
+	db := paymentsdb.New(tx)
+	locked := s.orders.LockTx(tx, c.OrderID)
+	if _, err := findCancellation(ctx, db, c); !errors.Is(err, dedup.ErrNoRow) {
+		return dedup.Answer{}, nil, taken(err)
+	}
+	order, err := locked.Order(c.OrderID)
+	if err == nil && order.CustomerID != c.CustomerID {
+		err = orders.ErrNotFound
+	}
 	if err != nil {
 		return dedup.Answer{}, nil, err
-	}
-	db := paymentsdb.New(tx)
-	if answer, found, err := findCanceled(ctx, db, c); found || err != nil {
-		return answer, nil, err
 	}
 	var refund *paymentsdb.Refund
 	switch order.Status {
 	case orders.Placed, orders.Paying:
-		err = s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Canceled)
+		err = s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: order.ID, To: orders.Canceled})
 	case orders.Paid:
-		refund, err = s.giveBackTx(ctx, tx, order)
+		refund, err = s.giveBackTx(ctx, tx, locked, order.ID)
 	default:
 		err = ErrOrderNotCancelable
 	}
@@ -90,51 +116,44 @@ func (s *Service) cancelTx(ctx context.Context, tx pgx.Tx, c CancelOrder) (dedup
 		return dedup.Answer{}, nil, fmt.Errorf("encode the order: %w", err)
 	}
 	fingerprint := c.Fingerprint()
-	inserted, err := db.InsertCancellation(ctx, paymentsdb.InsertCancellationParams{OrderID: order.ID, CustomerID: c.CustomerID,
+	_, err = db.InsertCancellation(ctx, paymentsdb.InsertCancellationParams{OrderID: order.ID, CustomerID: c.CustomerID,
 		IdempotencyKey: string(c.Key), Fingerprint: fingerprint[:], Answer: body, CreatedAt: s.timestamp()})
+	if errors.Is(err, pgx.ErrNoRows) { // another order's cancellation has taken the key
+		return dedup.Answer{}, nil, dedup.ErrKeyTaken
+	}
 	if err != nil {
 		return dedup.Answer{}, nil, fmt.Errorf("insert the cancellation: %w", err)
-	}
-	if inserted == 0 {
-		// The key was used for another order a moment ago: end this transaction and let the key decide.
-		return dedup.Answer{}, nil, dedup.ErrKeyReused
 	}
 	return canceledAnswer(order.ID, body), refund, nil
 }
 
-// giveBackTx ends a paid order: its units return, and what is left of its money is on its way back.
-func (s *Service) giveBackTx(ctx context.Context, tx pgx.Tx, order orders.Order) (*paymentsdb.Refund, error) {
-	charge, err := paymentsdb.New(tx).FindLiveCharge(ctx, order.ID)
+// giveBackTx ends a paid order: its stock comes back, and a refund of what is left of its money starts.
+func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
+	orderID uuid.UUID) (*paymentsdb.Refund, error) {
+	db := paymentsdb.New(tx)
+	charge, err := db.FindLiveCharge(ctx, orderID)
 	if err != nil {
 		return nil, fmt.Errorf("find the charge of the paid order: %w", err)
 	}
-	if charge, err = paymentsdb.New(tx).LockCharge(ctx, charge.ID); err != nil {
+	if charge, err = db.LockCharge(ctx, charge.ID); err != nil {
 		return nil, fmt.Errorf("lock the charge: %w", err)
 	}
 	var refund *paymentsdb.Refund
 	if charge.AmountRefunded < charge.Amount {
-		row, err := s.startOwnRefundTx(ctx, tx, charge, causeCanceled)
-		if err != nil {
-			return nil, err
+		inserted, err := s.insertOwnRefundTx(tx, charge, causeCanceled)
+		if err == nil {
+			err = tx.Flush(ctx)
 		}
+		if err != nil {
+			return nil, fmt.Errorf("insert the refund: %w", err)
+		}
+		row := paymentsdb.Refund((*inserted)[0])
 		refund = &row
 	}
-	if err := s.orders.LegacyReturnStockTx(ctx, tx, order.ID); err != nil {
+	if err := s.orders.ReturnStockTx(ctx, tx, orderID); err != nil {
 		return nil, err
 	}
-	return refund, s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Refunded)
-}
-
-func findCanceled(ctx context.Context, db *paymentsdb.Queries, c CancelOrder) (dedup.Answer, bool, error) {
-	row, err := db.FindCancellationByKey(ctx, paymentsdb.FindCancellationByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return dedup.Answer{}, false, nil
-	}
-	if err != nil {
-		return dedup.Answer{}, false, fmt.Errorf("find the cancellation by its key: %w", err)
-	}
-	answer, err := dedup.Replay(row.Fingerprint, c.Fingerprint(), canceledAnswer(row.OrderID, row.Answer))
-	return answer, true, err
+	return refund, s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: orderID, To: orders.Refunded})
 }
 
 func canceledAnswer(orderID uuid.UUID, body []byte) dedup.Answer {

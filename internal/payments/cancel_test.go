@@ -45,7 +45,7 @@ func TestCancelCommitWhoseAnswerIsLost(t *testing.T) {
 	armed, through := shoptest.CutCommits(t, b.url, shoptest.LoseAnswer)
 	pool := shoptest.Pool(t, through)
 	cut := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
-	shop := payments.New(pool, cut, b.line, timing, time.Now, slog.New(slog.DiscardHandler))
+	shop := payments.New(pool, cut, b.line, timing, time.Now, nil, slog.New(slog.DiscardHandler))
 	wish := payments.CancelOrder{CustomerID: b.alice, Key: "k", OrderID: order.ID}
 	armed.Store(true)
 	first, err := shop.Cancel(t.Context(), wish)

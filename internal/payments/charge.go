@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -21,9 +22,16 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-var paymentMethod = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
+// A charge has three phases:
+//
+//	tx A   lock the order, insert the charge under its key | move the order to paying, COMMIT
+//	no tx  ask the provider, under a key derived from the stored charge
+//	tx B   lock the order and its charges | store the outcome and what follows from it, COMMIT
+//
+// Each transaction takes two round trips. Charges that start or settle at the same time share them:
+// every statement takes a set.
 
-// ChargeOrder is the wish to pay. The exported JSON fields are what it means; customer and key are its scope.
+// ChargeOrder is a request to pay for an order. Its JSON is what the idempotency key stands for.
 type ChargeOrder struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -32,159 +40,286 @@ type ChargeOrder struct {
 	PaymentMethod string    `json:"payment_method"`
 }
 
-// Fingerprint is what the command means.
+// Fingerprint identifies what the request asks for.
 func (c ChargeOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Charge pays for an order in three phases: a transaction stores the attempt, the provider is asked while no transaction is
-// open, and a second transaction stores what it said. Each of the two is shared with whoever else starts or settles at that moment. The answer is 201 or 402, final and kept for the key,
-// or 202 while nobody knows the outcome. Errors: problem.InvalidError, orders.ErrNotFound, InProgressError, AlreadyPaidError and
-// ErrOrderNotPayable leave the key unused; dedup.ErrKeyReused; dedup.ErrInProgress while another request works on the same key;
-// anything for which pg.IsUnavailable holds may have happened.
+// Charge pays for an order, once per customer and key, and at most once per order. It returns 201 or
+// 402, which are final and replayed to the key, or 202 while the outcome is unknown. These errors leave
+// the key unused: problem.InvalidError, orders.ErrNotFound, InProgressError, AlreadyPaidError and
+// ErrOrderNotPayable. dedup.ErrKeyReused reports a key that belongs to a different request, and
+// dedup.ErrInProgress that the first request with the key is still running. If pg.IsUnavailable holds
+// for an error, the charge may exist: retry.
 func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, error) {
-	if !paymentMethod.MatchString(c.PaymentMethod) {
-		return dedup.Answer{}, problem.InvalidError{Field: "payment_method", Reason: "must be 1 to 64 letters, digits or underscores and begin with a letter, such as pm_ok; never send a card number"}
-	}
-	begun, err := s.starting.Do(ctx, c)
-	if errors.Is(err, pg.ErrCommitUnknown) {
-		// The attempt with our id stands only if our transaction did.
-		reread, rereadErr := s.reread(ctx, begun.row.ID)
-		if rereadErr == nil {
-			begun.row, err = reread, nil
-		}
-	}
-	switch {
-	case err != nil:
+	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
-	case !begun.started && begun.row.ID != uuid.Nil:
-		return s.answer(begun.row, c)
-	case !begun.started:
-		return s.refuse(ctx, c, begun.order)
+	}
+	var charge paymentsdb.Charge
+	inserted := false
+	answer, err := dedup.Once(ctx, dedup.Request{
+		Fingerprint: c.Fingerprint(),
+		Find: func(ctx context.Context) (dedup.Row, error) {
+			if !inserted { // the INSERT finds a used key, too: a first request saves the look-up
+				return dedup.Row{}, dedup.ErrNoRow
+			}
+			return s.findCharge(ctx, c)
+		},
+		Do: func(ctx context.Context) (_ dedup.Answer, err error) {
+			inserted = true
+			charge, err = s.starting.Do(ctx, c) // tx A
+			return dedup.Answer{ID: charge.ID}, err
+		},
+	})
+	if err != nil || answer.Replayed {
+		s.recordRefusal(err)
+		return answer, err
 	}
 	crash.At(crash.ChargeStarted)
-	// From here on the attempt runs to its end, whether its client still waits or not.
-	return s.attempt(context.WithoutCancel(ctx), begun.row)
+
+	// The charge runs to its end even if the client has gone.
+	ctx, cancel := detach(ctx, s.timing.ProviderTimeout+settleTimeout)
+	defer cancel()
+	capture, err := s.capture(ctx, charge) // no tx
+	crash.At(crash.ChargeCaptured)
+	if err != nil {
+		s.log.WarnContext(ctx, "the outcome of a charge is unknown",
+			"order_id", charge.OrderID, "charge_id", charge.ID, "error", err)
+		charge, err = s.markUnknown(ctx, charge, firstLook)
+	} else {
+		charge, err = s.settle(ctx, charge, capture) // tx B
+	}
+	if err != nil {
+		return dedup.Answer{}, err
+	}
+	if charge.Answer != nil {
+		crash.At(crash.ChargeSettled)
+	}
+	return answerOf(charge)
 }
 
-// refusal says why no new charge can be started for the order.
-func (s *Service) refusal(ctx context.Context, db *paymentsdb.Queries, order orders.Order) error {
-	live, err := db.FindLiveCharge(ctx, order.ID)
+var paymentMethod = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
+
+func (c ChargeOrder) validate() error {
+	if !paymentMethod.MatchString(c.PaymentMethod) {
+		return problem.InvalidError{Field: "payment_method", Reason: "must be 1 to 64 letters, digits or underscores " +
+			"and begin with a letter, such as pm_ok; never send a card number"}
+	}
+	return nil
+}
+
+// findCharge reads the charge under the request's key.
+func (s *Service) findCharge(ctx context.Context, c ChargeOrder) (dedup.Row, error) {
+	charge, err := s.db.FindChargeByKey(ctx,
+		paymentsdb.FindChargeByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dedup.Row{}, dedup.ErrNoRow
+	}
+	if err != nil {
+		return dedup.Row{}, fmt.Errorf("find the charge by its key: %w", err)
+	}
+	row := dedup.Row{ID: charge.ID, Fingerprint: charge.Fingerprint}
+	if charge.Status != string(Pending) {
+		row.Answer, err = answerOf(charge)
+	}
+	return row, err
+}
+
+// started is what starting one charge came to.
+type started = coalesce.Outcome[paymentsdb.Charge]
+
+// start is tx A. An error means that it is unknown what became of any charge.
+func (s *Service) start(ctx context.Context, requests []ChargeOrder) (outcomes []started, err error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+		outcomes, err = s.startTx(ctx, tx, requests)
+		return err
+	})
+	if errors.Is(err, pg.ErrCommitUnknown) {
+		for i := range outcomes {
+			outcomes[i].Err = err // the ids stay: dedup.Once looks which charges stand
+		}
+		return outcomes, nil
+	}
+	return outcomes, shared(err)
+}
+
+// startTx locks the orders before it inserts their charges. Requests for one order, of this batch or of
+// another node, meet at the UNIQUE keys: one charge per key, one live charge per order.
+func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrder) ([]started, error) {
+	params, err := s.insertParams(requests)
+	if err != nil {
+		return nil, err
+	}
+	locked := s.orders.LockTx(tx, params.OrderIds...)
+	inserted := pg.Later(tx, paymentsdb.New(tx).InsertCharges, params) // ON CONFLICT DO NOTHING
+	if err := tx.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("lock the orders and insert the charges: %w", err)
+	}
+	charges := make(map[uuid.UUID]paymentsdb.Charge, len(*inserted))
+	for _, charge := range *inserted {
+		charges[charge.ID] = charge
+	}
+	outcomes := make([]started, len(requests))
+	var changes []orders.Change
+	var refused []int
+	for i := range requests {
+		charge, ok := charges[params.Ids[i]]
+		if !ok {
+			refused = append(refused, i)
+			continue
+		}
+		outcomes[i].Answer = charge
+		changes = append(changes, orders.Change{OrderID: charge.OrderID, To: orders.Paying})
+	}
+	if len(refused) > 0 {
+		if err := s.refuseTx(ctx, tx, locked, requests, refused, outcomes); err != nil {
+			return nil, err
+		}
+	}
+	if len(changes) == 0 {
+		return outcomes, nil
+	}
+	return outcomes, s.orders.ChangeStatusTx(ctx, tx, locked, changes...)
+}
+
+func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertChargesParams, error) {
+	p := paymentsdb.InsertChargesParams{Lease: s.timing.Lease, CreatedAt: s.timestamp()}
+	for _, c := range requests {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return p, fmt.Errorf("make a charge id: %w", err)
+		}
+		fingerprint := c.Fingerprint()
+		p.Ids = append(p.Ids, id)
+		p.OrderIds = append(p.OrderIds, c.OrderID)
+		p.CustomerIds = append(p.CustomerIds, c.CustomerID)
+		p.IdempotencyKeys = append(p.IdempotencyKeys, string(c.Key))
+		p.Fingerprints = append(p.Fingerprints, fingerprint[:])
+		p.PaymentMethods = append(p.PaymentMethods, c.PaymentMethod)
+	}
+	return p, nil
+}
+
+// refuseTx sets why charges were not inserted. It reads under the locks under which they were refused.
+func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, requests []ChargeOrder,
+	refused []int, outcomes []started) error {
+	db := paymentsdb.New(tx)
+	var keys paymentsdb.FindUsedKeysParams
+	var orderIDs []uuid.UUID
+	for _, i := range refused {
+		keys.CustomerIds = append(keys.CustomerIds, requests[i].CustomerID)
+		keys.IdempotencyKeys = append(keys.IdempotencyKeys, string(requests[i].Key))
+		orderIDs = append(orderIDs, requests[i].OrderID)
+	}
+	used := pg.Later(tx, db.FindUsedKeys, keys)
+	live := pg.Later(tx, db.FindLiveCharges, orderIDs)
+	if err := tx.Flush(ctx); err != nil {
+		return fmt.Errorf("find the keys and the live charges of the orders: %w", err)
+	}
+	taken := make(map[paymentsdb.FindUsedKeysRow]bool, len(*used))
+	for _, key := range *used {
+		taken[key] = true
+	}
+	charges := make(map[uuid.UUID]paymentsdb.Charge, len(*live))
+	for _, charge := range *live {
+		charges[charge.OrderID] = charge
+	}
+	for _, i := range refused {
+		c := requests[i]
+		if taken[paymentsdb.FindUsedKeysRow{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)}] {
+			outcomes[i].Err = dedup.ErrKeyTaken
+			continue
+		}
+		order, err := locked.Order(c.OrderID)
+		if err == nil {
+			err = refusal(c, order, charges[order.ID])
+		}
+		outcomes[i].Err = err
+	}
+	return nil
+}
+
+// refusal returns why no charge can start for the order, whose live charge is the zero Charge if it has
+// none.
+func refusal(c ChargeOrder, order orders.Order, live paymentsdb.Charge) error {
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return ErrOrderNotPayable
-	case err != nil:
-		return fmt.Errorf("find the order's live charge: %w", err)
-	case live.Status != string(Succeeded):
+	case order.CustomerID != c.CustomerID:
+		return orders.ErrNotFound
+	case live.Status == string(Pending), live.Status == string(Unknown):
 		return InProgressError{ChargeID: live.ID}
-	case order.Status == orders.Paid:
+	case live.Status == string(Succeeded) && order.Status == orders.Paid:
 		return AlreadyPaidError{ChargeID: live.ID}
 	default:
 		return ErrOrderNotPayable
 	}
 }
 
-// noteRefusal records another key's try to pay that the order's one live charge has stopped.
-func (s *Service) noteRefusal(err error) {
+// recordRefusal records a request that the order's live charge has stopped.
+func (s *Service) recordRefusal(err error) {
 	if live, ok := errors.AsType[InProgressError](err); ok {
-		s.Stopped.Stopped(live.ChargeID, timeline.Stop{Kind: timeline.OtherChargeLive})
+		s.recorder.Stopped(live.ChargeID, timeline.Stop{Kind: timeline.OtherChargeLive})
 	}
 	if paid, ok := errors.AsType[AlreadyPaidError](err); ok {
-		s.Stopped.Stopped(paid.ChargeID, timeline.Stop{Kind: timeline.OrderPaid})
+		s.recorder.Stopped(paid.ChargeID, timeline.Stop{Kind: timeline.OrderPaid})
 	}
 }
 
-// attempt asks the provider and settles what it says.
-func (s *Service) attempt(ctx context.Context, row paymentsdb.Charge) (dedup.Answer, error) {
-	capture, err := s.capture(ctx, row)
-	crash.At(crash.ChargeCaptured)
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	if err != nil {
-		s.log.WarnContext(ctx, "the outcome of a charge is unknown", "order_id", row.OrderID, "charge_id", row.ID, "error", err)
-		row, err = s.markUnknown(ctx, row, firstLook)
-	} else {
-		row, err = s.settle(ctx, row, capture, row.Attempt)
-	}
-	if err != nil {
-		return dedup.Answer{}, err
-	}
-	if row.Answer != nil {
-		crash.At(crash.ChargeSettled)
-		return stored(row), nil
-	}
-	return current(row)
-}
-
-// capture asks for the money of a charge, under a key derived from the stored row: whoever asks again, asks for the same. An
-// error means that nobody knows what came of it.
-func (s *Service) capture(ctx context.Context, row paymentsdb.Charge) (Capture, error) {
+// capture asks the provider for the money of a charge. Every try has the same key, derived from the
+// stored charge. After an error the outcome is unknown.
+func (s *Service) capture(ctx context.Context, charge paymentsdb.Charge) (Capture, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
 	defer cancel()
-	capture, err := s.provider.Capture(ctx, "charge_"+row.ID.String(), CaptureRequest{Reference: row.ID.String(), OrderID: row.OrderID.String(),
-		Amount: row.Amount, Currency: row.Currency, PaymentMethod: row.PaymentMethod})
+	capture, err := s.provider.Capture(ctx, "charge_"+charge.ID.String(), CaptureRequest{
+		Reference: charge.ID.String(), OrderID: charge.OrderID.String(),
+		Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: charge.PaymentMethod})
 	if errors.Is(err, ErrRefused) {
-		s.log.WarnContext(ctx, "the provider refused a charge", "order_id", row.OrderID, "charge_id", row.ID, "error", err)
+		s.log.WarnContext(ctx, "the provider refused a charge",
+			"order_id", charge.OrderID, "charge_id", charge.ID, "error", err)
 		return Capture{Status: CaptureDeclined, DeclineCode: "refused_by_provider"}, nil
 	}
 	return capture, err
 }
 
-// markUnknown leaves the charge to the reconciler, which looks again after the pause, and returns the charge as it stands.
-func (s *Service) markUnknown(ctx context.Context, row paymentsdb.Charge, pause time.Duration) (paymentsdb.Charge, error) {
-	marked, err := s.db.MarkUnknown(ctx, paymentsdb.MarkUnknownParams{ID: row.ID, Attempt: row.Attempt, Pause: pause})
-	if errors.Is(err, pgx.ErrNoRows) {
-		// Somebody else took over or knew more meanwhile.
-		marked, err = s.db.GetCharge(ctx, row.ID)
+// markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns the
+// charge as it stands.
+func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge,
+	pause time.Duration) (paymentsdb.Charge, error) {
+	marked, err := s.db.MarkUnknown(ctx,
+		paymentsdb.MarkUnknownParams{ID: charge.ID, Attempt: charge.Attempt, Pause: pause})
+	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
+		marked, err = s.db.GetCharge(ctx, charge.ID)
 	}
 	if err != nil {
-		return row, fmt.Errorf("mark the charge as unknown: %w", err)
+		return charge, fmt.Errorf("mark the charge as unknown: %w", err)
 	}
 	return marked, nil
 }
 
-// answer decides what a request means that found its key in use.
-func (s *Service) answer(row paymentsdb.Charge, c ChargeOrder) (dedup.Answer, error) {
-	var now dedup.Answer
-	var err error
-	switch {
-	case row.Answer != nil:
-		now = stored(row)
-	case row.Status == string(Unknown):
-		now, err = current(row)
-	default:
-		_, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), dedup.Answer{ID: row.ID})
-		return dedup.Answer{}, errors.Join(err, dedup.InProgressError{ID: row.ID})
+// answerOf returns the final answer of a settled charge, or 202 with the charge as it stands.
+func answerOf(charge paymentsdb.Charge) (dedup.Answer, error) {
+	if charge.Answer != nil {
+		return dedup.Answer{ID: charge.ID, Status: int(*charge.AnswerStatus), Body: charge.Answer, Final: true}, nil
 	}
-	if err != nil {
-		return dedup.Answer{}, err
-	}
-	return dedup.Replay(row.Fingerprint, c.Fingerprint(), now)
-}
-
-// stored is the final answer of a settled charge.
-func stored(row paymentsdb.Charge) dedup.Answer {
-	return dedup.Answer{ID: row.ID, Status: int(*row.AnswerStatus), Body: row.Answer, Final: true}
-}
-
-// current is the answer of a charge whose outcome is not known yet.
-func current(row paymentsdb.Charge) (dedup.Answer, error) {
-	body, err := json.Marshal(view(row))
+	body, err := json.Marshal(view(charge))
 	if err != nil {
 		return dedup.Answer{}, fmt.Errorf("encode the charge: %w", err)
 	}
-	return dedup.Answer{ID: row.ID, Status: http.StatusAccepted, Body: body}, nil
+	return dedup.Answer{ID: charge.ID, Status: http.StatusAccepted, Body: body}, nil
 }
 
-func findByKey(ctx context.Context, db *paymentsdb.Queries, c ChargeOrder) (paymentsdb.Charge, error) {
-	row, err := db.FindChargeByKey(ctx, paymentsdb.FindChargeByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
-	if err != nil {
-		return row, fmt.Errorf("find the charge by its key: %w", err)
+const (
+	// maxBatch is how many charges share a transaction.
+	maxBatch = 256
+	// maxWaiting bounds the queue of each batcher.
+	maxWaiting = 4096
+	// batchTimeout bounds a batch, which no caller's context does.
+	batchTimeout = 8 * time.Second
+)
+
+// shared marks an error that no single request caused: its batch is not split and run again.
+func shared(err error) error {
+	if pg.IsUnavailable(err) {
+		return errors.Join(coalesce.ErrShared, err)
 	}
-	return row, nil
-}
-
-// reread looks for a row after a commit whose answer was lost.
-func (s *Service) reread(ctx context.Context, id uuid.UUID) (paymentsdb.Charge, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-	defer cancel()
-	return s.db.GetCharge(ctx, id)
+	return err
 }

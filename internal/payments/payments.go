@@ -1,5 +1,6 @@
-// Package payments charges an order at most once across a network call that can fail in every way: the attempt is stored
-// before the provider is asked, the provider's key is derived from the stored row, and an outcome nobody knows is a state of its own.
+// Package payments charges an order at most once, across a network call that can fail in every way: the
+// charge is stored before the provider is asked, the provider's key is derived from the stored row, and
+// an unknown outcome is a state of its own.
 package payments
 
 import (
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/onceshop/onceshop/internal/coalesce"
@@ -21,15 +21,15 @@ import (
 )
 
 var (
-	// ErrNotFound reports a charge that does not exist or is somebody else's.
+	// ErrNotFound reports a charge that does not exist or is another customer's.
 	ErrNotFound = errors.New("payments: no such charge")
 	// ErrOrderNotPayable reports an order that was canceled, expired or refunded.
 	ErrOrderNotPayable = errors.New("payments: the order cannot be paid any more")
 	// ErrOrderNotCancelable reports an order that has ended: canceled, expired or refunded.
 	ErrOrderNotCancelable = errors.New("payments: the order cannot be canceled any more")
-	// ErrNotSigned reports a webhook that the provider did not sign, or not just now.
+	// ErrNotSigned reports a webhook without a valid, recent signature of the provider.
 	ErrNotSigned = errors.New("payments: the webhook has no valid, recent signature")
-	// ErrNotApplicableYet reports an event that came before what it is about: it has to come again.
+	// ErrNotApplicableYet reports an event that arrived before what it is about. It must be sent again.
 	ErrNotApplicableYet = errors.New("payments: the event cannot be applied yet")
 )
 
@@ -40,7 +40,8 @@ func (e RefundExceedsError) Error() string {
 	return fmt.Sprintf("payments: refund of %s exceeds the refundable %s", e.Asked, e.Refundable)
 }
 
-// InProgressError reports that another key's charge for the order is live: its outcome must come first.
+// InProgressError reports that another key's charge for the order is live. The order can be charged again
+// if that one is declined.
 type InProgressError struct{ ChargeID uuid.UUID }
 
 func (e InProgressError) Error() string {
@@ -60,7 +61,7 @@ type Status string
 const (
 	// Pending means that the provider is being asked.
 	Pending Status = "pending"
-	// Unknown means that the provider was asked and nobody knows what came of it.
+	// Unknown means that the provider was asked and its answer did not arrive.
 	Unknown Status = "unknown"
 	// Succeeded means that the money moved.
 	Succeeded Status = "succeeded"
@@ -83,13 +84,15 @@ type Charge struct {
 	CreatedAt      time.Time `json:"created_at"`
 }
 
-// Timing says how long things may take. app checks that the times nest.
+// Timing limits how long things may take. app checks that the times nest.
 type Timing struct {
 	// ProviderTimeout bounds one call to the provider.
 	ProviderTimeout time.Duration
-	// Lease is how long whoever asks the provider may hold a charge or refund: longer than a call and the transaction after it.
+	// Lease is how long a worker that asks the provider holds a charge or refund: longer than a call and
+	// the transaction after it.
 	Lease time.Duration
-	// Horizon is how long the provider may be asked again under the same key: shorter than the provider remembers it.
+	// Horizon is how long the provider may be asked again under the same key: shorter than the provider
+	// remembers it.
 	Horizon time.Duration
 }
 
@@ -104,42 +107,36 @@ type Service struct {
 	provider Provider
 	timing   Timing
 	now      func() time.Time
+	recorder *timeline.Recorder
 	log      *slog.Logger
 
-	starting *coalesce.Batcher[ChargeOrder, start]
-	settling *coalesce.Batcher[outcome, paymentsdb.Charge]
-
-	// Stopped records twins for the order's timeline. It may be nil; set it before the service is used.
-	Stopped *timeline.Recorder
+	starting *coalesce.Batcher[ChargeOrder, paymentsdb.Charge]
+	settling *coalesce.Batcher[outcome, verdict]
 }
 
-// New returns a service on the pool's database. Leases use the database's clock; now dates what people see.
-func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, timing Timing, now func() time.Time, log *slog.Logger) *Service {
-	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing, now: now, log: log}
-	s.starting = coalesce.New(maxTogether, maxWaiting, s.startAll)
-	s.settling = coalesce.New(maxTogether, maxWaiting, s.settleAll)
+// New returns a service on the pool's database. Leases use the database's clock; now dates what people
+// see. The recorder of stopped twins may be nil.
+func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, timing Timing, now func() time.Time,
+	recorder *timeline.Recorder, log *slog.Logger) *Service {
+	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing,
+		now: now, recorder: recorder, log: log}
+	s.starting = coalesce.New(maxBatch, maxWaiting, s.start)
+	s.settling = coalesce.New(maxBatch, maxWaiting, s.settleAll)
 	return s
 }
 
-// timestamp is what Postgres can keep: the answer and the row must tell the same time.
+// timestamp has the precision of Postgres: the answer and the row must show the same time.
 func (s *Service) timestamp() time.Time {
 	return s.now().UTC().Truncate(time.Microsecond)
 }
 
-// lockOwnTx locks an order of the customer; another's is one that does not exist.
-func (s *Service) lockOwnTx(ctx context.Context, tx pgx.Tx, id, customerID uuid.UUID) (orders.Order, error) {
-	order, err := s.orders.LegacyLockTx(ctx, tx, id)
-	if err == nil && order.CustomerID != customerID {
-		err = orders.ErrNotFound
-	}
-	return order, err
+// detach returns a context that the end of ctx does not end.
+func detach(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), timeout)
 }
 
 func view(row paymentsdb.Charge) Charge {
-	charge := Charge{ID: row.ID, CustomerID: row.CustomerID, OrderID: row.OrderID, Status: Status(row.Status), Amount: row.Amount,
-		AmountRefunded: row.AmountRefunded, Currency: row.Currency, CreatedAt: row.CreatedAt.UTC()}
-	if row.DeclineCode != nil {
-		charge.DeclineCode = *row.DeclineCode
-	}
-	return charge
+	return Charge{ID: row.ID, CustomerID: row.CustomerID, OrderID: row.OrderID, Status: Status(row.Status),
+		Amount: row.Amount, AmountRefunded: row.AmountRefunded, Currency: row.Currency,
+		DeclineCode: value(row.DeclineCode), CreatedAt: row.CreatedAt.UTC()}
 }

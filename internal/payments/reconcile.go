@@ -132,7 +132,7 @@ func pick(captures []Capture) Capture {
 }
 
 func (s *Service) settled(ctx context.Context, row paymentsdb.Charge, capture Capture) error {
-	after, err := s.settle(ctx, row, capture, row.Attempt)
+	after, err := s.settle(ctx, row, capture)
 	if err == nil {
 		s.log.InfoContext(ctx, "reconciled a charge", "charge_id", row.ID, "order_id", row.OrderID, "attempt", row.Attempt, "status", after.Status)
 	}

@@ -21,17 +21,16 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-const maxReason = 500
-
-// Why money goes back: a client asked, the order was canceled, or the money came when the order had ended.
+// Causes of a refund: a client asked for it, the order was canceled, or the money was captured after the
+// order had ended.
 const (
 	causeRequested = "requested"
 	causeCanceled  = "canceled"
 	causeLate      = "late"
 )
 
-// RefundCharge is the wish to give money back: Amount minor units, or with nil the rest. The exported JSON fields are what it
-// means; customer and key are its scope.
+// RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil. Its
+// JSON is what the idempotency key stands for.
 type RefundCharge struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -41,7 +40,7 @@ type RefundCharge struct {
 	Reason   string    `json:"reason"`
 }
 
-// Fingerprint is what the command means.
+// Fingerprint identifies what the request asks for.
 func (c RefundCharge) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
 // Refund as the API shows it. Amount is in minor units of Currency.
@@ -54,71 +53,96 @@ type Refund struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Refund gives money back in the three phases of Charge. The answer is 201, final and kept for the key, or 202 while nobody knows
-// the outcome. Errors: problem.InvalidError, ErrNotFound and RefundExceedsError leave the key unused; the others are as for Charge.
-// The first phase takes the amount off what the charge can still refund, so refunds at the same time stay within the capture.
+// Refund gives money back, once per customer and key, in the three phases of Charge. It returns 201,
+// which is final and replayed to the key, or 202 while the outcome is unknown. problem.InvalidError,
+// ErrNotFound and RefundExceedsError leave the key unused; the other errors are those of Charge. The
+// first phase takes the amount off what the charge can still refund, so that concurrent refunds stay
+// within the capture.
 func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, error) {
-	if c.Amount != nil && *c.Amount < 1 {
-		return dedup.Answer{}, problem.InvalidError{Field: "amount", Reason: "must be a whole number from 1, in minor units; leave it out to refund the rest"}
-	}
-	if len(c.Reason) > maxReason {
-		return dedup.Answer{}, problem.InvalidError{Field: "reason", Reason: fmt.Sprintf("must be at most %d bytes long", maxReason)}
-	}
-	row, err := findRefundByKey(ctx, s.db, c)
-	if err == nil {
-		return s.refundAnswer(row, c)
-	}
-	if !errors.Is(err, pgx.ErrNoRows) {
+	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
 	}
-	started := false
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		row, started, err = s.startRefundTx(ctx, tx, c)
-		return err
+	var refund paymentsdb.Refund
+	answer, err := dedup.Once(ctx, dedup.Request{
+		Fingerprint: c.Fingerprint(),
+		Find: func(ctx context.Context) (dedup.Row, error) {
+			return findRefund(ctx, s.db, c)
+		},
+		Do: func(ctx context.Context) (dedup.Answer, error) {
+			err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) { // tx A
+				refund, err = s.startRefundTx(ctx, tx, c)
+				return err
+			})
+			return dedup.Answer{ID: refund.ID}, err
+		},
 	})
-	if errors.Is(err, pg.ErrCommitUnknown) && started {
-		// The refund with our id stands only if our transaction did.
-		if reread, rereadErr := s.db.GetRefund(context.WithoutCancel(ctx), row.ID); rereadErr == nil {
-			row, err = reread, nil
-		}
+	if err != nil || answer.Replayed {
+		return answer, err
+	}
+	crash.At(crash.RefundStarted)
+
+	// The refund runs to its end even if the client has gone.
+	ctx, cancel := detach(ctx, s.timing.ProviderTimeout+2*settleTimeout)
+	defer cancel()
+	refund, err = s.attemptRefund(ctx, refund, firstLook) // no tx, then tx B
+	crash.At(crash.RefundSettled)
+	if err == nil && refund.Status == string(Failed) {
+		err = RefundExceedsError{Asked: money.Money{Minor: refund.Amount, Currency: refund.Currency},
+			Refundable: money.Money{Currency: refund.Currency}}
 	}
 	if err != nil {
 		return dedup.Answer{}, err
 	}
-	if !started {
-		return s.refundAnswer(row, c)
-	}
-	crash.At(crash.RefundStarted)
-	row, err = s.attemptRefund(context.WithoutCancel(ctx), row, firstLook)
-	crash.At(crash.RefundSettled)
-	switch {
-	case err != nil:
-		return dedup.Answer{}, err
-	case row.Status == string(Failed):
-		return dedup.Answer{}, RefundExceedsError{Asked: money.Money{Minor: row.Amount, Currency: row.Currency}, Refundable: money.Money{Currency: row.Currency}}
-	default:
-		return describe(row)
-	}
+	return refundAnswerOf(refund)
 }
 
-// startRefundTx stores the refund, or returns the one that already stands under the key.
-func (s *Service) startRefundTx(ctx context.Context, tx pgx.Tx, c RefundCharge) (row paymentsdb.Refund, started bool, err error) {
+const maxReason = 500
+
+func (c RefundCharge) validate() error {
+	if c.Amount != nil && *c.Amount < 1 {
+		return problem.InvalidError{Field: "amount",
+			Reason: "must be a whole number from 1, in minor units; leave it out to refund the rest"}
+	}
+	if len(c.Reason) > maxReason {
+		return problem.InvalidError{Field: "reason", Reason: fmt.Sprintf("must be at most %d bytes long", maxReason)}
+	}
+	return nil
+}
+
+// findRefund reads the refund under the request's key.
+func findRefund(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (dedup.Row, error) {
+	refund, err := db.FindRefundByKey(ctx,
+		paymentsdb.FindRefundByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dedup.Row{}, dedup.ErrNoRow
+	}
+	if err != nil {
+		return dedup.Row{}, fmt.Errorf("find the refund by its key: %w", err)
+	}
+	row := dedup.Row{ID: refund.ID, Fingerprint: refund.Fingerprint}
+	if refund.Status != string(Pending) {
+		row.Answer, err = refundAnswerOf(refund)
+	}
+	return row, err
+}
+
+// startRefundTx inserts the refund under its key. It looks for the key again under the lock: a charge
+// with nothing left to refund may owe that to this request's own twin.
+func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, c RefundCharge) (paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
 	charge, err := db.GetCharge(ctx, c.ChargeID)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return row, false, ErrNotFound
+		return paymentsdb.Refund{}, ErrNotFound
 	}
 	if err != nil {
-		return row, false, fmt.Errorf("read the charge: %w", err)
+		return paymentsdb.Refund{}, fmt.Errorf("read the charge: %w", err)
 	}
-	if _, err := s.orders.LegacyLockTx(ctx, tx, charge.OrderID); err != nil {
-		return row, false, err
-	}
-	if row, err = findRefundByKey(ctx, db, c); err == nil || !errors.Is(err, pgx.ErrNoRows) {
-		return row, false, err
-	}
+	s.orders.LockTx(tx, charge.OrderID)
 	if charge, err = db.LockCharge(ctx, c.ChargeID); err != nil {
-		return row, false, fmt.Errorf("lock the charge: %w", err)
+		return paymentsdb.Refund{}, fmt.Errorf("lock the charge: %w", err)
+	}
+	if _, err := findRefund(ctx, db, c); !errors.Is(err, dedup.ErrNoRow) {
+		return paymentsdb.Refund{}, taken(err)
 	}
 	refundable := charge.Amount - charge.AmountRefunded
 	if charge.Status != string(Succeeded) {
@@ -129,204 +153,196 @@ func (s *Service) startRefundTx(ctx context.Context, tx pgx.Tx, c RefundCharge) 
 		amount = *c.Amount
 	}
 	if refundable == 0 {
-		return row, false, exceeds(charge, amount, 0)
+		return paymentsdb.Refund{}, exceeds(charge, amount, 0)
 	}
 	fingerprint := c.Fingerprint()
 	key := string(c.Key)
-	row, err = s.insertRefundTx(ctx, tx, charge, paymentsdb.InsertRefundParams{CustomerID: &c.CustomerID, IdempotencyKey: &key,
-		Fingerprint: fingerprint[:], Cause: causeRequested, Reason: c.Reason, Amount: amount})
-	if errors.Is(err, pgx.ErrNoRows) {
-		row, err = findRefundByKey(ctx, db, c)
-		return row, false, err
+	inserted, err := s.insertRefundTx(tx, charge, paymentsdb.InsertRefundParams{CustomerID: &c.CustomerID,
+		IdempotencyKey: &key, Fingerprint: fingerprint[:], Cause: causeRequested, Reason: c.Reason, Amount: amount})
+	if err == nil {
+		err = tx.Flush(ctx)
 	}
-	return row, true, err
+	switch {
+	case pg.Violates(err, "charges_refunds_within_capture"):
+		return paymentsdb.Refund{}, exceeds(charge, amount, refundable)
+	case err != nil:
+		return paymentsdb.Refund{}, fmt.Errorf("insert the refund: %w", err)
+	case len(*inserted) == 0: // another charge's refund has taken the key
+		return paymentsdb.Refund{}, dedup.ErrKeyTaken
+	}
+	return paymentsdb.Refund((*inserted)[0]), nil
 }
 
-// startOwnRefundTx gives back the rest of a charge because the shop has to. The reconciler carries it out if the caller does not.
-func (s *Service) startOwnRefundTx(ctx context.Context, tx pgx.Tx, charge paymentsdb.Charge, cause string) (paymentsdb.Refund, error) {
-	return s.insertRefundTx(ctx, tx, charge, paymentsdb.InsertRefundParams{Cause: cause, Amount: charge.Amount - charge.AmountRefunded})
+// taken is the result of a second look for a key, under a lock, that did not return dedup.ErrNoRow.
+func taken(err error) error {
+	if err == nil {
+		return dedup.ErrKeyTaken
+	}
+	return err
 }
 
-// insertRefundTx writes the refund and takes its amount off the charge. The constraint, not a read before, keeps it within the capture.
-func (s *Service) insertRefundTx(ctx context.Context, tx pgx.Tx, charge paymentsdb.Charge, r paymentsdb.InsertRefundParams) (paymentsdb.Refund, error) {
+// insertOwnRefundTx queues a refund of the rest of a charge that the shop owes. The reconciler carries
+// it out if the caller does not.
+func (s *Service) insertOwnRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
+	cause string) (*[]paymentsdb.InsertRefundRow, error) {
+	return s.insertRefundTx(tx, charge,
+		paymentsdb.InsertRefundParams{Cause: cause, Amount: charge.Amount - charge.AmountRefunded})
+}
+
+// insertRefundTx queues a refund, which is known after the next Flush. It is missing if its key is taken.
+func (s *Service) insertRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
+	r paymentsdb.InsertRefundParams) (*[]paymentsdb.InsertRefundRow, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
-		return paymentsdb.Refund{}, fmt.Errorf("make a refund id: %w", err)
+		return nil, fmt.Errorf("make a refund id: %w", err)
 	}
 	r.ID, r.ChargeID, r.Currency, r.CreatedAt = id, charge.ID, charge.Currency, s.timestamp()
-	if r.Cause != causeLate { // nobody waits for a late one: the reconciler may take it at once
+	if r.Cause != causeLate { // a late refund has no caller that carries it out: the reconciler may take it at once
 		r.Lease = s.timing.Lease
 	}
-	db := paymentsdb.New(tx)
-	row, err := db.InsertRefund(ctx, r)
-	if err != nil {
-		return row, fmt.Errorf("insert the refund: %w", err)
-	}
-	_, err = db.AddRefunded(ctx, paymentsdb.AddRefundedParams{ID: charge.ID, Amount: row.Amount})
-	if pg.Violates(err, "charges_refunds_within_capture") {
-		return row, exceeds(charge, row.Amount, charge.Amount-charge.AmountRefunded)
-	}
-	if err != nil {
-		return row, fmt.Errorf("take the refund off the charge: %w", err)
-	}
-	return row, nil
+	return pg.Later(tx, paymentsdb.New(tx).InsertRefund, r), nil
 }
 
 func exceeds(charge paymentsdb.Charge, asked, refundable int64) error {
-	return RefundExceedsError{Asked: money.Money{Minor: asked, Currency: charge.Currency}, Refundable: money.Money{Minor: refundable, Currency: charge.Currency}}
+	return RefundExceedsError{Asked: money.Money{Minor: asked, Currency: charge.Currency},
+		Refundable: money.Money{Minor: refundable, Currency: charge.Currency}}
 }
 
-// attemptRefund asks the provider and settles what it says. It returns the refund as it stands then; one whose outcome nobody knows
-// is looked at again after the pause.
-func (s *Service) attemptRefund(ctx context.Context, row paymentsdb.Refund, pause time.Duration) (paymentsdb.Refund, error) {
-	charge, err := s.db.GetCharge(ctx, row.ChargeID)
+// attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the outcome
+// is unknown, the reconciler asks again after the pause.
+func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
+	pause time.Duration) (paymentsdb.Refund, error) {
+	charge, err := s.db.GetCharge(ctx, refund.ChargeID)
 	if err != nil {
-		return row, fmt.Errorf("read the charge: %w", err)
+		return refund, fmt.Errorf("read the charge: %w", err)
 	}
 	if charge.ProviderID == nil {
-		return row, fmt.Errorf("charge %s has no capture to refund", charge.ID)
+		return refund, fmt.Errorf("charge %s has no capture to refund", charge.ID)
 	}
-	ask, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
-	defer cancel()
-	given, err := s.provider.Refund(ask, "refund_"+row.ID.String(), RefundRequest{CaptureID: *charge.ProviderID, Amount: row.Amount})
+	given, err := s.giveBack(ctx, refund, *charge.ProviderID)
 	crash.At(crash.RefundGiven)
-	ctx, cancel = context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
 	switch {
 	case errors.Is(err, ErrRefused):
-		s.log.ErrorContext(ctx, "the provider refused a refund", "charge_id", charge.ID, "refund_id", row.ID, "error", err)
-		return s.settleRefund(ctx, charge, row, nil)
+		s.log.ErrorContext(ctx, "the provider refused a refund",
+			"charge_id", charge.ID, "refund_id", refund.ID, "error", err)
+		return s.settleRefund(ctx, charge, refund, nil)
 	case err != nil:
-		s.log.WarnContext(ctx, "the outcome of a refund is unknown", "charge_id", charge.ID, "refund_id", row.ID, "error", err)
-		return s.markRefundUnknown(ctx, row, pause)
+		s.log.WarnContext(ctx, "the outcome of a refund is unknown",
+			"charge_id", charge.ID, "refund_id", refund.ID, "error", err)
+		return s.markRefundUnknown(ctx, refund, pause)
 	default:
-		return s.settleRefund(ctx, charge, row, &given)
+		return s.settleRefund(ctx, charge, refund, &given)
 	}
 }
 
-// settleRefund stores what the provider said of a refund: nil means that it refused for good.
-func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, row paymentsdb.Refund, given *ProviderRefund) (paymentsdb.Refund, error) {
-	settled := row
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		settled, err = s.settleRefundTx(ctx, tx, charge, row, given)
+// giveBack asks the provider for the refund. Every try has the same key, derived from the stored refund.
+func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund, captureID string) (ProviderRefund, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
+	defer cancel()
+	return s.provider.Refund(ctx, "refund_"+refund.ID.String(),
+		RefundRequest{CaptureID: captureID, Amount: refund.Amount})
+}
+
+// settleRefund stores the provider's answer, or with nil its refusal, and returns the refund as it stands.
+func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, refund paymentsdb.Refund,
+	given *ProviderRefund) (paymentsdb.Refund, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	settled := refund
+	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+		settled, err = s.settleRefundTx(ctx, tx, charge, refund, given)
 		return err
 	})
 	if errors.Is(err, errStale) {
-		s.log.WarnContext(ctx, "a stale worker was refused", "refund_id", row.ID, "charge_id", row.ChargeID, "attempt", row.Attempt)
-		s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: row.Attempt})
+		s.log.WarnContext(ctx, "a stale worker was refused",
+			"refund_id", refund.ID, "charge_id", refund.ChargeID, "attempt", refund.Attempt)
+		s.recorder.Stopped(refund.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: refund.Attempt})
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
-		if reread, rereadErr := s.db.GetRefund(context.WithoutCancel(ctx), row.ID); rereadErr == nil {
-			return reread, nil
+		ctx, cancel := detach(ctx, settleTimeout)
+		defer cancel()
+		if stands, rereadErr := s.db.GetRefund(ctx, refund.ID); rereadErr == nil {
+			return stands, nil
 		}
 	}
 	return settled, err
 }
 
-func (s *Service) settleRefundTx(ctx context.Context, tx pgx.Tx, charge paymentsdb.Charge, row paymentsdb.Refund, given *ProviderRefund) (paymentsdb.Refund, error) {
-	order, err := s.orders.LegacyLockTx(ctx, tx, charge.OrderID)
-	if err != nil {
-		return row, err
-	}
+func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymentsdb.Charge,
+	refund paymentsdb.Refund, given *ProviderRefund) (paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
-	if charge, err = db.LockCharge(ctx, charge.ID); err != nil {
-		return row, fmt.Errorf("lock the charge: %w", err)
-	}
-	attempt := row.Attempt
-	if row, err = db.LockRefund(ctx, row.ID); err != nil {
-		return row, fmt.Errorf("lock the refund: %w", err)
-	}
-	if row.Status == string(Succeeded) || row.Status == string(Failed) {
-		return row, nil
-	}
-	if row.Attempt != attempt {
-		return row, errStale
-	}
-	if given == nil {
-		return s.failRefundTx(ctx, db, row)
-	}
-	row.Status, row.ProviderID = string(Succeeded), &given.ID
-	if row.Answer, err = json.Marshal(viewRefund(row)); err != nil {
-		return row, fmt.Errorf("encode the refund: %w", err)
-	}
-	if err := db.SettleRefund(ctx, paymentsdb.SettleRefundParams{ID: row.ID, ProviderID: row.ProviderID, Answer: row.Answer}); err != nil {
-		return row, fmt.Errorf("settle the refund: %w", err)
-	}
-	if order.Status == orders.Paid && charge.AmountRefunded == charge.Amount {
-		return row, s.closeTx(ctx, tx, db, order, charge)
-	}
-	return row, nil
-}
-
-// closeTx ends an order all of whose money is back.
-func (s *Service) closeTx(ctx context.Context, tx pgx.Tx, db *paymentsdb.Queries, order orders.Order, charge paymentsdb.Charge) error {
-	refunds, err := db.ListRefunds(ctx, charge.ID)
+	locked := s.orders.LockTx(tx, charge.OrderID)
+	charge, err := db.LockCharge(ctx, charge.ID)
 	if err != nil {
-		return fmt.Errorf("list the charge's refunds: %w", err)
+		return refund, fmt.Errorf("lock the order and the charge: %w", err)
 	}
-	for _, r := range refunds {
-		if r.Status == string(Pending) || r.Status == string(Unknown) {
-			return nil
-		}
+	attempt := refund.Attempt
+	if refund, err = db.LockRefund(ctx, refund.ID); err != nil {
+		return refund, fmt.Errorf("lock the refund: %w", err)
 	}
-	return s.orders.LegacyChangeStatusTx(ctx, tx, order, orders.Refunded)
+	switch {
+	case refund.Status == string(Succeeded), refund.Status == string(Failed):
+		return refund, nil
+	case refund.Attempt != attempt:
+		return refund, errStale
+	case given == nil:
+		refund.Status = string(Failed)
+		return refund, db.FailRefund(ctx, refund.ID)
+	}
+	refund.Status, refund.ProviderID = string(Succeeded), &given.ID
+	if refund.Answer, err = json.Marshal(viewRefund(refund)); err != nil {
+		return refund, fmt.Errorf("encode the refund: %w", err)
+	}
+	if err := db.SettleRefund(ctx, paymentsdb.SettleRefundParams{ID: refund.ID, ProviderID: refund.ProviderID,
+		Answer: refund.Answer}); err != nil {
+		return refund, fmt.Errorf("settle the refund: %w", err)
+	}
+	order, err := locked.Order(charge.OrderID)
+	if err == nil && order.Status == orders.Paid && charge.AmountRefunded == charge.Amount {
+		err = s.closeTx(ctx, tx, locked, charge)
+	}
+	return refund, err
 }
 
-func (s *Service) failRefundTx(ctx context.Context, db *paymentsdb.Queries, row paymentsdb.Refund) (paymentsdb.Refund, error) {
-	if err := db.FailRefund(ctx, row.ID); err != nil {
-		return row, fmt.Errorf("fail the refund: %w", err)
+// closeTx ends a paid order when all its money is back.
+func (s *Service) closeTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, charge paymentsdb.Charge) error {
+	live, err := paymentsdb.New(tx).HasLiveRefund(ctx, charge.ID)
+	if err != nil {
+		return fmt.Errorf("look for live refunds of the charge: %w", err)
 	}
-	if _, err := db.AddRefunded(ctx, paymentsdb.AddRefundedParams{ID: row.ChargeID, Amount: -row.Amount}); err != nil {
-		return row, fmt.Errorf("give the refund back to the charge: %w", err)
+	if live {
+		return nil
 	}
-	row.Status = string(Failed)
-	return row, nil
+	return s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: charge.OrderID, To: orders.Refunded})
 }
 
-func (s *Service) markRefundUnknown(ctx context.Context, row paymentsdb.Refund, pause time.Duration) (paymentsdb.Refund, error) {
-	marked, err := s.db.MarkRefundUnknown(ctx, paymentsdb.MarkRefundUnknownParams{ID: row.ID, Attempt: row.Attempt, Pause: pause})
-	if errors.Is(err, pgx.ErrNoRows) {
-		marked, err = s.db.GetRefund(ctx, row.ID)
+// markRefundUnknown leaves the refund to the reconciler, which asks again after the pause.
+func (s *Service) markRefundUnknown(ctx context.Context, refund paymentsdb.Refund,
+	pause time.Duration) (paymentsdb.Refund, error) {
+	marked, err := s.db.MarkRefundUnknown(ctx,
+		paymentsdb.MarkRefundUnknownParams{ID: refund.ID, Attempt: refund.Attempt, Pause: pause})
+	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
+		marked, err = s.db.GetRefund(ctx, refund.ID)
 	}
 	if err != nil {
-		return row, fmt.Errorf("mark the refund as unknown: %w", err)
+		return refund, fmt.Errorf("mark the refund as unknown: %w", err)
 	}
 	return marked, nil
 }
 
-// refundAnswer decides what a request means that found its key in use.
-func (s *Service) refundAnswer(row paymentsdb.Refund, c RefundCharge) (dedup.Answer, error) {
-	answer, err := describe(row)
-	if err != nil {
-		return dedup.Answer{}, err
+// refundAnswerOf returns the final answer of a settled refund, or 202 with the refund as it stands.
+func refundAnswerOf(refund paymentsdb.Refund) (dedup.Answer, error) {
+	if refund.Answer != nil {
+		return dedup.Answer{ID: refund.ID, Status: http.StatusCreated, Body: refund.Answer, Final: true}, nil
 	}
-	answer, err = dedup.Replay(row.Fingerprint, c.Fingerprint(), answer)
-	if err == nil && row.Status == string(Pending) {
-		return dedup.Answer{}, dedup.InProgressError{ID: row.ID}
-	}
-	return answer, err
-}
-
-// describe is the answer of a refund as it stands.
-func describe(row paymentsdb.Refund) (dedup.Answer, error) {
-	if row.Answer != nil {
-		return dedup.Answer{ID: row.ID, Status: http.StatusCreated, Body: row.Answer, Final: true}, nil
-	}
-	body, err := json.Marshal(viewRefund(row))
+	body, err := json.Marshal(viewRefund(refund))
 	if err != nil {
 		return dedup.Answer{}, fmt.Errorf("encode the refund: %w", err)
 	}
-	return dedup.Answer{ID: row.ID, Status: http.StatusAccepted, Body: body}, nil
+	return dedup.Answer{ID: refund.ID, Status: http.StatusAccepted, Body: body}, nil
 }
 
 func viewRefund(row paymentsdb.Refund) Refund {
-	return Refund{ID: row.ID, ChargeID: row.ChargeID, Status: Status(row.Status), Amount: row.Amount, Currency: row.Currency, CreatedAt: row.CreatedAt.UTC()}
-}
-
-func findRefundByKey(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (paymentsdb.Refund, error) {
-	row, err := db.FindRefundByKey(ctx, paymentsdb.FindRefundByKeyParams{CustomerID: c.CustomerID, IdempotencyKey: string(c.Key)})
-	if err != nil {
-		return row, fmt.Errorf("find the refund by its key: %w", err)
-	}
-	return row, nil
+	return Refund{ID: row.ID, ChargeID: row.ChargeID, Status: Status(row.Status), Amount: row.Amount,
+		Currency: row.Currency, CreatedAt: row.CreatedAt.UTC()}
 }

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/google/uuid"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -16,120 +17,174 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// notCaptured is the decline code of a charge that we gave up because the provider did not know it.
-const notCaptured = "not_captured"
+// outcome is the provider's answer about a charge.
+type outcome struct {
+	chargeID, orderID uuid.UUID
+	capture           Capture
+	// attempt is the fencing token of the worker that asked. A webhook has none: it is unfenced.
+	attempt int32
+}
 
-// unfenced is the attempt of a writer that holds no lease: the provider's own word.
+// unfenced is the attempt of an outcome that the provider sent without being asked.
 const unfenced = 0
 
 // errStale refuses a worker whose lease ran out and whose charge or refund another has taken over.
 var errStale = errors.New("payments: another worker has taken over")
 
-// settle stores what the provider said of a charge, with everything that follows from it, and returns the charge as it
-// stands. Answer, reconciler and webhook all meet here: whoever comes first decides, later ones find nothing to do, and a
-// worker with an old attempt number changes nothing.
-func (s *Service) settle(ctx context.Context, row paymentsdb.Charge, capture Capture, attempt int32) (paymentsdb.Charge, error) {
-	settled, err := s.settling.Do(ctx, outcome{row, capture, attempt})
-	if errors.Is(err, errAlone) {
-		err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-			settled, err = s.settleTx(ctx, tx, row, capture, attempt)
-			return err
-		})
-	}
-	if err == nil {
-		return settled, nil
-	}
-	if errors.Is(err, errStale) {
-		s.log.WarnContext(ctx, "a stale worker was refused", "charge_id", row.ID, "order_id", row.OrderID, "attempt", attempt)
-		s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: attempt})
-	}
-	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
-		if reread, rereadErr := s.reread(ctx, row.ID); rereadErr == nil && (reread.Answer != nil || errors.Is(err, errStale)) {
-			return reread, nil
-		}
-	}
-	return row, err
-}
-
-// settleTx takes the order's lock before the charge's, as lookTx does.
-func (s *Service) settleTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge, capture Capture, attempt int32) (paymentsdb.Charge, error) {
-	order, err := s.orders.LegacyLockTx(ctx, tx, row.OrderID)
-	if err != nil {
-		return row, err
-	}
-	db := paymentsdb.New(tx)
-	if row, err = db.LockCharge(ctx, row.ID); err != nil {
-		return row, fmt.Errorf("lock the charge: %w", err)
-	}
-	if row.Answer != nil {
-		if attempt != unfenced {
-			s.Stopped.Stopped(row.ID, timeline.Stop{Kind: timeline.SettledAlready})
-		}
-		return s.afterTheEndTx(ctx, tx, row, capture)
-	}
-	if attempt != unfenced && row.Attempt != attempt {
-		return row, errStale
-	}
-	if err := decide(&row, capture); err != nil {
-		return row, err
-	}
-	if err := writeOutcome(ctx, db, row); err != nil {
-		return row, err
-	}
-	return row, s.followTx(ctx, tx, order, row)
-}
-
-// decide makes what the provider said the end of the charge.
-func decide(row *paymentsdb.Charge, capture Capture) error {
-	row.Status, row.ProviderID, row.DeclineCode = capture.Status, optional(capture.ID), optional(capture.DeclineCode)
-	status, body, err := finalAnswer(view(*row))
-	row.AnswerStatus, row.Answer = &status, body
-	return err
-}
-
-// followTx does what the outcome of a charge means for its order.
-func (s *Service) followTx(ctx context.Context, tx pgx.Tx, order orders.Order, row paymentsdb.Charge) error {
+// settle is tx B: it stores the provider's answer to the holder of the charge, with everything that
+// follows from it, and returns the charge as it stands. The answer to a request, the reconciler and the
+// webhooks all meet in settleTx: the first one decides, and later ones change nothing.
+func (s *Service) settle(ctx context.Context, charge paymentsdb.Charge, capture Capture) (paymentsdb.Charge, error) {
+	v, err := s.settling.Do(ctx, outcome{charge.ID, charge.OrderID, capture, charge.Attempt})
 	switch {
-	case order.Status == orders.Paying:
-		return s.orders.LegacyChangeStatusTx(ctx, tx, order, statusAfter(row))
-	case row.Status == string(Succeeded):
-		// The order was canceled or has expired meanwhile.
-		_, err := s.startOwnRefundTx(ctx, tx, row, causeLate)
-		return err
+	case errors.Is(err, errStale):
+		s.log.WarnContext(ctx, "a stale worker was refused",
+			"charge_id", charge.ID, "order_id", charge.OrderID, "attempt", charge.Attempt)
+		s.recorder.Stopped(charge.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: charge.Attempt})
+		return s.reread(ctx, charge.ID)
+	case errors.Is(err, pg.ErrCommitUnknown):
+		if stands, rereadErr := s.reread(ctx, charge.ID); rereadErr == nil && stands.Answer != nil {
+			return stands, nil
+		}
+	case v.late:
+		s.recorder.Stopped(charge.ID, timeline.Stop{Kind: timeline.SettledAlready})
 	}
-	return nil
+	return v.charge, err
 }
 
-// afterTheEndTx handles what the provider says of a settled charge: the same again, or, if we gave the charge up because
-// the provider did not know it, that the money moved after all. Then it goes back.
-func (s *Service) afterTheEndTx(ctx context.Context, tx pgx.Tx, row paymentsdb.Charge, capture Capture) (paymentsdb.Charge, error) {
-	givenUp := row.Status == string(Declined) && row.DeclineCode != nil && *row.DeclineCode == notCaptured
-	if !givenUp || capture.Status != CaptureSucceeded {
-		return row, nil
-	}
-	db := paymentsdb.New(tx)
-	live, err := db.FindLiveCharge(ctx, row.OrderID)
-	if err == nil {
-		return row, contradictionError{fmt.Sprintf("charge %s was given up and captured after all, while charge %s is live", row.ID, live.ID)}
-	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return row, fmt.Errorf("find the order's live charge: %w", err)
-	}
-	row.Status, row.ProviderID, row.DeclineCode = string(Succeeded), optional(capture.ID), nil
-	if err := writeOutcome(ctx, db, row); err != nil {
-		return row, err
-	}
-	_, err = s.startOwnRefundTx(ctx, tx, row, causeLate)
-	return row, err
-}
-
-func writeOutcome(ctx context.Context, db *paymentsdb.Queries, row paymentsdb.Charge) error {
-	err := db.SettleCharge(ctx, paymentsdb.SettleChargeParams{ID: row.ID, Status: row.Status, ProviderID: row.ProviderID,
-		DeclineCode: row.DeclineCode, AnswerStatus: row.AnswerStatus, Answer: row.Answer})
+// reread returns the charge as it stands after a transaction that failed or whose outcome is unknown.
+func (s *Service) reread(ctx context.Context, id uuid.UUID) (paymentsdb.Charge, error) {
+	ctx, cancel := detach(ctx, settleTimeout)
+	defer cancel()
+	charge, err := s.db.GetCharge(ctx, id)
 	if err != nil {
-		return fmt.Errorf("settle the charge: %w", err)
+		return charge, fmt.Errorf("read the charge: %w", err)
 	}
-	return nil
+	return charge, nil
+}
+
+// settleAll settles outcomes that arrived at the same time, in one transaction. An error means that
+// nothing was stored, or that the outcome of the COMMIT is unknown.
+func (s *Service) settleAll(ctx context.Context, outcomes []outcome) (settled []coalesce.Outcome[verdict], err error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+		settled, err = s.settleTx(ctx, tx, outcomes...)
+		return err
+	})
+	return settled, shared(err)
+}
+
+// settleTx decides what follows from each outcome, under the locks of the orders and their charges, and
+// queues the writes.
+func (s *Service) settleTx(ctx context.Context, tx *pg.Pipe, outcomes ...outcome) ([]coalesce.Outcome[verdict], error) {
+	orderIDs := make([]uuid.UUID, len(outcomes))
+	for i, o := range outcomes {
+		orderIDs[i] = o.orderID
+	}
+	locked := s.orders.LockTx(tx, orderIDs...)
+	rows := pg.Later(tx, paymentsdb.New(tx).LockCharges, orderIDs)
+	if err := tx.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("lock the orders and their charges: %w", err)
+	}
+	all := make(map[uuid.UUID]*payment, len(outcomes))
+	for _, id := range orderIDs {
+		order, err := locked.Order(id)
+		if err != nil {
+			return nil, err
+		}
+		all[id] = &payment{order: order.Status, charges: map[uuid.UUID]paymentsdb.Charge{}}
+	}
+	for _, charge := range *rows {
+		all[charge.OrderID].charges[charge.ID] = charge
+	}
+	settled := make([]coalesce.Outcome[verdict], len(outcomes))
+	var writes effects
+	for i, o := range outcomes {
+		v, err := all[o.orderID].decide(o)
+		settled[i] = coalesce.Outcome[verdict]{Answer: v, Err: err}
+		if err == nil {
+			all[o.orderID].apply(v) // a later outcome for the same order finds it settled
+			writes.add(o.orderID, v)
+		}
+	}
+	return settled, s.writeTx(ctx, tx, locked, writes)
+}
+
+// payment is how an order and all its charges stand.
+type payment struct {
+	order   orders.Status
+	charges map[uuid.UUID]paymentsdb.Charge
+}
+
+// verdict is what follows from an outcome.
+type verdict struct {
+	charge paymentsdb.Charge // as it stands afterwards
+	write  bool              // whether the outcome changes the charge
+	order  orders.Status     // the order's new status, or ""
+	refund bool              // whether the money goes back
+	late   bool              // whether the charge was settled before
+}
+
+// notCaptured is the decline code of a charge that we gave up because the provider did not know it.
+const notCaptured = "not_captured"
+
+// decide returns what follows from an outcome, or errStale, or a contradictionError.
+func (p *payment) decide(o outcome) (verdict, error) {
+	charge := p.charges[o.chargeID]
+	captured := o.capture.Status == CaptureSucceeded
+	if charge.Answer != nil { // settled already, and the key keeps its answer
+		v := verdict{charge: charge, late: true}
+		if captured && charge.Status == string(Declined) && value(charge.DeclineCode) == notCaptured {
+			// We gave the charge up, and the money moved after all.
+			if other := p.live(); other != uuid.Nil {
+				return v, contradictionError{fmt.Sprintf(
+					"charge %s was given up and captured after all, while charge %s is live", charge.ID, other)}
+			}
+			v.charge, v.write, v.refund = conclude(charge, o.capture), true, true
+		}
+		return v, nil
+	}
+	if o.attempt != unfenced && o.attempt != charge.Attempt {
+		return verdict{charge: charge}, errStale
+	}
+	v := verdict{charge: conclude(charge, o.capture), write: true}
+	switch {
+	case p.order == orders.Paying && captured:
+		v.order = orders.Paid
+	case p.order == orders.Paying:
+		v.order = orders.Placed
+	case captured: // the order was canceled or has expired meanwhile
+		v.refund = true
+	}
+	status, body, err := finalAnswer(view(v.charge))
+	v.charge.AnswerStatus, v.charge.Answer = &status, body
+	return v, err
+}
+
+// live returns the id of the order's live charge, if it has one.
+func (p *payment) live() uuid.UUID {
+	for id, charge := range p.charges {
+		if charge.Status != string(Declined) {
+			return id
+		}
+	}
+	return uuid.Nil
+}
+
+func (p *payment) apply(v verdict) {
+	p.charges[v.charge.ID] = v.charge
+	if v.order != "" {
+		p.order = v.order
+	}
+}
+
+// conclude ends the charge as the provider answered.
+func conclude(charge paymentsdb.Charge, capture Capture) paymentsdb.Charge {
+	charge.Status = capture.Status
+	charge.ProviderID = optional(capture.ID)
+	charge.DeclineCode = optional(capture.DeclineCode)
+	return charge
 }
 
 // finalAnswer is what the charge's key is answered with from now on.
@@ -142,9 +197,60 @@ func finalAnswer(charge Charge) (status int32, body []byte, err error) {
 		return http.StatusCreated, body, nil
 	}
 	declined := problem.New(http.StatusPaymentRequired, "declined", "The payment was declined",
-		fmt.Sprintf("The provider declined the payment (%s). Nothing was charged: try another payment method with a new idempotency key.", charge.DeclineCode), true)
+		fmt.Sprintf("The provider declined the payment (%s). Nothing was charged: "+
+			"try another payment method with a new idempotency key.", charge.DeclineCode), true)
 	declined.Charge = charge
 	return http.StatusPaymentRequired, declined.Body(), nil
+}
+
+// effects are what the verdicts of a batch write.
+type effects struct {
+	charges map[uuid.UUID]paymentsdb.Charge // one outcome can follow another for the same charge
+	changes []orders.Change
+	refunds []paymentsdb.Charge
+}
+
+func (e *effects) add(orderID uuid.UUID, v verdict) {
+	if v.write {
+		if e.charges == nil {
+			e.charges = map[uuid.UUID]paymentsdb.Charge{}
+		}
+		e.charges[v.charge.ID] = v.charge
+	}
+	if v.order != "" {
+		e.changes = append(e.changes, orders.Change{OrderID: orderID, To: v.order})
+	}
+	if v.refund {
+		e.refunds = append(e.refunds, v.charge)
+	}
+}
+
+// writeTx queues the writes. The refunds are left to the reconciler.
+func (s *Service) writeTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, e effects) error {
+	if len(e.charges) == 0 {
+		return nil
+	}
+	var p paymentsdb.SettleChargesParams
+	for id, charge := range e.charges {
+		p.Ids = append(p.Ids, id)
+		p.Statuses = append(p.Statuses, charge.Status)
+		p.ProviderIds = append(p.ProviderIds, value(charge.ProviderID))
+		p.DeclineCodes = append(p.DeclineCodes, value(charge.DeclineCode))
+		p.AnswerStatuses = append(p.AnswerStatuses, *charge.AnswerStatus)
+		p.Answers = append(p.Answers, charge.Answer)
+	}
+	if err := paymentsdb.New(tx).SettleCharges(ctx, p); err != nil {
+		return fmt.Errorf("settle the charges: %w", err)
+	}
+	for _, charge := range e.refunds {
+		if _, err := s.insertOwnRefundTx(tx, charge, causeLate); err != nil {
+			return err
+		}
+	}
+	if len(e.changes) == 0 {
+		return nil
+	}
+	return s.orders.ChangeStatusTx(ctx, tx, locked, e.changes...)
 }
 
 func optional(s string) *string {
@@ -152,4 +258,11 @@ func optional(s string) *string {
 		return nil
 	}
 	return &s
+}
+
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }

@@ -69,7 +69,7 @@ const stock = 1_000_000
 // node is another worker of the same shop with a line of its own to the provider.
 func (b *bundle) node(t testing.TB, provider payments.Provider) *payments.Service {
 	t.Helper()
-	return payments.New(b.pool, b.orders, provider, timing, time.Now, slog.New(slog.NewTextHandler(b.log, nil)))
+	return payments.New(b.pool, b.orders, provider, timing, time.Now, nil, slog.New(slog.NewTextHandler(b.log, nil)))
 }
 
 func (b *bundle) exec(t testing.TB, sql string, args ...any) {

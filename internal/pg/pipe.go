@@ -137,16 +137,3 @@ func (p *Pipe) rollback(ctx context.Context) {
 	defer cancel()
 	_, _ = p.conn.Exec(ctx, "ROLLBACK") // if this fails, the pool closes the connection and Postgres rolls back
 }
-
-// Look is ReadBatch for hand-written queries.
-func Look(ctx context.Context, pool *pgxpool.Pool, queue func(*pgx.Batch)) error {
-	return ReadBatch(ctx, pool, func(p *Pipe) { queue(p.batch) })
-}
-
-// Into collects the rows of a queued query whose columns are T's fields in their order.
-func Into[T any](rows *[]T) func(pgx.Rows) error {
-	return func(r pgx.Rows) (err error) {
-		*rows, err = pgx.CollectRows(r, pgx.RowToStructByPos[T])
-		return err
-	}
-}

@@ -5,9 +5,6 @@ WHERE customer_id = $1 AND idempotency_key = $2;
 -- name: GetOrder :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1;
 
--- name: LockOrder :one
-SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1 FOR NO KEY UPDATE;
-
 -- name: GetOrderLines :many
 SELECT order_id, sku, name, quantity, unit_price FROM order_lines
 WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[])
@@ -32,13 +29,6 @@ WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> s
       (SELECT sku, sum(quantity) AS units FROM order_lines WHERE order_id = orders.id GROUP BY sku) AS l)
 ORDER BY id DESC
 LIMIT 1;
-
--- name: ChangeStatus :execrows
-UPDATE orders SET status = sqlc.arg(new_status) WHERE id = sqlc.arg(id) AND status = sqlc.arg(old_status);
-
--- KeepOpen moves the expiry of an order on: its buyer is paying.
--- name: KeepOpen :exec
-UPDATE orders SET expires_at = greatest(expires_at, now() + sqlc.arg(expiry)::interval) WHERE id = $1;
 
 -- LockExpired skips orders that another transaction has locked. The next run finds them.
 -- name: LockExpired :many

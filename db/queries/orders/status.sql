@@ -10,19 +10,6 @@ CROSS JOIN LATERAL (
            orders.created_at
     FROM orders WHERE orders.id = k.id LIMIT 1 FOR NO KEY UPDATE) AS o;
 
--- ProceedOrders expects the rows to be locked by LockOrders. Who is paying gets time to do so.
--- name: ProceedOrders :exec
-UPDATE orders SET status = c.status, expires_at = CASE c.status WHEN 'paying' THEN greatest(orders.expires_at, now() + sqlc.arg(expiry)::interval) ELSE orders.expires_at END
-FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(statuses)::text[]) AS status) AS c
-WHERE orders.id = c.id;
-
--- SellOrders touches no row of stock: the units left with the reservation.
--- name: SellOrders :exec
-INSERT INTO stock_movements (sku, kind, quantity, order_id)
-SELECT l.sku, 'sold', sum(l.quantity), l.order_id FROM order_lines l
-WHERE l.order_id = ANY(sqlc.arg(ids)::uuid[])
-GROUP BY l.order_id, l.sku;
-
 -- ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its stock
 -- for the time expiry.
 -- name: ChangeStatuses :exec

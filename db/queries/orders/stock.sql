@@ -22,18 +22,6 @@ SELECT s.sku, s.available
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
 CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s;
 
--- MoveStockForOrder writes one movement per SKU of the order and its effect on what is available.
--- name: MoveStockForOrder :exec
-WITH moved AS (
-    INSERT INTO stock_movements (sku, kind, quantity, order_id)
-    SELECT l.sku, sqlc.arg(kind)::text, sum(l.quantity), l.order_id FROM order_lines l
-    WHERE l.order_id = sqlc.arg(order_id)::uuid
-    GROUP BY l.order_id, l.sku
-    RETURNING stock_movements.sku, stock_movements.delta
-)
-UPDATE stock SET available = available + moved.delta FROM moved
-WHERE stock.sku = moved.sku AND moved.delta <> 0;
-
 -- InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock comes
 -- last in the transaction, so that buyers do not wait for a whole delivery.
 -- name: InsertDeliveryLines :many

@@ -12,24 +12,6 @@ import (
 	"github.com/google/uuid"
 )
 
-const ChangeStatus = `-- name: ChangeStatus :execrows
-UPDATE orders SET status = $1 WHERE id = $2 AND status = $3
-`
-
-type ChangeStatusParams struct {
-	NewStatus string
-	ID        uuid.UUID
-	OldStatus string
-}
-
-func (q *Queries) ChangeStatus(ctx context.Context, arg ChangeStatusParams) (int64, error) {
-	result, err := q.db.Exec(ctx, ChangeStatus, arg.NewStatus, arg.ID, arg.OldStatus)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
-}
-
 const FindOrderByKey = `-- name: FindOrderByKey :one
 SELECT id, fingerprint, answer FROM orders
 WHERE customer_id = $1 AND idempotency_key = $2
@@ -120,21 +102,6 @@ func (q *Queries) GetOrderLines(ctx context.Context, orderIds []uuid.UUID) ([]Ge
 		return nil, err
 	}
 	return items, nil
-}
-
-const KeepOpen = `-- name: KeepOpen :exec
-UPDATE orders SET expires_at = greatest(expires_at, now() + $2::interval) WHERE id = $1
-`
-
-type KeepOpenParams struct {
-	ID     uuid.UUID
-	Expiry time.Duration
-}
-
-// KeepOpen moves the expiry of an order on: its buyer is paying.
-func (q *Queries) KeepOpen(ctx context.Context, arg KeepOpenParams) error {
-	_, err := q.db.Exec(ctx, KeepOpen, arg.ID, arg.Expiry)
-	return err
 }
 
 const ListAllOrders = `-- name: ListAllOrders :many
@@ -285,35 +252,6 @@ func (q *Queries) LockExpired(ctx context.Context, limit int32) ([]LockExpiredRo
 		return nil, err
 	}
 	return items, nil
-}
-
-const LockOrder = `-- name: LockOrder :one
-SELECT id, customer_id, email, status, currency, total, created_at FROM orders WHERE id = $1 FOR NO KEY UPDATE
-`
-
-type LockOrderRow struct {
-	ID         uuid.UUID
-	CustomerID uuid.UUID
-	Email      string
-	Status     string
-	Currency   string
-	Total      int64
-	CreatedAt  time.Time
-}
-
-func (q *Queries) LockOrder(ctx context.Context, id uuid.UUID) (LockOrderRow, error) {
-	row := q.db.QueryRow(ctx, LockOrder, id)
-	var i LockOrderRow
-	err := row.Scan(
-		&i.ID,
-		&i.CustomerID,
-		&i.Email,
-		&i.Status,
-		&i.Currency,
-		&i.Total,
-		&i.CreatedAt,
-	)
-	return i, err
 }
 
 const PlacedLately = `-- name: PlacedLately :one

@@ -46,8 +46,8 @@ type FindOrdersByKeysRow struct {
 	Answer         []byte
 }
 
-// Placing orders. Every statement takes a batch of orders as arrays. CROSS JOIN LATERAL … LIMIT 1 makes
-// a look-up one step down an index, whatever size the planner assumes for the tables.
+// Placing orders. Every statement takes a batch of orders as arrays. CROSS JOIN LATERAL … LIMIT 1
+// makes a look-up one step down an index, whatever size the planner assumes for the tables.
 func (q *Queries) FindOrdersByKeys(ctx context.Context, arg FindOrdersByKeysParams) ([]FindOrdersByKeysRow, error) {
 	rows, err := q.db.Query(ctx, FindOrdersByKeys, arg.CustomerIds, arg.IdempotencyKeys)
 	if err != nil {

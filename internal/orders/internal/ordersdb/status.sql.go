@@ -121,34 +121,3 @@ func (q *Queries) MoveStock(ctx context.Context, arg MoveStockParams) error {
 	_, err := q.db.Exec(ctx, MoveStock, arg.OrderIds, arg.Kinds)
 	return err
 }
-
-const ProceedOrders = `-- name: ProceedOrders :exec
-UPDATE orders SET status = c.status, expires_at = CASE c.status WHEN 'paying' THEN greatest(orders.expires_at, now() + $1::interval) ELSE orders.expires_at END
-FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS status) AS c
-WHERE orders.id = c.id
-`
-
-type ProceedOrdersParams struct {
-	Expiry   time.Duration
-	Ids      []uuid.UUID
-	Statuses []string
-}
-
-// ProceedOrders expects the rows to be locked by LockOrders. Who is paying gets time to do so.
-func (q *Queries) ProceedOrders(ctx context.Context, arg ProceedOrdersParams) error {
-	_, err := q.db.Exec(ctx, ProceedOrders, arg.Expiry, arg.Ids, arg.Statuses)
-	return err
-}
-
-const SellOrders = `-- name: SellOrders :exec
-INSERT INTO stock_movements (sku, kind, quantity, order_id)
-SELECT l.sku, 'sold', sum(l.quantity), l.order_id FROM order_lines l
-WHERE l.order_id = ANY($1::uuid[])
-GROUP BY l.order_id, l.sku
-`
-
-// SellOrders touches no row of stock: the units left with the reservation.
-func (q *Queries) SellOrders(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, SellOrders, ids)
-	return err
-}

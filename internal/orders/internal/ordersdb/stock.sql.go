@@ -364,29 +364,6 @@ func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error)
 	return items, nil
 }
 
-const MoveStockForOrder = `-- name: MoveStockForOrder :exec
-WITH moved AS (
-    INSERT INTO stock_movements (sku, kind, quantity, order_id)
-    SELECT l.sku, $1::text, sum(l.quantity), l.order_id FROM order_lines l
-    WHERE l.order_id = $2::uuid
-    GROUP BY l.order_id, l.sku
-    RETURNING stock_movements.sku, stock_movements.delta
-)
-UPDATE stock SET available = available + moved.delta FROM moved
-WHERE stock.sku = moved.sku AND moved.delta <> 0
-`
-
-type MoveStockForOrderParams struct {
-	Kind    string
-	OrderID uuid.UUID
-}
-
-// MoveStockForOrder writes one movement per SKU of the order and its effect on what is available.
-func (q *Queries) MoveStockForOrder(ctx context.Context, arg MoveStockForOrderParams) error {
-	_, err := q.db.Exec(ctx, MoveStockForOrder, arg.Kind, arg.OrderID)
-	return err
-}
-
 const RaiseStock = `-- name: RaiseStock :exec
 UPDATE stock SET available = available + l.quantity
 FROM (SELECT unnest($1::text[]) AS sku, unnest($2::bigint[]) AS quantity) AS l

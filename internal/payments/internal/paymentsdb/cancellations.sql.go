@@ -35,10 +35,11 @@ func (q *Queries) FindCancellationByKey(ctx context.Context, arg FindCancellatio
 	return i, err
 }
 
-const InsertCancellation = `-- name: InsertCancellation :execrows
+const InsertCancellation = `-- name: InsertCancellation :one
 INSERT INTO cancellations (order_id, customer_id, idempotency_key, fingerprint, answer, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
+RETURNING order_id
 `
 
 type InsertCancellationParams struct {
@@ -50,8 +51,9 @@ type InsertCancellationParams struct {
 	CreatedAt      time.Time
 }
 
-func (q *Queries) InsertCancellation(ctx context.Context, arg InsertCancellationParams) (int64, error) {
-	result, err := q.db.Exec(ctx, InsertCancellation,
+// InsertCancellation returns no row when the key is taken.
+func (q *Queries) InsertCancellation(ctx context.Context, arg InsertCancellationParams) (uuid.UUID, error) {
+	row := q.db.QueryRow(ctx, InsertCancellation,
 		arg.OrderID,
 		arg.CustomerID,
 		arg.IdempotencyKey,
@@ -59,8 +61,7 @@ func (q *Queries) InsertCancellation(ctx context.Context, arg InsertCancellation
 		arg.Answer,
 		arg.CreatedAt,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	var order_id uuid.UUID
+	err := row.Scan(&order_id)
+	return order_id, err
 }

@@ -7,50 +7,10 @@ package paymentsdb
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
-	"time"
 )
-
-const AddRefunded = `-- name: AddRefunded :one
-UPDATE charges SET amount_refunded = amount_refunded + $2 WHERE id = $1
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
-`
-
-type AddRefundedParams struct {
-	ID     uuid.UUID
-	Amount int64
-}
-
-// AddRefunded fails by the constraint charges_refunds_within_capture when it is too much.
-func (q *Queries) AddRefunded(ctx context.Context, arg AddRefundedParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, AddRefunded, arg.ID, arg.Amount)
-	var i Charge
-	err := row.Scan(
-		&i.ID,
-		&i.OrderID,
-		&i.CustomerID,
-		&i.IdempotencyKey,
-		&i.Fingerprint,
-		&i.PaymentMethod,
-		&i.Status,
-		&i.Amount,
-		&i.AmountRefunded,
-		&i.Currency,
-		&i.DeclineCode,
-		&i.ProviderID,
-		&i.Attempt,
-		&i.LeaseUntil,
-		&i.AnswerStatus,
-		&i.Answer,
-		&i.CreatedAt,
-		&i.SettledAt,
-		&i.StartedAt,
-		&i.AskedAt,
-		&i.UnknownAt,
-	)
-	return i, err
-}
 
 const ChargeAges = `-- name: ChargeAges :one
 SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
@@ -82,7 +42,8 @@ type ClaimUnsettledChargesParams struct {
 	Most  int32
 }
 
-// ClaimUnsettledCharges takes over charges whose lease has run out. The new attempt number refuses the writes of whoever held them.
+// ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences off
+// the workers that held them before.
 func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsettledCharges, arg.Lease, arg.Most)
 	if err != nil {
@@ -163,39 +124,6 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 	return i, err
 }
 
-const FindChargeByProviderID = `-- name: FindChargeByProviderID :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE provider_id = $1::text
-`
-
-func (q *Queries) FindChargeByProviderID(ctx context.Context, providerID string) (Charge, error) {
-	row := q.db.QueryRow(ctx, FindChargeByProviderID, providerID)
-	var i Charge
-	err := row.Scan(
-		&i.ID,
-		&i.OrderID,
-		&i.CustomerID,
-		&i.IdempotencyKey,
-		&i.Fingerprint,
-		&i.PaymentMethod,
-		&i.Status,
-		&i.Amount,
-		&i.AmountRefunded,
-		&i.Currency,
-		&i.DeclineCode,
-		&i.ProviderID,
-		&i.Attempt,
-		&i.LeaseUntil,
-		&i.AnswerStatus,
-		&i.Answer,
-		&i.CreatedAt,
-		&i.SettledAt,
-		&i.StartedAt,
-		&i.AskedAt,
-		&i.UnknownAt,
-	)
-	return i, err
-}
-
 const FindLiveCharge = `-- name: FindLiveCharge :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
 `
@@ -229,6 +157,92 @@ func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge
 	return i, err
 }
 
+const FindLiveCharges = `-- name: FindLiveCharges :many
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges
+WHERE order_id = ANY($1::uuid[]) AND status IN ('pending', 'unknown', 'succeeded')
+`
+
+func (q *Queries) FindLiveCharges(ctx context.Context, orderIds []uuid.UUID) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, FindLiveCharges, orderIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Amount,
+			&i.AmountRefunded,
+			&i.Currency,
+			&i.DeclineCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.SettledAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const FindUsedKeys = `-- name: FindUsedKeys :many
+SELECT c.customer_id, c.idempotency_key
+FROM (SELECT unnest($1::uuid[]) AS customer_id,
+             unnest($2::text[]) AS idempotency_key) AS k
+CROSS JOIN LATERAL (
+    SELECT charges.customer_id, charges.idempotency_key FROM charges
+    WHERE charges.customer_id = k.customer_id AND charges.idempotency_key = k.idempotency_key LIMIT 1) AS c
+`
+
+type FindUsedKeysParams struct {
+	CustomerIds     []uuid.UUID
+	IdempotencyKeys []string
+}
+
+type FindUsedKeysRow struct {
+	CustomerID     uuid.UUID
+	IdempotencyKey string
+}
+
+func (q *Queries) FindUsedKeys(ctx context.Context, arg FindUsedKeysParams) ([]FindUsedKeysRow, error) {
+	rows, err := q.db.Query(ctx, FindUsedKeys, arg.CustomerIds, arg.IdempotencyKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindUsedKeysRow
+	for rows.Next() {
+		var i FindUsedKeysRow
+		if err := rows.Scan(&i.CustomerID, &i.IdempotencyKey); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const GetCharge = `-- name: GetCharge :one
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1
 `
@@ -260,6 +274,95 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 		&i.UnknownAt,
 	)
 	return i, err
+}
+
+const InsertCharges = `-- name: InsertCharges :many
+
+INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
+                     status, amount, currency, lease_until, created_at)
+SELECT c.id, o.id, o.customer_id, c.idempotency_key, c.fingerprint, c.payment_method,
+       'pending', o.total, o.currency, now() + $1::interval, $2::timestamptz
+FROM (SELECT unnest($3::uuid[]) AS id,
+             unnest($4::uuid[]) AS order_id,
+             unnest($5::uuid[]) AS customer_id,
+             unnest($6::text[]) AS idempotency_key,
+             unnest($7::bytea[]) AS fingerprint,
+             unnest($8::text[]) AS payment_method) AS c
+CROSS JOIN LATERAL (
+    SELECT orders.id, orders.customer_id, orders.status, orders.total, orders.currency
+    FROM orders WHERE orders.id = c.order_id LIMIT 1) AS o
+WHERE o.customer_id = c.customer_id AND o.status = 'placed'
+ORDER BY c.customer_id, c.idempotency_key, c.id
+ON CONFLICT DO NOTHING
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
+`
+
+type InsertChargesParams struct {
+	Lease           time.Duration
+	CreatedAt       time.Time
+	Ids             []uuid.UUID
+	OrderIds        []uuid.UUID
+	CustomerIds     []uuid.UUID
+	IdempotencyKeys []string
+	Fingerprints    [][]byte
+	PaymentMethods  []string
+}
+
+// The statements below start and settle charges. They take a batch of charges as arrays and expect the
+// orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size the
+// planner assumes for the tables.
+// InsertCharges inserts and returns the charges that can start: the order belongs to the customer and
+// waits for a payment, the key is free, and the order has no live charge. It inserts in the order of the
+// keys: two nodes with the same keys cannot deadlock.
+func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, InsertCharges,
+		arg.Lease,
+		arg.CreatedAt,
+		arg.Ids,
+		arg.OrderIds,
+		arg.CustomerIds,
+		arg.IdempotencyKeys,
+		arg.Fingerprints,
+		arg.PaymentMethods,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Amount,
+			&i.AmountRefunded,
+			&i.Currency,
+			&i.DeclineCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.SettledAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ListAllCharges = `-- name: ListAllCharges :many
@@ -364,7 +467,7 @@ const ListUnsettled = `-- name: ListUnsettled :many
 SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
 `
 
-// ListUnsettled puts what nobody knows first, and among it what has waited longest.
+// ListUnsettled lists unknown charges before pending ones, the oldest first.
 func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ListUnsettled, limit)
 	if err != nil {
@@ -440,6 +543,53 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 	return i, err
 }
 
+const LockCharges = `-- name: LockCharges :many
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = ANY($1::uuid[]) FOR NO KEY UPDATE
+`
+
+// LockCharges locks all charges of the orders.
+func (q *Queries) LockCharges(ctx context.Context, orderIds []uuid.UUID) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, LockCharges, orderIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Amount,
+			&i.AmountRefunded,
+			&i.Currency,
+			&i.DeclineCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.SettledAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const MarkAsked = `-- name: MarkAsked :execrows
 UPDATE charges SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 `
@@ -449,7 +599,7 @@ type MarkAskedParams struct {
 	Attempt int32
 }
 
-// MarkAsked is written before the provider is asked once more, by whoever holds the charge.
+// MarkAsked comes before the provider is asked again. It changes nothing for a stale worker.
 func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, error) {
 	result, err := q.db.Exec(ctx, MarkAsked, arg.ID, arg.Attempt)
 	if err != nil {
@@ -459,7 +609,8 @@ func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, er
 }
 
 const MarkUnknown = `-- name: MarkUnknown :one
-UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
+UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
+    lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
 `
@@ -470,7 +621,8 @@ type MarkUnknownParams struct {
 	Pause   time.Duration
 }
 
-// MarkUnknown keeps the charge live, because only the provider's word can end it, and says when to ask again.
+// MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when to ask
+// again.
 func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charge, error) {
 	row := q.db.QueryRow(ctx, MarkUnknown, arg.ID, arg.Attempt, arg.Pause)
 	var i Charge
@@ -500,28 +652,35 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 	return i, err
 }
 
-const SettleCharge = `-- name: SettleCharge :exec
-UPDATE charges SET status = $2, provider_id = $3, decline_code = $4, answer_status = $5, answer = $6, settled_at = now()
-WHERE id = $1
+const SettleCharges = `-- name: SettleCharges :exec
+UPDATE charges SET status = s.status, provider_id = nullif(s.provider_id, ''),
+    decline_code = nullif(s.decline_code, ''), answer_status = s.answer_status, answer = s.answer, settled_at = now()
+FROM (SELECT unnest($1::uuid[]) AS id,
+             unnest($2::text[]) AS status,
+             unnest($3::text[]) AS provider_id,
+             unnest($4::text[]) AS decline_code,
+             unnest($5::int[]) AS answer_status,
+             unnest($6::bytea[]) AS answer) AS s
+WHERE charges.id = s.id
 `
 
-type SettleChargeParams struct {
-	ID           uuid.UUID
-	Status       string
-	ProviderID   *string
-	DeclineCode  *string
-	AnswerStatus *int32
-	Answer       []byte
+type SettleChargesParams struct {
+	Ids            []uuid.UUID
+	Statuses       []string
+	ProviderIds    []string
+	DeclineCodes   []string
+	AnswerStatuses []int32
+	Answers        [][]byte
 }
 
-func (q *Queries) SettleCharge(ctx context.Context, arg SettleChargeParams) error {
-	_, err := q.db.Exec(ctx, SettleCharge,
-		arg.ID,
-		arg.Status,
-		arg.ProviderID,
-		arg.DeclineCode,
-		arg.AnswerStatus,
-		arg.Answer,
+func (q *Queries) SettleCharges(ctx context.Context, arg SettleChargesParams) error {
+	_, err := q.db.Exec(ctx, SettleCharges,
+		arg.Ids,
+		arg.Statuses,
+		arg.ProviderIds,
+		arg.DeclineCodes,
+		arg.AnswerStatuses,
+		arg.Answers,
 	)
 	return err
 }

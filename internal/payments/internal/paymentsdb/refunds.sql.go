@@ -65,17 +65,25 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 }
 
 const FailRefund = `-- name: FailRefund :exec
-UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now() WHERE id = $1
+WITH refund AS (
+    UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now()
+    WHERE refunds.id = $1
+    RETURNING refunds.charge_id, refunds.amount
+)
+UPDATE charges SET amount_refunded = charges.amount_refunded - refund.amount
+FROM refund WHERE charges.id = refund.charge_id
 `
 
-// FailRefund gives the key back: nothing happened under it.
+// FailRefund gives the amount back to the charge, and the key back to the customer: nothing happened
+// under it.
 func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
 	_, err := q.db.Exec(ctx, FailRefund, id)
 	return err
 }
 
 const FindRefundByKey = `-- name: FindRefundByKey :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE customer_id = $1::uuid AND idempotency_key = $2::text
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds
+WHERE customer_id = $1::uuid AND idempotency_key = $2::text
 `
 
 type FindRefundByKeyParams struct {
@@ -169,11 +177,29 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 	return i, err
 }
 
-const InsertRefund = `-- name: InsertRefund :one
-INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, lease_until, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
-ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
+const HasLiveRefund = `-- name: HasLiveRefund :one
+SELECT EXISTS (SELECT FROM refunds WHERE charge_id = $1 AND status IN ('pending', 'unknown'))
+`
+
+func (q *Queries) HasLiveRefund(ctx context.Context, chargeID uuid.UUID) (bool, error) {
+	row := q.db.QueryRow(ctx, HasLiveRefund, chargeID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
+const InsertRefund = `-- name: InsertRefund :many
+WITH refund AS (
+    INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status,
+                         amount, currency, lease_until, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
+    ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
+    RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
+), charge AS (
+    UPDATE charges SET amount_refunded = charges.amount_refunded + refund.amount
+    FROM refund WHERE charges.id = refund.charge_id
+)
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refund
 `
 
 type InsertRefundParams struct {
@@ -190,8 +216,31 @@ type InsertRefundParams struct {
 	Lease          time.Duration
 }
 
-func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) (Refund, error) {
-	row := q.db.QueryRow(ctx, InsertRefund,
+type InsertRefundRow struct {
+	ID             uuid.UUID
+	ChargeID       uuid.UUID
+	CustomerID     *uuid.UUID
+	IdempotencyKey *string
+	Fingerprint    []byte
+	Cause          string
+	Reason         string
+	Status         string
+	Amount         int64
+	Currency       string
+	ProviderID     *string
+	Attempt        int32
+	LeaseUntil     time.Time
+	Answer         []byte
+	CreatedAt      time.Time
+	StartedAt      time.Time
+	SettledAt      *time.Time
+	UnknownAt      *time.Time
+}
+
+// InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails by
+// the constraint charges_refunds_within_capture when the charge cannot give so much back.
+func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]InsertRefundRow, error) {
+	rows, err := q.db.Query(ctx, InsertRefund,
 		arg.ID,
 		arg.ChargeID,
 		arg.CustomerID,
@@ -204,43 +253,13 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) (Ref
 		arg.CreatedAt,
 		arg.Lease,
 	)
-	var i Refund
-	err := row.Scan(
-		&i.ID,
-		&i.ChargeID,
-		&i.CustomerID,
-		&i.IdempotencyKey,
-		&i.Fingerprint,
-		&i.Cause,
-		&i.Reason,
-		&i.Status,
-		&i.Amount,
-		&i.Currency,
-		&i.ProviderID,
-		&i.Attempt,
-		&i.LeaseUntil,
-		&i.Answer,
-		&i.CreatedAt,
-		&i.StartedAt,
-		&i.SettledAt,
-		&i.UnknownAt,
-	)
-	return i, err
-}
-
-const ListRefunds = `-- name: ListRefunds :many
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE charge_id = $1 ORDER BY id
-`
-
-func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, error) {
-	rows, err := q.db.Query(ctx, ListRefunds, chargeID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []Refund
+	var items []InsertRefundRow
 	for rows.Next() {
-		var i Refund
+		var i InsertRefundRow
 		if err := rows.Scan(
 			&i.ID,
 			&i.ChargeID,
@@ -302,7 +321,8 @@ func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) 
 }
 
 const MarkRefundUnknown = `-- name: MarkRefundUnknown :one
-UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()), lease_until = now() + $3::interval
+UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
+    lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
 `

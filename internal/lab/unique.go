@@ -1,0 +1,287 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
+)
+
+func uniqueExperiments() []Experiment {
+	return []Experiment{doubleClick(), answerLost(), crashAfterCharge(), twoTabs(), otherBasket(), selectThenInsert()}
+}
+
+// placeCode is where the shop decides that a key has its order.
+var placeCode = []string{"internal/orders/place.go:Service.placeTx", "internal/dedup/unique.go:Once"}
+
+func doubleClick() Experiment {
+	return Experiment{
+		ID: "unique-double-click", Strategy: Unique, Fault: "Double click",
+		Story: "The buyer presses Buy twice. Both requests arrive, and both are at work at the same time.",
+		Why: "The naive shop cannot know that two requests are one wish: nothing in them says so, and each is a valid sale. " +
+			"In the guarded shop both clicks carry the key of the cart, and the unique index over customer and key lets one of two rows in, however close they are. " +
+			"The trap is in how to lose that race: a caught unique violation (23505) has aborted the transaction, and nothing more can be read in it. " +
+			"INSERT … ON CONFLICT DO NOTHING waits for the winner and then writes no row, and a second statement reads the winner's order. " +
+			"The charge is a second request with a row and a key of its own, so the money moves once too.",
+		Actors: []Actor{Client, NodeA, Database, Provider},
+		Naive: Twin{Title: "each request is an order", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.checkout", "internal/lab/unique_naive.go:naiveShop.insertOrder"},
+			Run: func(ctx context.Context, b *Bench) error {
+				shop := b.naiveShop(NodeA)
+				shop.countOrders(1)
+				shop.countCaptures()
+				return inParallel(ctx, 2, func(ctx context.Context, _ int) error {
+					b.Says(ctx, Client, NodeA, "POST /checkout")
+					id, err := shop.checkout(ctx, 1)
+					if err == nil {
+						b.Says(ctx, NodeA, Client, "201, order %s", short(id.String()))
+					}
+					return err
+				})
+			}},
+		Guarded: Twin{Title: "one key, one row", Expect: Holds, Code: placeCode,
+			Run: func(ctx context.Context, b *Bench) error {
+				customer, err := b.sale(ctx)
+				if err != nil {
+					return err
+				}
+				shop := b.node(NodeA, shopTiming)
+				return inParallel(ctx, 2, func(ctx context.Context, _ int) error { return shop.checkout(ctx, customer, "K1") })
+			}},
+	}
+}
+
+func answerLost() Experiment {
+	return Experiment{
+		ID: "unique-answer-lost", Strategy: Unique, Fault: "Answer lost, client retries",
+		Story: "The shop does its work, but the answer is lost on the way back. The client sees a timeout and sends its request again.",
+		Why: "A timeout says nothing about what happened: the work may be done, half done or not begun, and the client is right to try again. " +
+			"The naive shop takes the second try for a second sale. " +
+			"The guarded shop keeps the key, a fingerprint of the request and the bytes of the answer as columns of the order itself, written in the same transaction. " +
+			"The retry finds the row and gets the very same answer, today or in a year, because these columns are not a cache that runs out.",
+		Actors: []Actor{Client, NodeA, Database, Provider},
+		Naive: Twin{Title: "each try is an order", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.checkout", "internal/lab/unique_naive.go:naiveShop.capture"},
+			Run: func(ctx context.Context, b *Bench) error {
+				shop := b.naiveShop(NodeA)
+				shop.countOrders(1)
+				shop.countCaptures()
+				for _, lost := range []bool{true, false} {
+					b.Says(ctx, Client, NodeA, "POST /checkout")
+					id, err := shop.checkout(ctx, 1)
+					if err != nil {
+						return err
+					}
+					if lost {
+						b.Loses(ctx, NodeA, Client, "201, order %s", short(id.String()))
+						continue
+					}
+					b.Says(ctx, NodeA, Client, "201, order %s", short(id.String()))
+				}
+				return nil
+			}},
+		Guarded: Twin{Title: "the key finds the answer", Expect: Holds, Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Once"},
+			Run: func(ctx context.Context, b *Bench) error {
+				customer, err := b.sale(ctx)
+				if err != nil {
+					return err
+				}
+				shop := b.node(NodeA, shopTiming)
+				var placed dedup.Answer
+				for _, lost := range []bool{true, false} {
+					shop.cut = lost
+					if placed, err = shop.place(ctx, b.placing(customer, "K1")); err != nil {
+						return err
+					}
+				}
+				for _, lost := range []bool{true, false} {
+					shop.cut = lost
+					if _, err := shop.charge(ctx, b.paying(customer, "K1", placed.ID)); err != nil {
+						return err
+					}
+				}
+				return nil
+			}},
+	}
+}
+
+// acknowledgedOrders is an effect: an order for each basket that was answered with 201.
+const acknowledgedOrders = "orders as acknowledged"
+
+func otherBasket() Experiment {
+	return Experiment{
+		ID: "unique-other-basket", Strategy: Unique, Fault: "Same key, another basket",
+		Story: "The buyer orders one mug and then two, and a client with a bug sends both baskets under the same key.",
+		Why: "The naive shop does have unique keys, yet it asks only whether a key is known, not what the key was used for. " +
+			"So it answers the second basket with a friendly 201 and the first order: the buyer believes in two mugs that nobody will ever send. " +
+			"A duplicate was stopped that was none, which is as wrong as one that gets through. " +
+			"The guarded shop stores a fingerprint of the request beside the key; another meaning under a known key is refused with 422, nothing is written, and the client can come again with a key of its own.",
+		Actors: []Actor{Client, NodeA, Database},
+		Naive: Twin{Title: "the key is all it compares", Expect: Loses, Code: []string{"internal/lab/unique_naive.go:naiveShop.placeOncePerKey"},
+			Run: naiveOtherBasket},
+		Guarded: Twin{Title: "key and fingerprint", Expect: Holds, Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
+			Run: guardedOtherBasket},
+	}
+}
+
+func naiveOtherBasket(ctx context.Context, b *Bench) error {
+	shop := b.naiveShop(NodeA)
+	var told []int64 // the baskets that were acknowledged, in mugs
+	b.Count(acknowledgedOrders, "table orders", 0, func(ctx context.Context) (int, error) {
+		return Rows(ctx, b.Naive, "SELECT count(*) FROM orders WHERE run = $1 AND quantity = ANY($2)", b.Name, told)
+	})
+	for _, quantity := range []int64{1, 2} {
+		b.Says(ctx, Client, NodeA, "POST /orders, key K1: %s", mugs(quantity))
+		id, err := shop.placeOncePerKey(ctx, "K1", quantity)
+		if err != nil {
+			return err
+		}
+		told = append(told, quantity)
+		b.Want(acknowledgedOrders, len(told))
+		b.Says(ctx, NodeA, Client, "201, order %s", short(id.String()))
+	}
+	return nil
+}
+
+func guardedOtherBasket(ctx context.Context, b *Bench) error {
+	customer, err := b.Buyer(ctx)
+	if err != nil {
+		return err
+	}
+	var told []int64
+	b.Count(acknowledgedOrders, "table orders", 0, func(ctx context.Context) (int, error) {
+		return Rows(ctx, b.Guarded, "SELECT count(*) FROM orders o JOIN order_lines l ON l.order_id = o.id WHERE o.customer_id = $1 AND l.quantity = ANY($2)", customer, told)
+	})
+	shop := b.node(NodeA, shopTiming)
+	for _, request := range []struct {
+		key      dedup.Key
+		quantity int64
+	}{{"K1", 1}, {"K1", 2}, {"K2", 2}} {
+		c := b.placing(customer, request.key)
+		c.Lines = []orders.LineRequest{{SKU: sku, Quantity: request.quantity}}
+		_, err := shop.place(ctx, c)
+		if errors.Is(err, dedup.ErrKeyReused) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		told = append(told, request.quantity)
+		b.Want(acknowledgedOrders, len(told))
+	}
+	return nil
+}
+
+// racers is how many requests meet at one key.
+const racers = 3
+
+func selectThenInsert() Experiment {
+	return Experiment{
+		ID: "unique-select-then-insert", Strategy: Unique, Fault: "Select, then insert, under a race",
+		Story: "Three requests with one key come to three processes, drawn as one, and look for its order at the same moment. None finds one, and all go on to insert it.",
+		Why: "Between a look and a write there is always a gap, and whoever looks into it sees what is true no more when the write comes. " +
+			"A transaction around both does not close it: under READ COMMITTED nobody sees the rows that others have not committed yet. " +
+			"A unique index does, because it also knows the rows on their way in, and makes the second writer wait for the first to commit. " +
+			"The guarded shop looks first too, but only to save work, and lets ON CONFLICT DO NOTHING decide. " +
+			"The losers then read in a second statement: the INSERT itself, and any CTE around it, sees the database as it was when it began, without the winner's row.",
+		Actors: []Actor{Client, NodeA, Database},
+		Naive: Twin{Title: "SELECT decides", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.placeUnlessThere", "internal/lab/unique_naive.go:naiveShop.insertOrder"},
+			Run: naiveRace},
+		Guarded: Twin{Title: "the index decides", Expect: Holds, Code: placeCode,
+			Run: guardedRace},
+	}
+}
+
+func naiveRace(ctx context.Context, b *Bench) error {
+	shop := b.naiveShop(NodeA)
+	shop.countOrders(1)
+	shop.afterSelect = meeting(racers)
+	return inParallel(ctx, racers, func(ctx context.Context, _ int) error {
+		b.Says(ctx, Client, NodeA, "POST /orders, key K1")
+		id, err := shop.placeUnlessThere(ctx, "K1", 1)
+		if err == nil {
+			b.Says(ctx, NodeA, Client, "201, order %s", short(id.String()))
+		}
+		return err
+	})
+}
+
+func guardedRace(ctx context.Context, b *Bench) error {
+	customer, err := b.guest(ctx, 1)
+	if err != nil {
+		return err
+	}
+	return b.meetAtKey(ctx, customer, racers, func(ctx context.Context) error {
+		return inParallel(ctx, racers, func(ctx context.Context, _ int) error {
+			// Each on a process of its own: one alone would place them together, and none would meet another.
+			_, err := b.node(NodeA, shopTiming).place(ctx, b.placing(customer, "K1"))
+			return err
+		})
+	})
+}
+
+// inParallel lets n requests run at the same time. The first error cancels the others.
+func inParallel(ctx context.Context, n int, request func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range n {
+		group.Go(func() error { return safely(func() error { return request(ctx, i) }) })
+	}
+	return group.Wait()
+}
+
+// meeting returns a wait that ends for all when n have come.
+func meeting(n int) func(context.Context) error {
+	var come atomic.Int64
+	all := make(chan struct{})
+	return func(ctx context.Context) error {
+		if come.Add(1) == int64(n) {
+			close(all)
+		}
+		select {
+		case <-all:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// meetAtKey runs requests of a customer that all look before any of them can write: the customer's row, which an order refers to, is
+// locked until n of them wait for it or for each other.
+func (b *Bench) meetAtKey(ctx context.Context, customer uuid.UUID, n int, requests func(context.Context) error) error {
+	// Several such races at once could take all connections and wait for more.
+	if err := b.races.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("wait for another race: %w", err)
+	}
+	defer b.races.Release(1)
+	tx, err := b.Guarded.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it only held a lock
+	if _, err := tx.Exec(ctx, "SELECT FROM customers WHERE id = $1 FOR UPDATE", customer); err != nil {
+		return fmt.Errorf("lock the customer: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- requests(ctx) }()
+	const waiting = `WITH RECURSIVE waiting AS (
+		SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))
+		UNION SELECT l.pid FROM pg_locks l JOIN waiting w ON NOT l.granted AND w.pid = ANY(pg_blocking_pids(l.pid)))
+		SELECT count(*) FROM waiting`
+	err = Until(ctx, "the requests to meet", func(ctx context.Context) (bool, error) {
+		if len(done) > 0 {
+			return false, errors.New("the requests ended before they met")
+		}
+		var met int
+		err := tx.QueryRow(ctx, waiting).Scan(&met)
+		return met >= n, err
+	})
+	if err == nil {
+		b.Does(ctx, Database, "%d requests found no order of the key and now insert one", n)
+	}
+	return errors.Join(err, tx.Rollback(context.WithoutCancel(ctx)), <-done)
+}
