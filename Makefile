@@ -28,7 +28,7 @@ torture: ## half an hour of random faults on real processes: needs Postgres and 
 	go run ./cmd/shop torture --duration 30m
 
 torture-bugs: ## plant bugs and see the torture find each: two minutes for each
-	SHOP_TORTURE_BUGS=all go test -count=1 -timeout 60m -v -run TestPlantedBugsAreFound ./internal/torture
+	SHOP_TORTURE_BUGS=all go test -count=1 -timeout 60m -v -run TestPlantedBugsAreFound ./internal/proof/torture
 
 lint: ## go vet, staticcheck, golangci-lint
 	go vet ./...

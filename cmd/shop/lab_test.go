@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 

@@ -18,9 +18,9 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/onceshop/onceshop/internal/lab"
-	"github.com/onceshop/onceshop/internal/lab/pages"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/proof/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/web"
 )

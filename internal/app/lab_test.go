@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/onceshop/onceshop/internal/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab"
 )
 
 // A guarded twin that does not hold ends the command with an error that names it; a naive one that goes wrong as expected does not.

@@ -23,18 +23,18 @@ var layers = []string{
 	"internal/payments", "internal/notify",
 	"internal/check",
 	"internal/api", "web",
-	"internal/lab", "internal/bench",
-	"internal/embedded", "internal/torture", "internal/app",
+	"internal/proof/lab", "internal/proof/bench",
+	"internal/embedded", "internal/proof/torture", "internal/app",
 	"cmd/shop",
 }
 
 // only says who alone may import a package.
 var only = map[string][]string{
-	"internal/embedded": {"internal/torture", "internal/app", "cmd/shop"},
-	"internal/torture":  {"internal/app", "cmd/shop"},
-	"internal/lab":      {"internal/app", "cmd/shop"},
-	"internal/bench":    {"internal/app", "cmd/shop"},
-	".":                 {"internal/lab"},
+	"internal/embedded":      {"internal/proof/torture", "internal/app", "cmd/shop"},
+	"internal/proof/torture": {"internal/app", "cmd/shop"},
+	"internal/proof/lab":     {"internal/app", "cmd/shop"},
+	"internal/proof/bench":   {"internal/app", "cmd/shop"},
+	".":                      {"internal/proof/lab"},
 }
 
 // testing packages serve tests; production code never imports them.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/crash"
-	"github.com/onceshop/onceshop/internal/torture"
+	"github.com/onceshop/onceshop/internal/proof/torture"
 )
 
 // Torture says how RunTorture goes.

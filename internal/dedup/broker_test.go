@@ -37,16 +37,12 @@ func openStream(t testing.TB, server *embedded.NATS, window time.Duration) (*ded
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := dedup.OpenStream(t.Context(), js, dedup.StreamConfig{
-		Name: "TEST", Subjects: []string{"test.>"}, Window: window, MaxAge: time.Hour})
+	stored, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{
+		Name: "TEST", Subjects: []string{"test.>"}, Duplicates: window, MaxAge: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	stored, err := js.Stream(t.Context(), "TEST")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return stream, stored
+	return dedup.NewStream(js, "TEST"), stored
 }
 
 // publish publishes one message and returns its acknowledgement, which has no error.
@@ -92,56 +88,6 @@ func TestStreamStopsARepeat(t *testing.T) {
 	message, err := stored.GetMsg(t.Context(), first.Seq)
 	if err != nil || string(message.Data) != "body" || message.Subject != "test.a" {
 		t.Errorf("stored is %+v, %v; want the first", message, err)
-	}
-}
-
-// Many messages enter together; one that the stream has, or that is too large, keeps none of the others out.
-func TestStreamTakesABatch(t *testing.T) {
-	t.Parallel()
-	stream, stored := openStream(t, startNATS(t, t.TempDir()), time.Hour)
-	batch := func(name string) []dedup.Message {
-		messages := make([]dedup.Message, 300)
-		for i := range messages {
-			messages[i] = dedup.Message{Subject: "test.a", ID: fmt.Sprintf("%s %d", name, i), Data: []byte{byte(i)}, Header: nats.Header{"Its": {name}}}
-		}
-		return messages
-	}
-	const odd = 7
-	for name, tell := range map[string]struct {
-		change func([]dedup.Message)
-		added  uint64
-		refuse bool
-	}{
-		"all new":  {func([]dedup.Message) {}, 300, false},
-		"one twin": {func(m []dedup.Message) { publish(t, stream, "test.a", m[odd].ID, string(m[odd].Data)) }, 300, false},
-		"all twins": {func(m []dedup.Message) {
-			if acks := stream.Publish(t.Context(), m...); acks[0].Err != nil {
-				t.Error(acks[0].Err)
-			}
-		}, 300, false},
-		"twins of each other": {func(m []dedup.Message) { m[odd+1] = m[odd] }, 299, false},
-		"one too large":       {func(m []dedup.Message) { m[odd].Data = make([]byte, 2<<20) }, 299, true},
-	} {
-		info, err := stored.Info(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		messages := batch(name)
-		tell.change(messages)
-		ctx, cancel := context.WithTimeout(t.Context(), soon)
-		defer cancel()
-		for i, ack := range stream.Publish(ctx, messages...) {
-			if refused := ack.Err != nil; refused != (tell.refuse && i == odd) {
-				t.Fatalf("%s: number %d: %v", name, i, ack.Err)
-			} else if refused {
-				continue
-			}
-			msg, err := stored.GetMsg(ctx, ack.Seq)
-			if err != nil || msg.Header.Get(jetstream.MsgIDHeader) != messages[i].ID || string(msg.Data) != string(messages[i].Data) || ack.Seq > info.State.LastSeq+300 {
-				t.Fatalf("%s: number %d is said to be at %d, where is %+v, %v", name, i, ack.Seq, msg, err)
-			}
-		}
-		wantStored(t, stored, info.State.Msgs+tell.added)
 	}
 }
 
@@ -279,18 +225,5 @@ func TestStreamKeepsToItself(t *testing.T) {
 	}
 	if acks[1].Err != nil {
 		t.Errorf("the message beside it got %v", acks[1].Err)
-	}
-}
-
-func TestOpenStreamBringsItToTheConfiguration(t *testing.T) {
-	t.Parallel()
-	server := startNATS(t, t.TempDir())
-	stream, _ := openStream(t, server, time.Hour)
-	publish(t, stream, "test.a", "id", "")
-	_, stored := openStream(t, server, time.Minute)
-	wantStored(t, stored, 1)
-	config := stored.CachedInfo().Config
-	if config.Duplicates != time.Minute || config.Retention != jetstream.LimitsPolicy || config.Storage != jetstream.FileStorage {
-		t.Errorf("the stream is configured as %+v", config)
 	}
 }

@@ -8,32 +8,34 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/onceshop/onceshop/internal/dedup"
 )
 
 const (
-	// maxTries is how often an event may fail on one node before it becomes a dead letter.
+	// maxTries is how often an event can fail on one node before it becomes a dead letter.
 	maxTries = 5
-	// ackWait is longer than any handler may take; an event that is not acknowledged by then comes again. It is what a receipt waits for
-	// when its sender has died, and shorter than the minute in which all must have healed.
+	// ackWait is how long the broker waits for an acknowledgement before it delivers the event again. It
+	// must be longer than any handler takes. It is also the delay of a receipt whose sender died, which
+	// must be less than the minute within which everything has to recover.
 	ackWait = 40 * time.Second
-	// handlers is how many events one node works on at a time.
-	handlers  = 8
+	// handlers is how many events one node handles at a time.
+	handlers = 8
+	// fetchWait bounds how long RunOnce waits for events.
 	fetchWait = 5 * time.Second
-	// maxFailing bounds what a node remembers of failures: the broker hands out no more than this many at a time.
+	// maxFailing bounds the failure counts in memory. The broker has at most this many events of a
+	// consumer unacknowledged.
 	maxFailing = 1000
+	// consumerRetry is the pause after a failure of the broker.
+	consumerRetry = time.Second
 )
 
-// RetryError says that a handler failed for a reason that passes: the event comes again after the
-// delay, however often. Every other error counts towards the event's dead letter.
+// RetryError is a temporary failure of a handler: the event is delivered again after the delay, however
+// often. Any other error counts towards maxTries.
 type RetryError struct {
 	After time.Duration
 	Err   error
@@ -42,7 +44,8 @@ type RetryError struct {
 func (e *RetryError) Error() string { return e.Err.Error() }
 func (e *RetryError) Unwrap() error { return e.Err }
 
-// Consumer hands each event of one type to a handler, at least once. The handler guards its own effect.
+// Consumer delivers each event of one type to a handler at least once. The handler must guard its own
+// effect.
 type Consumer struct {
 	name     string
 	subject  string
@@ -53,25 +56,27 @@ type Consumer struct {
 	retry    func(tries uint64) time.Duration
 
 	mu sync.Mutex
-	// failing counts the failures of events by their place in the stream. The broker counts deliveries, and most of those are no failure: an event is
-	// put off, or its node stops. Each node counts for itself, from its start.
+	// failing counts the failures of each event on this node, by the event's sequence number. The
+	// broker's own count does not serve: it includes deliveries that were put off or interrupted.
 	failing map[uint64]uint64
 }
 
-// NewConsumer opens the durable consumer name for events of the type. All nodes share it.
-func NewConsumer(ctx context.Context, streams *Streams, name, eventType string, handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
-	c := &Consumer{name: name, subject: streams.eventSubject + eventType, handle: handle, streams: streams, log: log, retry: backoff,
-		failing: map[uint64]uint64{}}
+// NewConsumer opens the durable consumer with the name, which all nodes share, for events of the type.
+func NewConsumer(ctx context.Context, streams *Streams, name, eventType string,
+	handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
+	c := &Consumer{name: name, subject: streams.eventSubject + eventType, handle: handle, streams: streams, log: log,
+		retry: backoff, failing: map[uint64]uint64{}}
 	if err := c.open(ctx); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
+// open creates or updates the consumer at the broker.
 func (c *Consumer) open(ctx context.Context) (err error) {
 	c.consumer, err = c.streams.js.CreateOrUpdateConsumer(ctx, c.streams.eventName, jetstream.ConsumerConfig{
 		Durable: c.name, FilterSubject: c.subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
-		MaxDeliver: -1, // the dead letter is ours: the server would drop the event without a trace
+		MaxDeliver: -1, // no limit: the broker would drop the event instead of keeping it as a dead letter
 	})
 	if err != nil {
 		return fmt.Errorf("open consumer %s: %w", c.name, err)
@@ -79,8 +84,16 @@ func (c *Consumer) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// Run consumes until ctx ends, then waits for the handlers at work. A consumer that the broker has lost is made again, once the relay has
-// made its stream.
+// lookUp returns an error unless the broker has the consumer.
+func (c *Consumer) lookUp(ctx context.Context) error {
+	if _, err := c.streams.js.Consumer(ctx, c.streams.eventName, c.name); err != nil {
+		return fmt.Errorf("look up consumer %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// Run handles events until ctx ends, and returns when the handlers at work have finished. If the broker
+// lost the consumer, Run opens it again, once the relay has created the stream again.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := c.consume(ctx)
@@ -88,8 +101,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 			c.log.WarnContext(ctx, "consumer failed; trying again", "consumer", c.name, "error", err)
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Second):
-				err = c.find(ctx)
+			case <-time.After(consumerRetry):
+				err = c.lookUp(ctx)
 				if errors.Is(err, jetstream.ErrConsumerNotFound) {
 					err = c.open(ctx)
 				}
@@ -99,16 +112,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// find returns an error unless the broker has the consumer.
-func (c *Consumer) find(ctx context.Context) error {
-	if _, err := c.streams.js.Consumer(ctx, c.streams.eventName, c.name); err != nil {
-		return fmt.Errorf("look for consumer %s: %w", c.name, err)
-	}
-	return nil
-}
-
-// consume has each handler take its next event when it is done with one, so that a slow one holds up nobody. As many events again wait on this
-// node. It returns when ctx ends or the subscription does.
+// consume subscribes and handles events until ctx or the subscription ends. Each handler takes its next
+// event when it has finished one, so that a slow event does not hold up the others.
 func (c *Consumer) consume(ctx context.Context) error {
 	events, err := c.consumer.Messages(jetstream.PullMaxMessages(handlers))
 	if err != nil {
@@ -129,7 +134,8 @@ func (c *Consumer) work(ctx context.Context, events jetstream.MessagesContext) e
 		switch {
 		case errors.Is(err, jetstream.ErrNoHeartbeat):
 			c.log.WarnContext(ctx, "the broker is silent; still listening", "consumer", c.name)
-			if err := c.find(ctx); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			err := c.lookUp(ctx)
+			if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 				events.Stop()
 				return err
 			}
@@ -137,23 +143,16 @@ func (c *Consumer) work(ctx context.Context, events jetstream.MessagesContext) e
 		case err != nil:
 			return fmt.Errorf("next event: %w", err)
 		case ctx.Err() != nil:
-			_ = msg.Nak() // goes to another node at once, or when the broker's patience ends
+			_ = msg.Nak() // if it is lost, the event comes again after ackWait
 			continue
 		}
-		if err := c.finish(ctx, msg); err != nil {
-			c.log.WarnContext(ctx, "the broker was not told what became of an event: it comes again", "consumer", c.name, "error", err)
+		if err := c.process(ctx, msg); err != nil {
+			c.log.WarnContext(ctx, "an event was not acknowledged and comes again", "consumer", c.name, "error", err)
 		}
 	}
 }
 
-// finish handles an event that is in hand, even when the service is stopping.
-func (c *Consumer) finish(ctx context.Context, msg jetstream.Msg) error {
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
-	defer cancel()
-	return c.one(work, msg)
-}
-
-// RunOnce waits up to five seconds for events, handles a batch, and returns how many it handled.
+// RunOnce waits up to five seconds for events, handles a batch of them and returns how many.
 func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
 	fetch, cancel := context.WithTimeout(ctx, fetchWait)
 	defer cancel()
@@ -165,62 +164,59 @@ func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
 	count := 0
 	for msg := range batch.Messages() {
 		count++
-		group.Go(func() error { return c.finish(ctx, msg) })
+		group.Go(func() error { return c.process(ctx, msg) })
 	}
 	err = group.Wait()
-	if fault := batch.Error(); fault != nil && !errors.Is(fault, context.DeadlineExceeded) && !errors.Is(fault, context.Canceled) && !errors.Is(fault, nats.ErrTimeout) {
+	if fault := batch.Error(); fault != nil && !isTimeout(fault) {
 		err = errors.Join(err, fault)
 	}
 	return count, err
 }
 
-// one handles a message and tells the broker what became of it. An error means that the broker could not be
-// told; the message then comes again after ackWait.
-func (c *Consumer) one(ctx context.Context, msg jetstream.Msg) error {
+func isTimeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrTimeout)
+}
+
+// process handles a message and then acknowledges it, puts it off or makes it a dead letter. It goes on
+// when ctx has ended. After an error, the message is delivered again after ackWait.
+func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
+	defer cancel()
 	meta, err := msg.Metadata()
 	if err != nil {
 		return fmt.Errorf("read the message's metadata: %w", err)
 	}
-	err = c.safely(ctx, msg.Data())
 	seq := meta.Sequence.Stream
+	err = c.call(ctx, msg.Data())
 	if err == nil {
 		handled.WithLabelValues(c.name, "done").Inc()
 		c.forget(seq)
 		return msg.DoubleAck(ctx)
 	}
-	if later := (*RetryError)(nil); errors.As(err, &later) {
+	if later, ok := errors.AsType[*RetryError](err); ok {
 		handled.WithLabelValues(c.name, "retried").Inc()
-		c.log.WarnContext(ctx, "event put off", "consumer", c.name, "stream_seq", seq, "after", later.After, "error", err)
+		c.log.WarnContext(ctx, "event put off",
+			"consumer", c.name, "stream_seq", seq, "after", later.After, "error", err)
 		return msg.NakWithDelay(later.After)
 	}
-	failures := c.countFailure(seq)
-	if failures >= maxTries {
-		return c.bury(ctx, msg, meta, err)
+	tries := c.countFailure(seq)
+	if tries < maxTries {
+		handled.WithLabelValues(c.name, "failed").Inc()
+		c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", seq, "try", tries, "error", err)
+		return msg.NakWithDelay(c.retry(tries))
 	}
-	handled.WithLabelValues(c.name, "failed").Inc()
-	c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", seq, "try", failures, "error", err)
-	return msg.NakWithDelay(c.retry(failures))
-}
-
-// countFailure returns how often the event has failed on this node.
-func (c *Consumer) countFailure(seq uint64) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.failing) >= maxFailing {
-		clear(c.failing) // what other nodes have finished since is never asked for again
+	if fault := c.streams.bury(ctx, c.name, msg, seq, err); fault != nil {
+		return errors.Join(fault, msg.NakWithDelay(c.retry(tries)))
 	}
-	c.failing[seq]++
-	return c.failing[seq]
+	handled.WithLabelValues(c.name, "dead").Inc()
+	c.forget(seq)
+	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", seq, "error", err)
+	return msg.TermWithReason("dead letter")
 }
 
-func (c *Consumer) forget(seq uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.failing, seq)
-}
-
-// safely decodes and handles; a panic is an error like another, so that one event cannot stop the rest.
-func (c *Consumer) safely(ctx context.Context, data []byte) (err error) {
+// call decodes the event and calls the handler. A panic is an error, so that one event cannot stop the
+// others.
+func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -233,22 +229,24 @@ func (c *Consumer) safely(ctx context.Context, data []byte) (err error) {
 	return c.handle(ctx, event)
 }
 
-// bury moves the message to the dead letters, under an id of its own so that a repeat is no second letter.
-func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, cause error) error {
-	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
-	letter := dedup.Message{
-		Subject: c.streams.deadSubject + c.name, ID: "dead." + c.name + "." + seq, Data: msg.Data(),
-		Header: nats.Header{"Shop-Subject": {msg.Subject()}, "Shop-Stream-Seq": {seq}, "Shop-Error": {strconv.Quote(cause.Error())}},
+// countFailure adds a failure of the event and returns how many it has had on this node.
+func (c *Consumer) countFailure(seq uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.failing) >= maxFailing {
+		clear(c.failing) // most belong to events that other nodes have handled since
 	}
-	if ack := c.streams.dead.Publish(ctx, letter)[0]; ack.Err != nil {
-		return errors.Join(fmt.Errorf("publish the dead letter: %w", ack.Err), msg.NakWithDelay(c.retry(maxTries)))
-	}
-	handled.WithLabelValues(c.name, "dead").Inc()
-	c.forget(meta.Sequence.Stream)
-	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", meta.Sequence.Stream, "error", cause)
-	return msg.TermWithReason("dead letter")
+	c.failing[seq]++
+	return c.failing[seq]
 }
 
+func (c *Consumer) forget(seq uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.failing, seq)
+}
+
+// backoff grows from 1 to 30 seconds, with jitter.
 func backoff(tries uint64) time.Duration {
 	base := min(time.Second<<min(tries, 5), 30*time.Second)
 	return base/2 + rand.N(base/2) //nolint:gosec // jitter needs no secrecy

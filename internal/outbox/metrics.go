@@ -13,22 +13,25 @@ import (
 
 var (
 	published = promauto.NewCounterVec(prometheus.CounterOpts{
-		Name: "onceshop_relay_published_total", Help: "Events acknowledged by the broker: stored, or recognized as a duplicate.",
+		Name: "onceshop_relay_published_total",
+		Help: "Events acknowledged by the broker: stored, or recognized as a duplicate.",
 	}, []string{"result"})
 	handled = promauto.NewCounterVec(prometheus.CounterOpts{
-		Name: "onceshop_consumer_events_total", Help: "Deliveries by consumer and result: done, retried, failed, dead (alert on dead).",
+		Name: "onceshop_consumer_events_total",
+		Help: "Deliveries by consumer and result: done, retried, failed, dead (alert on dead).",
 	}, []string{"consumer", "result"})
 )
 
-// Backlog reports, when it is scraped, how many events wait for the relay and how long the oldest has waited.
+// Backlog is a metrics collector of the events that wait for the relay.
 type Backlog struct{ db *outboxdb.Queries }
 
 // NewBacklog returns the collector of one database.
 func NewBacklog(pool *pgxpool.Pool) *Backlog { return &Backlog{db: outboxdb.New(pool)} }
 
 var (
-	backlogEvents = prometheus.NewDesc("onceshop_outbox_backlog_events", "Committed events that the broker does not have.", nil, nil)
-	backlogAge    = prometheus.NewDesc("onceshop_outbox_backlog_seconds", "Age of the oldest of them.", nil, nil)
+	backlogEvents = prometheus.NewDesc("onceshop_outbox_backlog_events",
+		"Committed events that the broker does not have.", nil, nil)
+	backlogAge = prometheus.NewDesc("onceshop_outbox_backlog_seconds", "Age of the oldest of them.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -1,5 +1,6 @@
-// Package outbox carries events out of the database: a change enqueues its event in its own transaction,
-// the relay publishes what was committed, and consumers handle each event at least once.
+// Package outbox takes events from the database to their handlers. A change enqueues its event in its
+// own transaction, the relay publishes committed events to the broker, and consumers handle each event
+// at least once.
 package outbox
 
 import (
@@ -13,7 +14,7 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
 )
 
-// Event is something that happened to an order. Its Type and ID together are the message id at the broker.
+// Event is something that happened to an order. Its message id at the broker is made of Type and ID.
 type Event struct {
 	ID        uuid.UUID       `json:"id"`
 	Type      string          `json:"type"`
@@ -22,7 +23,7 @@ type Event struct {
 	Data      json.RawMessage `json:"data"`
 }
 
-// NewEvent is an event to be recorded. Data is marshaled to JSON.
+// NewEvent is an event to enqueue. Data is marshaled to JSON.
 type NewEvent struct {
 	ID      uuid.UUID
 	Type    string
@@ -30,7 +31,7 @@ type NewEvent struct {
 	Data    any
 }
 
-// EnqueueTx records events in the transaction of the changes that they report.
+// EnqueueTx inserts events in the transaction of the changes that they report.
 func EnqueueTx(ctx context.Context, tx outboxdb.DBTX, events ...NewEvent) error {
 	var p outboxdb.EnqueueParams
 	for _, e := range events {

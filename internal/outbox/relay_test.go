@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,15 +100,24 @@ func (d *diary) count(what string) int {
 
 func (d *diary) log() *slog.Logger { return slog.New(slog.NewTextHandler(d, nil)) }
 
+// publishUnmarked is a relay that dies after it has published a batch of n events.
+func (b *bundle) publishUnmarked(t *testing.T, n int) {
+	t.Helper()
+	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
+	claimed, err := killed.claim(t.Context())
+	if err != nil || len(claimed.rows) != n {
+		t.Fatalf("claimed %d events, %v, want %d", len(claimed.rows), err, n)
+	}
+	if !killed.publish(t.Context(), &claimed) {
+		t.Fatal("an event was not acknowledged")
+	}
+}
+
 func TestRelayKilledBetweenPublishAndMark(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.enqueue(t, "order.paid", 3)
-	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
-	killed.afterPublish = func() error { return errors.New("killed") }
-	if n, err := killed.RunOnce(t.Context()); n != 3 || err == nil {
-		t.Fatalf("relayed %d, %v, want 3 and its death", n, err)
-	}
+	b.publishUnmarked(t, 3)
 	if unsent, messages := b.unsent(t), stored(t, b.js, EventStream); unsent != 3 || len(messages) != 3 {
 		t.Fatalf("%d rows are unsent, %d messages stored, want 3 and 3", unsent, len(messages))
 	}
@@ -216,19 +226,19 @@ func TestRelaysShareTheWork(t *testing.T) {
 
 func TestRelayDrainsAfterAnOutage(t *testing.T) {
 	t.Parallel()
-	for name, outage := range map[string]func(*wire){
-		"broker gone": (*wire).cut,
+	for name, outage := range map[string]func(*shoptest.Proxy){
+		"broker gone": takeDown,
 		// The broker stores the messages, and its acknowledgements are lost.
-		"acknowledgements lost": func(w *wire) { w.deaf.Store(true) },
+		"acknowledgements lost": func(broker *shoptest.Proxy) { broker.Deafen(true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
-			wire, through := newWire(t, b.broker.URL())
+			proxy, through := throughProxy(t, b.broker.URL())
 			_, streams := openStreams(t, connect(t, through))
 			relay := NewRelay(b.pool, streams, lease, nil, quiet)
 			b.enqueue(t, "order.placed", 3)
-			outage(wire)
+			outage(proxy)
 			for range 2 {
 				if n, err := relay.RunOnce(within(t, time.Second)); n != 3 || err == nil {
 					t.Errorf("relayed %d, %v, want 3 and an error", n, err)
@@ -237,8 +247,8 @@ func TestRelayDrainsAfterAnOutage(t *testing.T) {
 					t.Errorf("%d rows were given back, want 3", n)
 				}
 			}
-			wire.cut()
-			wire.mend()
+			proxy.Cut()
+			bringBack(proxy)
 			// What was published into the void reaches the broker with the new connection, and again from the table.
 			shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
 				_, _ = relay.RunOnce(within(t, time.Second))
@@ -258,11 +268,7 @@ func TestRelayAfterARestartOfTheBroker(t *testing.T) {
 	b.broker = startNATS(t, dir)
 	b.js, b.streams = openStreams(t, connect(t, b.broker.URL()))
 	b.enqueue(t, "order.placed", 3)
-	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
-	killed.afterPublish = func() error { return errors.New("killed") }
-	if _, err := killed.RunOnce(t.Context()); err == nil {
-		t.Fatal("the relay lives")
-	}
+	b.publishUnmarked(t, 3)
 	b.broker.Stop()
 	b.exec(t, "UPDATE outbox SET claimed_until = '-infinity'")
 	b.enqueue(t, "order.placed", 2)
@@ -397,27 +403,30 @@ func TestRelayOfABacklogLosesTheBroker(t *testing.T) {
 	b := setup(t)
 	const events = 5 * relayBatch / 2
 	b.backlog(t, events)
-	wire, through := newWire(t, b.broker.URL())
-	_, streams := openStreams(t, connect(t, through))
+	proxy, through := throughProxy(t, b.broker.URL())
+	conn := connect(t, through)
+	_, streams := openStreams(t, conn)
 	relay := NewRelay(b.pool, streams, lease, nil, quiet)
-	batches := 0
-	relay.afterPublish = func() error {
-		if batches++; batches == 1 {
-			wire.cut() // while the next batch is claimed
+	var batches atomic.Int32
+	proxy.OnSend(func(sent []byte) shoptest.Fate {
+		if bytes.Contains(sent, []byte("Nats-Batch-Sequence: 1\r\n")) && batches.Add(1) == 2 {
+			proxy.Refuse(true)
+			return shoptest.LoseRequest
 		}
-		return nil
-	}
+		return shoptest.Pass
+	})
+	before := conn.Stats().OutMsgs
 	if err := relay.Drain(within(t, 3*time.Second)); err == nil {
 		t.Error("drained without a broker")
 	}
-	// Nothing is published behind what failed, and nobody has to wait for the end of a lease.
-	if batches != 2 {
-		t.Errorf("%d batches were tried, want 2: one that was sent and one that failed", batches)
+	// No batch is published after the one that failed, and no row stays leased.
+	if sent := conn.Stats().OutMsgs - before; sent != 2*relayBatch {
+		t.Errorf("%d events were published, want %d: a batch that was stored and one that failed", sent, 2*relayBatch)
 	}
 	if n := b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND claimed_until = '-infinity'"); n != events-relayBatch {
 		t.Errorf("%d events can be claimed, want %d", n, events-relayBatch)
 	}
-	wire.mend()
+	bringBack(proxy)
 	shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
 		_ = relay.Drain(within(t, 3*time.Second))
 		return b.unsent(t) == 0
@@ -425,16 +434,12 @@ func TestRelayOfABacklogLosesTheBroker(t *testing.T) {
 	b.sentOnce(t, events)
 }
 
-// A full batch reaches the broker, which is not heard: published again, it is recognized event by event.
+// A full batch that is published again is recognized event by event.
 func TestRelayOfABacklogUnheard(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.backlog(t, relayBatch+1)
-	killed := NewRelay(b.pool, b.streams, lease, nil, quiet)
-	killed.afterPublish = func() error { return errors.New("killed") }
-	if err := killed.Drain(t.Context()); err == nil {
-		t.Fatal("the relay lives")
-	}
+	b.publishUnmarked(t, relayBatch)
 	if n := b.unsent(t); n != relayBatch+1 {
 		t.Errorf("%d events are unsent, want all", n)
 	}

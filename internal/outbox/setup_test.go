@@ -3,12 +3,8 @@ package outbox
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
 	"net/url"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,96 +160,28 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.Ra
 	return messages
 }
 
-// wire is a network between a client and the broker that a test can take down.
-type wire struct {
-	to    string
-	down  atomic.Bool // no connection is let in
-	deaf  atomic.Bool // what the broker says is lost
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-// newWire returns the wire and the broker's URL through it.
-func newWire(t *testing.T, brokerURL string) (*wire, string) {
+// throughProxy returns a proxy in front of the broker, and the broker's URL through it.
+func throughProxy(t *testing.T, brokerURL string) (*shoptest.Proxy, string) {
 	t.Helper()
 	u, err := url.Parse(brokerURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &wire{to: u.Host}
-	u.Host = l.Addr().String()
-	var open sync.WaitGroup
-	open.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			if w.down.Load() {
-				client.Close()
-				continue
-			}
-			open.Go(func() { w.join(client) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		w.cut()
-		open.Wait()
-	})
-	return w, u.String()
+	proxy := shoptest.StartProxy(t, u.Host)
+	u.Host = proxy.Addr()
+	return proxy, u.String()
 }
 
-func (w *wire) join(client net.Conn) {
-	defer client.Close()
-	broker, err := net.Dial("tcp", w.to)
-	if err != nil {
-		return
-	}
-	defer broker.Close()
-	w.mu.Lock()
-	w.conns = append(w.conns, client, broker)
-	w.mu.Unlock()
-	var up sync.WaitGroup
-	up.Go(func() {
-		defer broker.Close()
-		_, _ = io.Copy(broker, client)
-	})
-	_, _ = io.Copy(ears{client, &w.deaf}, broker)
-	client.Close()
-	up.Wait()
+// takeDown breaks the connections to the broker and accepts no new one.
+func takeDown(broker *shoptest.Proxy) {
+	broker.Refuse(true)
+	broker.Cut()
 }
 
-// cut breaks the connections there are and lets no new one in.
-func (w *wire) cut() {
-	w.down.Store(true)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, conn := range w.conns {
-		conn.Close()
-	}
-	w.conns = nil
-}
-
-func (w *wire) mend() {
-	w.deaf.Store(false)
-	w.down.Store(false)
-}
-
-type ears struct {
-	io.Writer
-	deaf *atomic.Bool
-}
-
-func (e ears) Write(b []byte) (int, error) {
-	if e.deaf.Load() {
-		return len(b), nil
-	}
-	return e.Writer.Write(b)
+// bringBack ends takeDown and Deafen.
+func bringBack(broker *shoptest.Proxy) {
+	broker.Deafen(false)
+	broker.Refuse(false)
 }
 
 // within returns a context that gives up after d.

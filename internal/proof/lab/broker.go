@@ -19,7 +19,7 @@ func insideTheWindow() Experiment {
 		Shrunk: "A dead relay's event waits 0.25 s instead of 30 s. The window is 2 min here and 10 min in the shop.",
 		Actors: brokerActors,
 		Naive: Twin{Title: "an id for each event", Expect: Holds, Run: relayedTwice(longWindow, idOfEvent),
-			Code: []string{"internal/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/lab/broker_naive.go:idOfEvent"}},
+			Code: []string{"internal/proof/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/proof/lab/broker_naive.go:idOfEvent"}},
 		Guarded: Twin{Title: "the outbox id is the message id", Expect: Holds, Run: relayedTwiceGuarded(longWindow),
 			Code: []string{"internal/outbox/relay.go:Relay.RunOnce", "internal/dedup/broker.go:Stream.Publish"}},
 	}
@@ -37,7 +37,7 @@ func afterTheWindow() Experiment {
 		Shrunk: "The duplicate window is 0.3 s instead of 10 min, and a dead relay's event waits 0.25 s instead of 30 s.",
 		Actors: brokerActors,
 		Naive: Twin{Title: "the broker is the guard", Expect: Duplicates, Run: relayedTwice(shortWindow, idOfEvent),
-			Code: []string{"internal/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/lab/broker_naive.go:naiveSender.receiveOne"}},
+			Code: []string{"internal/proof/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/proof/lab/broker_naive.go:naiveSender.receiveOne"}},
 		Guarded: Twin{Title: "the consumer has its own guard", Expect: Holds, Run: relayedTwiceGuarded(shortWindow),
 			Code: []string{"internal/outbox/relay.go:Relay.RunOnce", "internal/notify/notify.go:Service.HandlePaid"}},
 	}
@@ -54,7 +54,7 @@ func freshIDs() Experiment {
 		Shrunk: "A dead relay's event waits 0.25 s instead of 30 s. The window is 2 min here and 10 min in the shop.",
 		Actors: brokerActors,
 		Naive: Twin{Title: "an id for each try", Expect: Duplicates, Run: relayedTwice(longWindow, freshID),
-			Code: []string{"internal/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/lab/broker_naive.go:freshID"}},
+			Code: []string{"internal/proof/lab/broker_naive.go:naiveRelay.publishUnsent", "internal/proof/lab/broker_naive.go:freshID"}},
 		Guarded: Twin{Title: "the outbox id is the message id", Expect: Holds, Run: relayedTwiceGuarded(longWindow),
 			Code: []string{"internal/outbox/outbox.go:EnqueueTx", "internal/outbox/relay.go:Relay.message", "internal/dedup/broker.go:Stream.Publish"}},
 	}
@@ -71,9 +71,9 @@ func diesBeforeAck() Experiment {
 		Shrunk: "The broker waits 0.2 s for the ack instead of 1 min.",
 		Actors: brokerActors,
 		Naive: Twin{Title: "send, then ack", Expect: Duplicates, Run: brokerAckNaive,
-			Code: []string{"internal/lab/broker_naive.go:naiveSender.receiveOne"}},
+			Code: []string{"internal/proof/lab/broker_naive.go:naiveSender.receiveOne"}},
 		Guarded: Twin{Title: "once for each order, then ack", Expect: Holds, Run: brokerAckGuarded,
-			Code: []string{"internal/outbox/consumer.go:Consumer.one", "internal/notify/notify.go:Service.HandlePaid"}},
+			Code: []string{"internal/outbox/consumer.go:Consumer.process", "internal/notify/notify.go:Service.HandlePaid"}},
 	}
 }
 
@@ -89,7 +89,7 @@ func allLayers() Experiment {
 		Shrunk: "The duplicate window is 0.3 s instead of 10 min, a dead relay's event waits 0.25 s instead of 30 s, the broker waits 0.2 s for an ack instead of 1 min, and only the keys of this run are deleted.",
 		Actors: brokerActors,
 		Naive: Twin{Title: "broker, memory and Redis", Expect: Duplicates, Run: brokerAllNaive,
-			Code: []string{"internal/lab/broker_naive.go:naiveChain.receiveOne", "internal/lab/redis_naive.go:naiveSender.sendOnce"}},
+			Code: []string{"internal/proof/lab/broker_naive.go:naiveChain.receiveOne", "internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "hints, and the row behind them", Expect: Holds, Run: brokerAllGuarded,
 			Code: []string{"internal/outbox/relay.go:Relay.RunOnce", "internal/notify/notify.go:Service.HandlePaid", "internal/notify/notify.go:Service.sendOnce"}},
 	}

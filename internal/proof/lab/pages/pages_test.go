@@ -18,8 +18,8 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/embedded"
-	"github.com/onceshop/onceshop/internal/lab"
-	"github.com/onceshop/onceshop/internal/lab/pages"
+	"github.com/onceshop/onceshop/internal/proof/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 	"github.com/onceshop/onceshop/web"

@@ -121,8 +121,8 @@ var (
 func TestConstantTime(t *testing.T) {
 	t.Parallel()
 	compares := 0
-	for _, folder := range []string{"internal/accounts", "internal/api", "internal/payments", "web", "internal/lab/pages", "internal/app"} {
-		err := filepath.WalkDir(filepath.Join("../..", folder), func(path string, entry fs.DirEntry, err error) error {
+	for _, folder := range []string{"internal/accounts", "internal/api", "internal/payments", "web", "internal/proof/lab/pages", "internal/app"} {
+		err := filepath.WalkDir(filepath.Join("../../..", folder), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
 			}

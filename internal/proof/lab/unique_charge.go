@@ -28,7 +28,7 @@ func crashAfterCharge() Experiment {
 		Shrunk: fmt.Sprintf("The lease of the node that dies is %d ms instead of %.0f s.", deadLease.Milliseconds(), shopTiming.Lease.Seconds()),
 		Actors: []Actor{Client, NodeA, NodeB, Database, Provider},
 		Naive: Twin{Title: "a payment for each try", Expect: Duplicates, Run: naiveCrash,
-			Code: []string{"internal/lab/unique_naive.go:naiveShop.pay", "internal/lab/unique_naive.go:naiveShop.savePayment", "internal/lab/unique_naive.go:naiveShop.resumePayments"}},
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay", "internal/proof/lab/unique_naive.go:naiveShop.savePayment", "internal/proof/lab/unique_naive.go:naiveShop.resumePayments"}},
 		Guarded: Twin{Title: "a stored attempt, settled once", Expect: Holds, Run: guardedCrash,
 			Code: []string{"internal/payments/charge.go:Service.Charge", "internal/payments/charge.go:Service.capture", "internal/payments/reconcile.go:Service.reconcileCharge"}},
 	}
@@ -142,7 +142,7 @@ func twoTabs() Experiment {
 			"Behind that stands a partial unique index, one pending, unknown or succeeded charge per order, which would hold even if somebody forgot the lock; a declined charge makes room for the next try. " +
 			"There are two unique keys now, so not every conflict means a replay: the loser looks which of them stood in its way before it answers.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "a key per request", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.payOncePerKey"},
+		Naive: Twin{Title: "a key per request", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey"},
 			Run: naiveTabs},
 		Guarded: Twin{Title: "one live charge per order", Expect: Holds, Code: []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:refusal"},
 			Run: guardedTabs},

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-const document = "../../docs/security.md"
+const document = "../../../docs/security.md"
 
 // items are how many the list has.
 const items = 25
@@ -49,7 +49,7 @@ func TestList(t *testing.T) {
 // exists says whether a package has the test, and in the same file its part.
 func exists(t *testing.T, folder, name, part string) bool {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("../..", folder, "*_test.go"))
+	files, err := filepath.Glob(filepath.Join("../../..", folder, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func exists(t *testing.T, folder, name, part string) bool {
 // What a fork's CI does about the code of others.
 func TestWorkflow(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../.github/workflows/ci.yml")
+	text, err := os.ReadFile("../../../.github/workflows/ci.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/torture"
+	"github.com/onceshop/onceshop/internal/proof/torture"
 )
 
 // edit replaces a text that a file holds exactly once.
@@ -110,7 +110,7 @@ func TestPlantedBugsFit(t *testing.T) {
 	}
 }
 
-const root = "../.."
+const root = "../../.."
 
 // edited are the files with the edits in them, by their paths.
 func edited(t *testing.T, edits []edit) map[string]string {

@@ -19,7 +19,7 @@ const (
 )
 
 var (
-	naiveMemoryCode = []string{"internal/lab/memory_naive.go:naiveShop.placeUnlessSeen", "internal/lab/memory_naive.go:naiveMemory.first"}
+	naiveMemoryCode = []string{"internal/proof/lab/memory_naive.go:naiveShop.placeUnlessSeen", "internal/proof/lab/memory_naive.go:naiveMemory.first"}
 	replaysCode     = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
 )
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	table = "../../docs/failure-table.md"
+	table = "../../../docs/failure-table.md"
 	// faults are numbered from one on.
 	lastFault = 31
 )
@@ -73,12 +73,16 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// missing says what there is not of internal/folder's test, with its subtest; "" if all is there.
+// missing returns what is missing of a test of internal/folder or internal/proof/folder, or "".
 func missing(t *testing.T, folder, test, subtest string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("..", folder, "*_test.go"))
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, parent := range []string{"..", "../.."} {
+		found, err := filepath.Glob(filepath.Join(parent, folder, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
 	for _, name := range files {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)

@@ -38,7 +38,7 @@ func inRepository(t *testing.T, source Source) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(file)))
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", filepath.FromSlash(file)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 package pages
 
-import "github.com/onceshop/onceshop/internal/lab"
+import "github.com/onceshop/onceshop/internal/proof/lab"
 
 // strategy is a strategy as the pages present it.
 type strategy struct {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"embed"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -10,18 +11,28 @@ import (
 	"github.com/onceshop/onceshop"
 )
 
-// Source is a function as the program was built from it.
+// naiveSource has the naive twins, which are the lab's own.
+//
+//go:embed *_naive.go
+var naiveSource embed.FS
+
+// Source is a function that this program was built from.
 type Source struct {
-	// Place is the file and the line where the text begins, as "internal/orders/place.go:42".
+	// Place is the file and the line of the text's beginning, as "internal/orders/place.go:42".
 	Place string
 	// Text is the function with its doc comment; tabs indent it.
 	Text string
 }
 
+const folder = "internal/proof/lab/"
+
 // Code returns the function that ref names, as "internal/orders/place.go:Service.placeTx".
 func Code(ref string) (Source, error) {
 	file, function, _ := strings.Cut(ref, ":")
 	text, err := onceshop.Source.ReadFile(file)
+	if own, ok := strings.CutPrefix(file, folder); ok {
+		text, err = naiveSource.ReadFile(own)
+	}
 	if err != nil {
 		return Source{}, fmt.Errorf("show %s: %w", ref, err)
 	}
@@ -45,7 +56,7 @@ func Code(ref string) (Source, error) {
 	return Source{}, fmt.Errorf("show %s: %s has no such function", ref, file)
 }
 
-// nameOf is the function's name, after its receiver's type and a dot if it is a method.
+// nameOf returns the name of a function, or of a method as Type.Method.
 func nameOf(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return f.Name.Name

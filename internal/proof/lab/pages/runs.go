@@ -9,7 +9,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/onceshop/onceshop/internal/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab"
 )
 
 const (

@@ -30,7 +30,7 @@ func doubleClick() Experiment {
 			"INSERT … ON CONFLICT DO NOTHING waits for the winner and then writes no row, and a second statement reads the winner's order. " +
 			"The charge is a second request with a row and a key of its own, so the money moves once too.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "each request is an order", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.checkout", "internal/lab/unique_naive.go:naiveShop.insertOrder"},
+		Naive: Twin{Title: "each request is an order", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout", "internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA)
 				shop.countOrders(1)
@@ -65,7 +65,7 @@ func answerLost() Experiment {
 			"The guarded shop keeps the key, a fingerprint of the request and the bytes of the answer as columns of the order itself, written in the same transaction. " +
 			"The retry finds the row and gets the very same answer, today or in a year, because these columns are not a cache that runs out.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "each try is an order", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.checkout", "internal/lab/unique_naive.go:naiveShop.capture"},
+		Naive: Twin{Title: "each try is an order", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout", "internal/proof/lab/unique_naive.go:naiveShop.capture"},
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA)
 				shop.countOrders(1)
@@ -121,7 +121,7 @@ func otherBasket() Experiment {
 			"A duplicate was stopped that was none, which is as wrong as one that gets through. " +
 			"The guarded shop stores a fingerprint of the request beside the key; another meaning under a known key is refused with 422, nothing is written, and the client can come again with a key of its own.",
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "the key is all it compares", Expect: Loses, Code: []string{"internal/lab/unique_naive.go:naiveShop.placeOncePerKey"},
+		Naive: Twin{Title: "the key is all it compares", Expect: Loses, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey"},
 			Run: naiveOtherBasket},
 		Guarded: Twin{Title: "key and fingerprint", Expect: Holds, Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
 			Run: guardedOtherBasket},
@@ -189,7 +189,7 @@ func selectThenInsert() Experiment {
 			"The guarded shop looks first too, but only to save work, and lets ON CONFLICT DO NOTHING decide. " +
 			"The losers then read in a second statement: the INSERT itself, and any CTE around it, sees the database as it was when it began, without the winner's row.",
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "SELECT decides", Expect: Duplicates, Code: []string{"internal/lab/unique_naive.go:naiveShop.placeUnlessThere", "internal/lab/unique_naive.go:naiveShop.insertOrder"},
+		Naive: Twin{Title: "SELECT decides", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeUnlessThere", "internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: naiveRace},
 		Guarded: Twin{Title: "the index decides", Expect: Holds, Code: placeCode,
 			Run: guardedRace},

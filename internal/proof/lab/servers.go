@@ -21,7 +21,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/notify/mailbox"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -188,8 +187,11 @@ func (s *servers) orders() *orders.Service {
 // openLastStream makes a stream that stays. With the last stream of an account the broker removes the account's folder, and another that
 // is being opened at that moment fails.
 func (s *servers) openLastStream(ctx context.Context) error {
-	_, err := dedup.OpenStream(ctx, s.JS, dedup.StreamConfig{Name: "LAB", Subjects: []string{"lab"}, Window: time.Minute, MaxAge: time.Minute})
-	return err
+	config := jetstream.StreamConfig{Name: "LAB", Subjects: []string{"lab"}, MaxAge: time.Minute}
+	if _, err := s.JS.CreateOrUpdateStream(ctx, config); err != nil {
+		return fmt.Errorf("open the lab's stream: %w", err)
+	}
+	return nil
 }
 
 func (s *servers) startProvider(ctx context.Context) error {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/onceshop/onceshop/internal/dedup"
 )
 
@@ -107,7 +109,12 @@ func (s *servers) insertKey(ctx context.Context, key string, isNew bool) error {
 }
 
 func (s *servers) openLatencyStream(ctx context.Context, run string) (*dedup.Stream, error) {
-	return dedup.OpenStream(ctx, s.JS, dedup.StreamConfig{Name: "LAB-LATENCY-" + run, Subjects: []string{latencySubject(run)}, Window: time.Minute, MaxAge: time.Hour})
+	config := jetstream.StreamConfig{Name: "LAB-LATENCY-" + run, Subjects: []string{latencySubject(run)},
+		Duplicates: time.Minute, MaxAge: time.Hour}
+	if _, err := s.JS.CreateStream(ctx, config); err != nil {
+		return nil, fmt.Errorf("open the stream for latencies: %w", err)
+	}
+	return dedup.NewStream(s.JS, config.Name), nil
 }
 
 func (s *servers) forgetLatency(ctx context.Context, run string) {

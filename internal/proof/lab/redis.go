@@ -22,7 +22,7 @@ func twoNodes() Experiment {
 			"The guarded loser is told that another is at it and comes again, until the key says done, which the winner writes after the receipt's row.",
 		Actors: redisActors,
 		Naive: Twin{Title: "SET NX with a TTL", Expect: Holds, Run: redisTwoNodesNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendOnce"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "a claim, and the row behind it", Expect: Holds, Run: redisTwoNodesGuarded, Code: receiptCode},
 	}
 }
@@ -39,7 +39,7 @@ func crashBeforeExpire() Experiment {
 		Shrunk: "After the crash, the lease in Redis is cut from 30 s to 0.3 s.",
 		Actors: redisActors,
 		Naive: Twin{Title: "SETNX, then EXPIRE", Expect: Loses, Run: redisExpireNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendWithSetNX"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendWithSetNX"}},
 		Guarded: Twin{Title: "one SET with its end in it", Expect: Holds, Run: redisExpireGuarded,
 			Code: []string{"internal/dedup/redis.go:Claims.Claim", "internal/notify/notify.go:Service.HandlePaid"}},
 	}
@@ -57,7 +57,7 @@ func markedBeforeTheWork() Experiment {
 		Shrunk: "After the crash, the lease in Redis is cut from 30 s to 0.3 s, and that of the row, 30 s too, is ended.",
 		Actors: redisActors,
 		Naive: Twin{Title: "mark, then send", Expect: Loses, Run: redisMarkedNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendOnce"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "claim, send, then done", Expect: Holds, Run: redisMarkedGuarded,
 			Code: []string{"internal/notify/notify.go:Service.HandlePaid", "internal/notify/notify.go:Service.sendOnce", "internal/dedup/redis.go:Claim.Done"}},
 	}
@@ -75,7 +75,7 @@ func shortTTLs() Experiment {
 		Shrunk: "The naive key lives 0.3 s. The guarded one is cut from 30 s to 0.3 s, and the row's lease is left as it is.",
 		Actors: redisActors,
 		Naive: Twin{Title: "SET NX with a guessed TTL", Expect: Duplicates, Run: redisTTLNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendOnce"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "the row has a lease as well", Expect: Holds, Run: redisTTLGuarded,
 			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.lost", "internal/dedup/redis.go:Claim.finish"}},
 	}
@@ -93,7 +93,7 @@ func flushed() Experiment {
 		Shrunk: "Only the keys of this run are deleted, because the shop uses the same Redis.",
 		Actors: redisActors,
 		Naive: Twin{Title: "Redis is the record", Expect: Duplicates, Run: redisFlushNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendOnce"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "the row is the record", Expect: Holds, Run: redisFlushGuarded,
 			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.lost"}},
 	}
@@ -110,7 +110,7 @@ func redisDown() Experiment {
 		Shrunk: "Redis itself goes on: the nodes of this run have clients that are refused.",
 		Actors: redisActors,
 		Naive: Twin{Title: "without Redis, send anyway", Expect: Duplicates, Run: redisDownNaive,
-			Code: []string{"internal/lab/redis_naive.go:naiveSender.sendEvenWithoutRedis"}},
+			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendEvenWithoutRedis"}},
 		Guarded: Twin{Title: "the row decides, with Redis or without", Expect: Holds, Run: redisDownGuarded, Code: receiptCode},
 	}
 }

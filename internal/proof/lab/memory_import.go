@@ -22,7 +22,7 @@ func restart() Experiment {
 			"ON CONFLICT DO NOTHING passes over the lines that stand, where a plain INSERT would fail at the first of them and take the whole transaction along. " +
 			"Stock is raised in the same transaction, and only for the lines that were new.",
 		Actors: []Actor{NodeA, Database},
-		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: []string{"internal/lab/memory_naive.go:naiveShop.importDelivery", "internal/lab/memory_naive.go:naiveMemory.first"},
+		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: []string{"internal/proof/lab/memory_naive.go:naiveShop.importDelivery", "internal/proof/lab/memory_naive.go:naiveMemory.first"},
 			Run: naiveRestart},
 		Guarded: Twin{Title: "memory before the unique row", Expect: Holds, Code: []string{"internal/orders/import.go:importRun.accept", "internal/orders/import.go:importRun.bookTx"},
 			Run: guardedRestart},
