@@ -14,25 +14,27 @@ import (
 type ChargeDetail struct {
 	Charge
 	PaymentMethod string
-	// ProviderID is the provider's name for the capture, "" while there is none.
+	// ProviderID is the provider's id of the capture, "" while there is none.
 	ProviderID string
 	// Attempt is the newest fencing token.
 	Attempt int32
-	// UnknownAt is when nobody knew the outcome for the first time, nil if that never was.
+	// UnknownAt is when the outcome first became unknown, or nil.
 	UnknownAt *time.Time
 }
 
-// QuarantinedEvent is an event that contradicts what we know: it changed nothing and waits for an operator.
+// QuarantinedEvent is an event that contradicts what is stored. It changed nothing and waits for an
+// operator.
 type QuarantinedEvent struct {
 	ID, Type, Reason string
-	// ChargeID is the charge that it says it is about, nil if it does not say or is wrong.
+	// ChargeID is the charge that the event names, or nil.
 	ChargeID *uuid.UUID
 	At       time.Time
-	// Payload is what the provider sent, as JSON.
+	// Payload is the JSON that the provider sent.
 	Payload string
 }
 
-// Unsettled returns up to limit charges that are live and not paid: unknown before pending, oldest first.
+// Unsettled returns up to limit live charges that are not paid: unknown before pending, oldest
+// first.
 func (s *Service) Unsettled(ctx context.Context, limit int32) ([]ChargeDetail, error) {
 	rows, err := s.db.ListUnsettled(ctx, limit)
 	if err != nil {
@@ -41,7 +43,8 @@ func (s *Service) Unsettled(ctx context.Context, limit int32) ([]ChargeDetail, e
 	return details(rows), nil
 }
 
-// Charges returns up to limit charges that came before the given one, or with nil the newest, newest first, and whether there are more.
+// Charges returns up to limit charges before the given one, or with nil the newest, and whether
+// there are more. They are sorted newest first.
 func (s *Service) Charges(ctx context.Context, limit int32, before *uuid.UUID) ([]ChargeDetail, bool, error) {
 	rows, err := s.db.ListAllCharges(ctx, paymentsdb.ListAllChargesParams{Limit: limit + 1, Before: before})
 	if err != nil {
@@ -54,7 +57,8 @@ func (s *Service) Charges(ctx context.Context, limit int32, before *uuid.UUID) (
 	return details(rows), more, nil
 }
 
-// Quarantined returns up to limit events that came before the given time, or with nil the newest, newest first, and whether there are more.
+// Quarantined returns up to limit events before the given time, or with nil the newest, and whether
+// there are more. They are sorted newest first.
 func (s *Service) Quarantined(ctx context.Context, limit int32, before *time.Time) ([]QuarantinedEvent, bool, error) {
 	rows, err := s.db.ListQuarantined(ctx, paymentsdb.ListQuarantinedParams{Limit: limit + 1, Before: before})
 	if err != nil {
@@ -66,7 +70,8 @@ func (s *Service) Quarantined(ctx context.Context, limit int32, before *time.Tim
 	}
 	all := make([]QuarantinedEvent, len(rows))
 	for i, row := range rows {
-		all[i] = QuarantinedEvent{ID: row.ID, Type: row.Type, Reason: row.Reason, ChargeID: row.ChargeID, At: row.ReceivedAt.UTC(), Payload: string(row.Payload)}
+		all[i] = QuarantinedEvent{ID: row.ID, Type: row.Type, Reason: row.Reason, ChargeID: row.ChargeID,
+			At: row.ReceivedAt.UTC(), Payload: string(row.Payload)}
 	}
 	return all, more, nil
 }
@@ -74,10 +79,8 @@ func (s *Service) Quarantined(ctx context.Context, limit int32, before *time.Tim
 func details(rows []paymentsdb.Charge) []ChargeDetail {
 	all := make([]ChargeDetail, len(rows))
 	for i, row := range rows {
-		all[i] = ChargeDetail{Charge: view(row), PaymentMethod: row.PaymentMethod, Attempt: row.Attempt, UnknownAt: row.UnknownAt}
-		if row.ProviderID != nil {
-			all[i].ProviderID = *row.ProviderID
-		}
+		all[i] = ChargeDetail{Charge: view(row), PaymentMethod: row.PaymentMethod, ProviderID: value(row.ProviderID),
+			Attempt: row.Attempt, UnknownAt: row.UnknownAt}
 	}
 	return all
 }

@@ -28,11 +28,11 @@ type CancelOrder struct {
 // Fingerprint identifies what the request asks for.
 func (c CancelOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Cancel cancels an order, once per customer and key, and returns 200 with the order. Its stock comes
-// back. An unpaid order becomes canceled; if its charge still captures money, that is refunded. A paid
-// order becomes refunded: the refund is stored with it, and carried out by the reconciler if the
-// provider does not answer now. orders.ErrNotFound and ErrOrderNotCancelable leave the key unused; the
-// other errors are those of orders.Place.
+// Cancel cancels an order, once per customer and key, and returns 200 with the order. Its stock
+// comes back. An unpaid order becomes canceled; if its charge still captures money, that is
+// refunded. A paid order becomes refunded: the refund is stored with it, and carried out by the
+// reconciler if the provider does not answer now. orders.ErrNotFound and ErrOrderNotCancelable
+// leave the key unused; the other errors are those of orders.Place.
 func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, error) {
 	var refund *paymentsdb.Refund
 	answer, err := dedup.Once(ctx, dedup.Request{
@@ -46,8 +46,8 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 				return err
 			})
 			if err != nil {
-				// After a lost COMMIT the order may be canceled by a twin, with a refund of its own: only the
-				// reconciler carries out what is stored.
+				// After a lost COMMIT the order may be canceled by a twin, with a refund of its
+				// own: only the reconciler carries out what is stored.
 				refund = nil
 			}
 			return answer, err
@@ -81,8 +81,8 @@ func findCancellation(ctx context.Context, db *paymentsdb.Queries, c CancelOrder
 	return dedup.Row{ID: row.OrderID, Fingerprint: row.Fingerprint, Answer: canceledAnswer(row.OrderID, row.Answer)}, nil
 }
 
-// cancelTx looks for the key again under the lock: the order may have been canceled by this request's
-// own twin.
+// cancelTx looks for the key again under the lock: the order may have been canceled by this
+// request's own twin.
 func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (dedup.Answer, *paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
 	locked := s.orders.LockTx(tx, c.OrderID)
@@ -127,7 +127,8 @@ func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (ded
 	return canceledAnswer(order.ID, body), refund, nil
 }
 
-// giveBackTx ends a paid order: its stock comes back, and a refund of what is left of its money starts.
+// giveBackTx ends a paid order: its stock comes back, and a refund of what is left of its money
+// starts.
 func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
 	orderID uuid.UUID) (*paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)

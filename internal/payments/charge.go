@@ -43,12 +43,12 @@ type ChargeOrder struct {
 // Fingerprint identifies what the request asks for.
 func (c ChargeOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Charge pays for an order, once per customer and key, and at most once per order. It returns 201 or
-// 402, which are final and replayed to the key, or 202 while the outcome is unknown. These errors leave
-// the key unused: problem.InvalidError, orders.ErrNotFound, InProgressError, AlreadyPaidError and
-// ErrOrderNotPayable. dedup.ErrKeyReused reports a key that belongs to a different request, and
-// dedup.ErrInProgress that the first request with the key is still running. If pg.IsUnavailable holds
-// for an error, the charge may exist: retry.
+// Charge pays for an order, once per customer and key, and at most once per order. It returns 201
+// or 402, which are final and replayed to the key, or 202 while the outcome is unknown. These
+// errors leave the key unused: problem.InvalidError, orders.ErrNotFound, InProgressError,
+// AlreadyPaidError and ErrOrderNotPayable. dedup.ErrKeyReused reports a key that belongs to a
+// different request, and dedup.ErrInProgress that the first request with the key is still running.
+// If pg.IsUnavailable holds for an error, the charge may exist: retry.
 func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
@@ -143,8 +143,8 @@ func (s *Service) start(ctx context.Context, requests []ChargeOrder) (outcomes [
 	return outcomes, shared(err)
 }
 
-// startTx locks the orders before it inserts their charges. Requests for one order, of this batch or of
-// another node, meet at the UNIQUE keys: one charge per key, one live charge per order.
+// startTx locks the orders before it inserts their charges. Requests for one order, of this batch
+// or of another node, meet at the UNIQUE keys: one charge per key, one live charge per order.
 func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrder) ([]started, error) {
 	params, err := s.insertParams(requests)
 	if err != nil {
@@ -200,7 +200,8 @@ func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertCharges
 	return p, nil
 }
 
-// refuseTx sets why charges were not inserted. It reads under the locks under which they were refused.
+// refuseTx sets why charges were not inserted. It reads under the locks under which they were
+// refused.
 func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, requests []ChargeOrder,
 	refused []int, outcomes []started) error {
 	db := paymentsdb.New(tx)
@@ -239,8 +240,8 @@ func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Lock
 	return nil
 }
 
-// refusal returns why no charge can start for the order, whose live charge is the zero Charge if it has
-// none.
+// refusal returns why no charge can start for the order, whose live charge is the zero Charge if it
+// has none.
 func refusal(c ChargeOrder, order orders.Order, live paymentsdb.Charge) error {
 	switch {
 	case order.CustomerID != c.CustomerID:
@@ -280,8 +281,8 @@ func (s *Service) capture(ctx context.Context, charge paymentsdb.Charge) (Captur
 	return capture, err
 }
 
-// markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns the
-// charge as it stands.
+// markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns
+// the charge as it stands.
 func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge,
 	pause time.Duration) (paymentsdb.Charge, error) {
 	marked, err := s.db.MarkUnknown(ctx,

@@ -16,8 +16,8 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// Event is a webhook of the provider whose signature was checked. Exactly one of Capture and Refund is
-// set; otherwise the event is quarantined. ID is unique among the provider's events.
+// Event is a webhook of the provider whose signature was checked. Exactly one of Capture and Refund
+// is set; otherwise the event is quarantined. ID is unique among the provider's events.
 type Event struct {
 	ID      string
 	Type    string
@@ -30,19 +30,19 @@ type Event struct {
 	Payload []byte
 }
 
-// patience is how old an event may be that waits for what it is about. An older one is not early but
-// wrong.
+// patience is how old an event may be that waits for what it is about. An older one is not early
+// but wrong.
 const patience = 10 * time.Minute
 
-// contradictionError reports that an answer of the provider contradicts what is stored. An event with it
-// is quarantined, and a charge with it stays as it is.
+// contradictionError reports that an answer of the provider contradicts what is stored. An event
+// with it is quarantined, and a charge with it stays as it is.
 type contradictionError struct{ reason string }
 
 func (e contradictionError) Error() string { return "payments: " + e.reason }
 
-// Receive applies an event once: its id and its effect are stored in one transaction. An event that was
-// applied before changes nothing. An event that contradicts what is stored is kept in quarantine and
-// changes nothing. ErrNotApplicableYet asks the provider to send it again.
+// Receive applies an event once: its id and its effect are stored in one transaction. An event that
+// was applied before changes nothing. An event that contradicts what is stored is kept in
+// quarantine and changes nothing. ErrNotApplicableYet asks the provider to send it again.
 func (s *Service) Receive(ctx context.Context, event Event) error {
 	if event.Ignored {
 		return nil
@@ -58,7 +58,8 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 		}
 		err = s.applyTx(ctx, tx, event)
 		if wrong, ok := errors.AsType[contradictionError](err); ok {
-			s.log.ErrorContext(ctx, "event quarantined", "event_id", event.ID, "type", event.Type, "reason", wrong.reason)
+			s.log.ErrorContext(ctx, "event quarantined",
+				"event_id", event.ID, "type", event.Type, "reason", wrong.reason)
 			return db.QuarantineEvent(ctx, paymentsdb.QuarantineEventParams{ID: event.ID, Reason: wrong.reason})
 		}
 		return err
@@ -106,8 +107,8 @@ func (s *Service) applyTx(ctx context.Context, tx *pg.Pipe, event Event) error {
 	}
 }
 
-// applyCaptureTx settles the charge of a capture. The charge was stored before the provider was asked, so
-// a capture without one is not ours.
+// applyCaptureTx settles the charge of a capture. The charge was stored before the provider was
+// asked, so a capture without one is not ours.
 func (s *Service) applyCaptureTx(ctx context.Context, tx *pg.Pipe, capture Capture) error {
 	id, err := uuid.Parse(capture.Reference)
 	if err != nil {
@@ -124,8 +125,8 @@ func (s *Service) applyCaptureTx(ctx context.Context, tx *pg.Pipe, capture Captu
 		return err
 	}
 	if charge.Answer == nil && capture.Status == CaptureDeclined {
-		// A later try may have succeeded. Only the answer to our own call, or the reconciler's look at
-		// everything that the provider holds, proves that no money will move.
+		// A later try may have succeeded. Only the answer to our own call, or the reconciler's look
+		// at everything that the provider holds, proves that no money will move.
 		return ErrNotApplicableYet
 	}
 	settled, err := s.settleTx(ctx, tx, outcome{charge.ID, charge.OrderID, capture, unfenced})
@@ -141,16 +142,18 @@ func (s *Service) applyCaptureTx(ctx context.Context, tx *pg.Pipe, capture Captu
 // fits checks that a capture can belong to the charge.
 func fits(row paymentsdb.Charge, capture Capture) error {
 	if capture.ID == "" || capture.Status != CaptureSucceeded && capture.Status != CaptureDeclined {
-		return contradictionError{fmt.Sprintf("capture %q of charge %s has the status %q", capture.ID, row.ID, capture.Status)}
+		return contradictionError{fmt.Sprintf("capture %q of charge %s has the status %q",
+			capture.ID, row.ID, capture.Status)}
 	}
 	if ours := (money.Money{Minor: row.Amount, Currency: row.Currency}); capture.Money() != ours {
-		return contradictionError{fmt.Sprintf("capture %s is about %s, charge %s about %s", capture.ID, capture.Money(), row.ID, ours)}
+		return contradictionError{fmt.Sprintf("capture %s is about %s, charge %s about %s",
+			capture.ID, capture.Money(), row.ID, ours)}
 	}
 	return nil
 }
 
-// agree checks that a settled charge does not contradict a capture. A decline after a success does not:
-// it is old news of another try.
+// agree checks that a settled charge does not contradict a capture. A decline after a success does
+// not: it is old news of another try.
 func agree(row paymentsdb.Charge, capture Capture) error {
 	succeeded := row.Status == string(Succeeded)
 	if succeeded && capture.Status == CaptureSucceeded && *row.ProviderID != capture.ID {
@@ -162,8 +165,8 @@ func agree(row paymentsdb.Charge, capture Capture) error {
 	return nil
 }
 
-// applyRefundTx checks that a refund is one of ours, and changes nothing: refunds are settled by the
-// provider's answer. While one of ours waits for its answer, the event is early.
+// applyRefundTx checks that a refund is one of ours, and changes nothing: refunds are settled by
+// the provider's answer. While one of ours waits for its answer, the event is early.
 func (s *Service) applyRefundTx(ctx context.Context, tx *pg.Pipe, given ProviderRefund, at time.Time) error {
 	db := paymentsdb.New(tx)
 	row, err := db.FindRefundByProviderID(ctx, given.ID)

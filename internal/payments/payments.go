@@ -1,6 +1,6 @@
-// Package payments charges an order at most once, across a network call that can fail in every way: the
-// charge is stored before the provider is asked, the provider's key is derived from the stored row, and
-// an unknown outcome is a state of its own.
+// Package payments charges an order at most once, across a network call that can fail in every way:
+// the charge is stored before the provider is asked, the provider's key is derived from the stored
+// row, and an unknown outcome is a state of its own.
 package payments
 
 import (
@@ -29,7 +29,8 @@ var (
 	ErrOrderNotCancelable = errors.New("payments: the order cannot be canceled any more")
 	// ErrNotSigned reports a webhook without a valid, recent signature of the provider.
 	ErrNotSigned = errors.New("payments: the webhook has no valid, recent signature")
-	// ErrNotApplicableYet reports an event that arrived before what it is about. It must be sent again.
+	// ErrNotApplicableYet reports an event that arrived before what it is about. It must be sent
+	// again.
 	ErrNotApplicableYet = errors.New("payments: the event cannot be applied yet")
 )
 
@@ -40,8 +41,8 @@ func (e RefundExceedsError) Error() string {
 	return fmt.Sprintf("payments: refund of %s exceeds the refundable %s", e.Asked, e.Refundable)
 }
 
-// InProgressError reports that another key's charge for the order is live. The order can be charged again
-// if that one is declined.
+// InProgressError reports that another key's charge for the order is live. The order can be charged
+// again if that one is declined.
 type InProgressError struct{ ChargeID uuid.UUID }
 
 func (e InProgressError) Error() string {
@@ -88,11 +89,11 @@ type Charge struct {
 type Timing struct {
 	// ProviderTimeout bounds one call to the provider.
 	ProviderTimeout time.Duration
-	// Lease is how long a worker that asks the provider holds a charge or refund: longer than a call and
-	// the transaction after it.
+	// Lease is how long a worker that asks the provider holds a charge or refund: longer than a
+	// call and the transaction after it.
 	Lease time.Duration
-	// Horizon is how long the provider may be asked again under the same key: shorter than the provider
-	// remembers it.
+	// Horizon is how long the provider may be asked again under the same key: shorter than the
+	// provider remembers it.
 	Horizon time.Duration
 }
 
@@ -114,8 +115,8 @@ type Service struct {
 	settling *coalesce.Batcher[outcome, verdict]
 }
 
-// New returns a service on the pool's database. Leases use the database's clock; now dates what people
-// see. The recorder of stopped twins may be nil.
+// New returns a service on the pool's database. Leases use the database's clock; now dates what
+// people see. The recorder of stopped twins may be nil.
 func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, timing Timing, now func() time.Time,
 	recorder *timeline.Recorder, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing,

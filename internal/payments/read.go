@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Get returns a charge, or ErrNotFound. Who may see it is the caller's to decide.
+// Get returns a charge, or ErrNotFound. The caller decides which customer may see it.
 func (s *Service) Get(ctx context.Context, id uuid.UUID) (Charge, error) {
 	row, err := s.db.GetCharge(ctx, id)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -21,16 +21,16 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// Causes of a refund: a client asked for it, the order was canceled, or the money was captured after the
-// order had ended.
+// Causes of a refund: a client asked for it, the order was canceled, or the money was captured
+// after the order had ended.
 const (
 	causeRequested = "requested"
 	causeCanceled  = "canceled"
 	causeLate      = "late"
 )
 
-// RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil. Its
-// JSON is what the idempotency key stands for.
+// RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil.
+// Its JSON is what the idempotency key stands for.
 type RefundCharge struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
@@ -53,11 +53,11 @@ type Refund struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Refund gives money back, once per customer and key, in the three phases of Charge. It returns 201,
-// which is final and replayed to the key, or 202 while the outcome is unknown. problem.InvalidError,
-// ErrNotFound and RefundExceedsError leave the key unused; the other errors are those of Charge. The
-// first phase takes the amount off what the charge can still refund, so that concurrent refunds stay
-// within the capture.
+// Refund gives money back, once per customer and key, in the three phases of Charge. It returns
+// 201, which is final and replayed to the key, or 202 while the outcome is unknown.
+// problem.InvalidError, ErrNotFound and RefundExceedsError leave the key unused; the other errors
+// are those of Charge. The first phase takes the amount off what the charge can still refund, so
+// that concurrent refunds stay within the capture.
 func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
@@ -126,8 +126,8 @@ func findRefund(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (de
 	return row, err
 }
 
-// startRefundTx inserts the refund under its key. It looks for the key again under the lock: a charge
-// with nothing left to refund may owe that to this request's own twin.
+// startRefundTx inserts the refund under its key. It looks for the key again under the lock: a
+// charge with nothing left to refund may owe that to this request's own twin.
 func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, c RefundCharge) (paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
 	charge, err := db.GetCharge(ctx, c.ChargeID)
@@ -181,15 +181,16 @@ func taken(err error) error {
 	return err
 }
 
-// insertOwnRefundTx queues a refund of the rest of a charge that the shop owes. The reconciler carries
-// it out if the caller does not.
+// insertOwnRefundTx queues a refund of the rest of a charge that the shop owes. The reconciler
+// carries it out if the caller does not.
 func (s *Service) insertOwnRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
 	cause string) (*[]paymentsdb.InsertRefundRow, error) {
 	return s.insertRefundTx(tx, charge,
 		paymentsdb.InsertRefundParams{Cause: cause, Amount: charge.Amount - charge.AmountRefunded})
 }
 
-// insertRefundTx queues a refund, which is known after the next Flush. It is missing if its key is taken.
+// insertRefundTx queues a refund, which is known after the next Flush. It is missing if its key is
+// taken.
 func (s *Service) insertRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
 	r paymentsdb.InsertRefundParams) (*[]paymentsdb.InsertRefundRow, error) {
 	id, err := uuid.NewV7()
@@ -208,8 +209,8 @@ func exceeds(charge paymentsdb.Charge, asked, refundable int64) error {
 		Refundable: money.Money{Minor: refundable, Currency: charge.Currency}}
 }
 
-// attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the outcome
-// is unknown, the reconciler asks again after the pause.
+// attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the
+// outcome is unknown, the reconciler asks again after the pause.
 func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
 	pause time.Duration) (paymentsdb.Refund, error) {
 	charge, err := s.db.GetCharge(ctx, refund.ChargeID)
@@ -235,7 +236,8 @@ func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
 	}
 }
 
-// giveBack asks the provider for the refund. Every try has the same key, derived from the stored refund.
+// giveBack asks the provider for the refund. Every try has the same key, derived from the stored
+// refund.
 func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund, captureID string) (ProviderRefund, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
 	defer cancel()
@@ -243,7 +245,8 @@ func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund, captur
 		RefundRequest{CaptureID: captureID, Amount: refund.Amount})
 }
 
-// settleRefund stores the provider's answer, or with nil its refusal, and returns the refund as it stands.
+// settleRefund stores the provider's answer, or with nil its refusal, and returns the refund as it
+// stands.
 func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, refund paymentsdb.Refund,
 	given *ProviderRefund) (paymentsdb.Refund, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)

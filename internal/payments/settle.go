@@ -32,8 +32,8 @@ const unfenced = 0
 var errStale = errors.New("payments: another worker has taken over")
 
 // settle is tx B: it stores the provider's answer to the holder of the charge, with everything that
-// follows from it, and returns the charge as it stands. The answer to a request, the reconciler and the
-// webhooks all meet in settleTx: the first one decides, and later ones change nothing.
+// follows from it, and returns the charge as it stands. The answer to a request, the reconciler and
+// the webhooks all meet in settleTx: the first one decides, and later ones change nothing.
 func (s *Service) settle(ctx context.Context, charge paymentsdb.Charge, capture Capture) (paymentsdb.Charge, error) {
 	v, err := s.settling.Do(ctx, outcome{charge.ID, charge.OrderID, capture, charge.Attempt})
 	switch {
@@ -52,7 +52,8 @@ func (s *Service) settle(ctx context.Context, charge paymentsdb.Charge, capture 
 	return v.charge, err
 }
 
-// reread returns the charge as it stands after a transaction that failed or whose outcome is unknown.
+// reread returns the charge as it stands after a transaction that failed or whose outcome is
+// unknown.
 func (s *Service) reread(ctx context.Context, id uuid.UUID) (paymentsdb.Charge, error) {
 	ctx, cancel := detach(ctx, settleTimeout)
 	defer cancel()
@@ -75,8 +76,8 @@ func (s *Service) settleAll(ctx context.Context, outcomes []outcome) (settled []
 	return settled, shared(err)
 }
 
-// settleTx decides what follows from each outcome, under the locks of the orders and their charges, and
-// queues the writes.
+// settleTx decides what follows from each outcome, under the locks of the orders and their charges,
+// and queues the writes.
 func (s *Service) settleTx(ctx context.Context, tx *pg.Pipe, outcomes ...outcome) ([]coalesce.Outcome[verdict], error) {
 	orderIDs := make([]uuid.UUID, len(outcomes))
 	for i, o := range outcomes {

@@ -13,16 +13,16 @@ SELECT * FROM charges WHERE id = $1 FOR NO KEY UPDATE;
 -- name: ListCharges :many
 SELECT * FROM charges WHERE order_id = $1 ORDER BY id;
 
--- MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when to ask
--- again.
+-- MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when
+-- to ask again.
 -- name: MarkUnknown :one
 UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
     lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING *;
 
--- ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences off
--- the workers that held them before.
+-- ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences
+-- off the workers that held them before.
 -- name: ClaimUnsettledCharges :many
 UPDATE charges SET attempt = attempt + 1, lease_until = now() + sqlc.arg(lease)::interval
 WHERE id IN (
@@ -46,13 +46,13 @@ SELECT * FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DES
 SELECT * FROM charges WHERE id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC LIMIT $1;
 
--- The statements below start and settle charges. They take a batch of charges as arrays and expect the
--- orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size the
--- planner assumes for the tables.
+-- The statements below start and settle charges. They take a batch of charges as arrays and expect
+-- the orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size
+-- the planner assumes for the tables.
 
--- InsertCharges inserts and returns the charges that can start: the order belongs to the customer and
--- waits for a payment, the key is free, and the order has no live charge. It inserts in the order of the
--- keys: two nodes with the same keys cannot deadlock.
+-- InsertCharges inserts and returns the charges that can start: the order belongs to the customer
+-- and waits for a payment, the key is free, and the order has no live charge. It inserts in the
+-- order of the keys: two nodes with the same keys cannot deadlock.
 -- name: InsertCharges :many
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
                      status, amount, currency, lease_until, created_at)

@@ -5,8 +5,8 @@ WHERE customer_id = sqlc.arg(customer_id)::uuid AND idempotency_key = sqlc.arg(i
 -- name: GetRefund :one
 SELECT * FROM refunds WHERE id = $1;
 
--- InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails by
--- the constraint charges_refunds_within_capture when the charge cannot give so much back.
+-- InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails
+-- by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 -- name: InsertRefund :many
 WITH refund AS (
     INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status,
@@ -26,8 +26,8 @@ SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
 -- name: SettleRefund :exec
 UPDATE refunds SET status = 'succeeded', provider_id = $2, answer = $3, settled_at = now() WHERE id = $1;
 
--- FailRefund gives the amount back to the charge, and the key back to the customer: nothing happened
--- under it.
+-- FailRefund gives the amount back to the charge, and the key back to the customer: nothing
+-- happened under it.
 -- name: FailRefund :exec
 WITH refund AS (
     UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now()

@@ -42,8 +42,8 @@ type ClaimUnsettledChargesParams struct {
 	Most  int32
 }
 
-// ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences off
-// the workers that held them before.
+// ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences
+// off the workers that held them before.
 func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsettledCharges, arg.Lease, arg.Most)
 	if err != nil {
@@ -308,12 +308,12 @@ type InsertChargesParams struct {
 	PaymentMethods  []string
 }
 
-// The statements below start and settle charges. They take a batch of charges as arrays and expect the
-// orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size the
-// planner assumes for the tables.
-// InsertCharges inserts and returns the charges that can start: the order belongs to the customer and
-// waits for a payment, the key is free, and the order has no live charge. It inserts in the order of the
-// keys: two nodes with the same keys cannot deadlock.
+// The statements below start and settle charges. They take a batch of charges as arrays and expect
+// the orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size
+// the planner assumes for the tables.
+// InsertCharges inserts and returns the charges that can start: the order belongs to the customer
+// and waits for a payment, the key is free, and the order has no live charge. It inserts in the
+// order of the keys: two nodes with the same keys cannot deadlock.
 func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, InsertCharges,
 		arg.Lease,
@@ -621,8 +621,8 @@ type MarkUnknownParams struct {
 	Pause   time.Duration
 }
 
-// MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when to ask
-// again.
+// MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when
+// to ask again.
 func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charge, error) {
 	row := q.db.QueryRow(ctx, MarkUnknown, arg.ID, arg.Attempt, arg.Pause)
 	var i Charge

@@ -74,8 +74,8 @@ UPDATE charges SET amount_refunded = charges.amount_refunded - refund.amount
 FROM refund WHERE charges.id = refund.charge_id
 `
 
-// FailRefund gives the amount back to the charge, and the key back to the customer: nothing happened
-// under it.
+// FailRefund gives the amount back to the charge, and the key back to the customer: nothing
+// happened under it.
 func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
 	_, err := q.db.Exec(ctx, FailRefund, id)
 	return err
@@ -237,8 +237,8 @@ type InsertRefundRow struct {
 	UnknownAt      *time.Time
 }
 
-// InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails by
-// the constraint charges_refunds_within_capture when the charge cannot give so much back.
+// InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails
+// by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]InsertRefundRow, error) {
 	rows, err := q.db.Query(ctx, InsertRefund,
 		arg.ID,
