@@ -54,8 +54,8 @@ func BenchmarkRequestIDOf(b *testing.B) {
 	}
 }
 
-// BenchmarkReplays is the whole of what memory does for a request. A hit is what a repeated request costs on the node that has answered
-// it; a miss is what a first one pays for it.
+// BenchmarkReplays is the whole of what memory does for a request. A hit is what a repeated request
+// costs on the node that has answered it; a miss is what a first one pays for it.
 func BenchmarkReplays(b *testing.B) {
 	customer, meaning := uuid.New(), dedup.FingerprintOf("mug")
 	answer := final(strings.Repeat("b", 300))
@@ -188,7 +188,8 @@ func BenchmarkClaims(b *testing.B) {
 	})
 }
 
-// BenchmarkStreamPublish publishes batches into an embedded JetStream that keeps them in files; an operation is one batch.
+// BenchmarkStreamPublish publishes batches into an embedded JetStream that keeps them in files; an
+// operation is one batch.
 func BenchmarkStreamPublish(b *testing.B) {
 	stream, _ := openStream(b, startNATS(b, b.TempDir()), time.Minute)
 	n := 0

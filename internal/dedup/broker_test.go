@@ -80,7 +80,8 @@ func TestStreamStopsARepeat(t *testing.T) {
 	if again := publish(t, stream, "test.a", "id", "body"); again != want {
 		t.Errorf("the repeat got %+v, want %+v", again, want)
 	}
-	// The server compares ids alone, over the whole stream: an id must say what kind of thing it names.
+	// The server compares ids alone, over the whole stream: an id must say what kind of thing it
+	// names.
 	if other := publish(t, stream, "test.b", "id", "another body"); other != want {
 		t.Errorf("the same id on another subject got %+v, want %+v", other, want)
 	}

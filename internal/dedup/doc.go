@@ -1,11 +1,13 @@
-// Package dedup holds the four strategies against duplicates as mechanisms. It knows no
-// business word; the packages that use it decide what a key means.
+// Package dedup implements the four strategies against duplicates. It contains no business rules:
+// the packages that use it decide what a key means.
 //
-//	strategy            stops                                  remembers in     forgets after        fails how                                     not for
-//	1 unique.go         a second effect of one key             Postgres rows    never                closed: no database, no effect                effects outside the database
-//	2 memory.go         work already done by this process      this process     TTL, size, restart   open: the twin goes on to the database        anything that must hold
-//	3 redis.go          two nodes sending at once              Redis            lease, then TTL      open: the caller goes on to the database      authority of any kind
-//	4 broker.go         a second copy in the stream            JetStream        duplicate window     open: consumers keep their own guard          effects of a consumer
+//	strategy     stops                         remembers in   forgets after       if it fails
+//	1 unique.go  a second effect of a key      Postgres rows  never               no effect
+//	2 memory.go  work this process has done    this process   TTL, size, restart  go on to 1
+//	3 redis.go   two nodes at work at once     Redis          lease, then TTL     go on to 1
+//	4 broker.go  a second copy in the stream   JetStream      duplicate window    consumers guard
 //
-// Only the first decides. The other three save work, and everything stays right without them.
+// Only the first decides, and it covers effects inside the database. The others save work: without
+// them, every result is the same. Strategy 4 does not cover the effects of a consumer, which can
+// receive one copy twice.
 package dedup

@@ -19,8 +19,8 @@ var (
 	ErrKeyInvalid = errors.New("dedup: the idempotency key is not 1 to 255 visible ASCII characters")
 )
 
-// Key is a client's name for one intent. It is unique within one customer and one operation: the other
-// columns and the table of the UNIQUE constraint.
+// Key is a client's name for one intent. It is unique within one customer and one operation: the
+// other columns and the table of the UNIQUE constraint.
 type Key string
 
 // ParseKey reads an Idempotency-Key header: the bare key, or a structured-field string (RFC 9651).
@@ -82,8 +82,8 @@ func (k Key) Hash() string {
 // Fingerprint identifies what a request asks for.
 type Fingerprint [sha256.Size]byte
 
-// FingerprintOf hashes a decoded command, not the bytes of the request: the order of JSON keys and white
-// space do not count. The command must marshal to JSON deterministically, as structs do.
+// FingerprintOf hashes a decoded command, not the bytes of the request: the order of JSON keys and
+// white space do not count. The command must marshal to JSON deterministically, as structs do.
 func FingerprintOf(command any) Fingerprint {
 	w := writers.Get().(*writer)
 	w.canonical.Reset()
@@ -108,8 +108,8 @@ var writers = sync.Pool{New: func() any {
 	return w
 }}
 
-// RequestID identifies a request by customer, operation, key and fingerprint. A key that is used with
-// two meanings has two ids, so that the second reaches the database, which refuses it.
+// RequestID identifies a request by customer, operation, key and fingerprint. A key that is used
+// with two meanings has two ids, so that the second reaches the database, which refuses it.
 type RequestID [sha256.Size]byte
 
 // RequestIDOf returns the id of a request.

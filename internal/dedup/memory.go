@@ -11,8 +11,8 @@ import (
 )
 
 // Seen is a bounded set of the keys that this process has met. It forgets after a TTL, when it is
-// full and at a restart. An absent key therefore proves nothing: the caller goes on to the database,
-// which decides.
+// full and at a restart. An absent key therefore proves nothing: the caller goes on to the
+// database, which decides.
 type Seen struct {
 	set *otter.Cache[string, struct{}]
 }
@@ -25,8 +25,8 @@ func NewSeen(size int, ttl time.Duration) *Seen {
 	})}
 }
 
-// First adds the key and reports whether it was absent. The two are one atomic step: a lookup followed
-// by an insert would return true to several concurrent callers.
+// First adds the key and reports whether it was absent. The two are one atomic step: a lookup
+// followed by an insert would return true to several concurrent callers.
 func (s *Seen) First(key string) bool {
 	_, added := s.set.SetIfAbsent(key, struct{}{})
 	return added
@@ -40,8 +40,8 @@ func (s *Seen) Forget(key string) {
 // Close stops the set's background goroutines. The set must not be used afterwards.
 func (s *Seen) Close() { s.set.StopAllGoroutines() }
 
-// Replays answers repeated requests from memory. It keeps final answers, and it lets concurrent twins
-// on one node share one execution. A nil *Replays runs every request.
+// Replays answers repeated requests from memory. It keeps final answers, and it lets concurrent
+// twins on one node share one execution. A nil *Replays runs every request.
 type Replays struct {
 	answers *otter.Cache[RequestID, Answer]
 	running singleflight.Group
@@ -62,12 +62,12 @@ func NewReplays(maxBytes uint64, ttl time.Duration) *Replays {
 // Close stops the background goroutines. The Replays must not be used afterwards.
 func (r *Replays) Close() { r.answers.StopAllGoroutines() }
 
-// Do returns the stored answer of the request, joins a twin that is running, or calls run. An answer
-// is stored only after run returned it as final, and so after its commit: stored before, it could
-// answer for work that was rolled back.
+// Do returns the stored answer of the request, joins a twin that is running, or calls run. An
+// answer is stored only after run returned it as final, and so after its commit: stored before, it
+// could answer for work that was rolled back.
 //
-// The context of run outlives ctx, because a twin can wait for the answer after this client has gone.
-// Run must set its own deadline.
+// The context of run outlives ctx, because a twin can wait for the answer after this client has
+// gone. Run must set its own deadline.
 func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context) (Answer, error)) (Answer, error) {
 	if r == nil {
 		return run(ctx)

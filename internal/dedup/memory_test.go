@@ -44,7 +44,8 @@ func TestSeenHasOneFirst(t *testing.T) {
 	var arrived atomic.Int64
 	firsts := shoptest.Race(callers, func(int) (first [keys]bool) {
 		for key := range keys {
-			// All callers meet before each key, as one gate in front of all keys would let them drift apart.
+			// All callers meet before each key, as one gate in front of all keys would let them
+			// drift apart.
 			for arrived.Add(1); arrived.Load() < int64(callers*(key+1)); {
 				runtime.Gosched()
 			}

@@ -63,7 +63,8 @@ func (c *Claims) Claim(ctx context.Context, key string, lease time.Duration) (Cl
 	holder, err := c.client.Get(ctx, claim.key).Result()
 	switch {
 	case err == nil && holder == claim.token:
-		// A Cluster's client repeats a SET whose reply was lost, and the repeat meets its own token.
+		// A Cluster's client repeats a SET whose reply was lost, and the repeat meets its own
+		// token.
 		return claim, nil
 	case err == nil && holder == done:
 		return Claim{}, ErrDone
@@ -85,8 +86,8 @@ func (c Claim) Release(ctx context.Context) error {
 	return c.finish(ctx, 0)
 }
 
-// finishScript changes the key only while it holds this claim's token. After the lease, another node
-// can hold the key: a plain DEL would end that node's claim.
+// finishScript changes the key only while it holds this claim's token. After the lease, another
+// node can hold the key: a plain DEL would end that node's claim.
 var finishScript = redis.NewScript(`
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == "0" then return redis.call("DEL", KEYS[1]) end

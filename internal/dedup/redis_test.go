@@ -211,8 +211,8 @@ func TestRedisThatForgot(t *testing.T) {
 	mustClaim(t, claims, "restarted", time.Minute)
 }
 
-// wantQuickDoubt fails unless every call returns an error that leaves the decision to the database, and the
-// fastest in time: on a busy machine any single one may have to wait for the processor.
+// wantQuickDoubt fails unless every call returns an error that leaves the decision to the database,
+// and the fastest in time: on a busy machine any single one may have to wait for the processor.
 func wantQuickDoubt(t *testing.T, limit time.Duration, call func() error) {
 	t.Helper()
 	const calls = 5
@@ -294,7 +294,8 @@ func TestClaimWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
-// A Cluster's client repeats commands whatever it is told. The repeat then finds the claim taken, by itself.
+// A Cluster's client repeats commands whatever it is told. The repeat then finds the claim taken,
+// by itself.
 func TestClaimThatAClusterRepeats(t *testing.T) {
 	t.Parallel()
 	server, addr := startCluster(t)
@@ -319,7 +320,8 @@ func TestClaimThatAClusterRepeats(t *testing.T) {
 	wantClaimError(t, claims, "work", dedup.ErrDone)
 }
 
-// startCluster starts a Redis that is a cluster of its own and tells its clients to come to addr, where nothing listens yet.
+// startCluster starts a Redis that is a cluster of its own and tells its clients to come to addr,
+// where nothing listens yet.
 func startCluster(t *testing.T) (server *shoptest.RedisServer, addr string) {
 	t.Helper()
 	addr = shoptest.FreeAddr(t)
@@ -346,7 +348,8 @@ func port(t *testing.T, addr string) string {
 	return port
 }
 
-// cutter is a proxy in front of Redis that loses answers to SET: the server has done it, the client never hears.
+// cutter is a proxy in front of Redis that loses answers to SET: the server has done it, the client
+// never hears.
 type cutter struct {
 	url  string
 	sets atomic.Int64 // SETs passed on

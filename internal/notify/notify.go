@@ -1,5 +1,6 @@
-// Package notify turns a paid order into one receipt by mail. SMTP is at-least-once: between the mail server's
-// acceptance and our record of it lies a moment that no guard covers, and a twin sent then carries the same Message-ID.
+// Package notify sends one receipt by mail for each paid order. The sending itself is
+// at-least-once: a crash after the mail server accepted the mail and before that is recorded sends
+// it again. Both copies have the same Message-ID, so that mail systems can drop the second.
 package notify
 
 import (
@@ -31,22 +32,30 @@ const (
 	kindPaid = "paid"
 	// SendTimeout bounds one SMTP conversation.
 	SendTimeout = 10 * time.Second
-	// sendLease outlasts the SMTP conversation and the record after it, in Redis as in the database.
+	// sendLease is the lease of a sender, in Redis and in the database. It must be longer than the
+	// SMTP conversation and the record of its result.
 	sendLease = 30 * time.Second
-	// doneFor is how long Redis spares the database the question; afterwards the row answers.
+	// doneFor is how long Redis remembers that a receipt is sent. The database remembers it
+	// forever.
 	doneFor = 24 * time.Hour
-	// busyRetry is when to look again at what another node is sending.
+	// busyRetry is the delay of an event whose receipt another node is sending.
 	busyRetry = 5 * time.Second
-	// smtpRetry is when to try again after the mail server failed.
-	smtpRetry = 10 * time.Second
+	// smtpRetry is the delay after a failure of the mail server, databaseRetry after one of the
+	// database.
+	smtpRetry     = 10 * time.Second
+	databaseRetry = time.Second
+	// recordRetry is the pause between attempts to record a sent receipt.
+	recordRetry = 500 * time.Millisecond
 )
 
 var (
-	stopped = promauto.NewCounterVec(prometheus.CounterOpts{
-		Name: "onceshop_receipt_duplicates_stopped_total", Help: "Receipts not sent again, by the layer that knew: redis or database.",
+	duplicates = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "onceshop_receipt_duplicates_stopped_total",
+		Help: "Receipts not sent again, by the layer that knew: redis or database.",
 	}, []string{"layer"})
 	degraded = promauto.NewCounter(prometheus.CounterOpts{
-		Name: "onceshop_redis_degraded_total", Help: "Claims that went on without Redis because it failed or was slow.",
+		Name: "onceshop_redis_degraded_total",
+		Help: "Claims that went on without Redis because it failed or was slow.",
 	})
 )
 
@@ -62,7 +71,8 @@ type Service struct {
 	log      *slog.Logger
 }
 
-// Shop is how the shop presents itself in a mail. Host is part of every Message-ID and must be the same on all nodes.
+// Shop is the shop as it appears in a mail. Host is part of every Message-ID and must be the same
+// on all nodes.
 type Shop struct{ Name, URL, Host, From string }
 
 // New returns a service on the pool's database. The recorder may be nil.
@@ -72,64 +82,59 @@ func New(pool *pgxpool.Pool, orders *orders.Service, claims *dedup.Claims, maile
 		recorder: recorder, log: log}
 }
 
-// HandlePaid sends the receipt of a paid order unless it was sent. It is the handler of orders.EventPaid and
-// may be called any number of times, by any node.
+// HandlePaid sends the receipt of a paid order unless it has been sent. It is the handler of
+// orders.EventPaid: any node can call it, any number of times.
 func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
 	claim, err := s.claims.Claim(ctx, "receipt:"+event.OrderID.String(), sendLease)
 	switch {
 	case errors.Is(err, dedup.ErrDone):
-		s.stop(ctx, event, "redis")
-		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimDone})
+		s.stopped(ctx, event, "redis", timeline.ClaimDone)
 		return nil
 	case errors.Is(err, dedup.ErrBusy):
 		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimBusy})
 		return &outbox.RetryError{After: busyRetry, Err: err}
 	case err != nil:
-		// Redis saves the trip to the database; without it, the trip is made.
+		// Redis only saves the trip to the database.
 		degraded.Inc()
 		s.log.WarnContext(ctx, "going on without Redis", "order_id", event.OrderID, "error", err)
 	}
 	if err := s.sendOnce(ctx, event); err != nil {
-		return errors.Join(err, s.ignore(ctx, claim.Release(ctx)))
+		s.warn(ctx, claim.Release(ctx))
+		return err
 	}
 	crash.At(crash.ReceiptRecorded)
-	return s.ignore(ctx, claim.Done(ctx, doneFor))
+	s.warn(ctx, claim.Done(ctx, doneFor))
+	return nil
 }
 
-// sendOnce lets the receipt's row decide whether to send.
+// sendOnce sends the receipt if it gets the lease of the receipt's row.
 func (s *Service) sendOnce(ctx context.Context, event outbox.Event) error {
-	attempt, err := s.db.ClaimReceipt(ctx, notifydb.ClaimReceiptParams{OrderID: event.OrderID, Kind: kindPaid, Lease: sendLease})
+	receipt := notifydb.ClaimReceiptParams{OrderID: event.OrderID, Kind: kindPaid, Lease: sendLease}
+	attempt, err := s.db.ClaimReceipt(ctx, receipt)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return s.lost(ctx, event)
+		return s.notClaimed(ctx, event)
 	}
 	if err != nil {
-		return passing(fmt.Errorf("claim the receipt: %w", err))
+		return transient(fmt.Errorf("claim the receipt: %w", err))
 	}
 	crash.At(crash.ReceiptClaimed)
-	message, err := s.compose(ctx, event)
-	if err == nil {
-		err = s.mailer.Send(ctx, message)
-		if err != nil && !errors.Is(err, ErrRejected) {
-			err = &outbox.RetryError{After: smtpRetry, Err: err}
-		}
-	}
-	if err != nil {
-		release := s.db.ReleaseReceipt(ctx, notifydb.ReleaseReceiptParams{OrderID: event.OrderID, Kind: kindPaid, Attempt: attempt})
-		return errors.Join(err, s.ignore(ctx, release))
+	if err := s.send(ctx, event); err != nil {
+		s.warn(ctx, s.db.ReleaseReceipt(ctx, notifydb.ReleaseReceiptParams{
+			OrderID: event.OrderID, Kind: kindPaid, Attempt: attempt}))
+		return err
 	}
 	crash.At(crash.ReceiptAccepted)
 	return s.record(ctx, event.OrderID)
 }
 
-// lost says what to do when another sender holds the row.
-func (s *Service) lost(ctx context.Context, event outbox.Event) error {
+// notClaimed decides what to do when the receipt is sent or another sender has the lease.
+func (s *Service) notClaimed(ctx context.Context, event outbox.Event) error {
 	row, err := s.db.GetReceipt(ctx, notifydb.GetReceiptParams{OrderID: event.OrderID, Kind: kindPaid})
 	if err != nil {
-		return passing(fmt.Errorf("read the receipt: %w", err))
+		return transient(fmt.Errorf("read the receipt: %w", err))
 	}
 	if row.SentAt != nil {
-		s.stop(ctx, event, "database")
-		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptSent})
+		s.stopped(ctx, event, "database", timeline.ReceiptSent)
 		return nil
 	}
 	s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptLeased})
@@ -137,20 +142,35 @@ func (s *Service) lost(ctx context.Context, event outbox.Event) error {
 	return &outbox.RetryError{After: max(wait, time.Second), Err: dedup.ErrBusy}
 }
 
+// send hands the mail to the mail server.
+func (s *Service) send(ctx context.Context, event outbox.Event) error {
+	message, err := s.compose(ctx, event)
+	if err != nil {
+		return err
+	}
+	err = s.mailer.Send(ctx, message)
+	if err != nil && !errors.Is(err, ErrRejected) {
+		return &outbox.RetryError{After: smtpRetry, Err: err}
+	}
+	return err
+}
+
 func (s *Service) compose(ctx context.Context, event outbox.Event) (Message, error) {
 	order, err := s.orders.Get(ctx, event.OrderID)
 	if err != nil {
-		return Message{}, passing(err)
+		return Message{}, transient(err)
 	}
 	receipt := Receipt{OrderID: order.ID.String(), ShopName: s.shop.Name, ShopURL: s.shop.URL, Email: order.Email,
 		PaidAt: event.CreatedAt, Currency: order.Currency, Total: order.Total}
 	for _, l := range order.Lines {
-		receipt.Lines = append(receipt.Lines, ReceiptLine{SKU: l.SKU, Name: l.Name, Quantity: l.Quantity, UnitPrice: l.UnitPrice, Amount: l.Amount})
+		receipt.Lines = append(receipt.Lines, ReceiptLine{
+			SKU: l.SKU, Name: l.Name, Quantity: l.Quantity, UnitPrice: l.UnitPrice, Amount: l.Amount})
 	}
 	return receipt.Message(s.shop.From, s.shop.Host)
 }
 
-// record keeps trying while the lease lasts: the mail is out, and every second without a record is one in which a twin may be sent.
+// record marks the receipt as sent. It retries until shortly before the lease ends, because another
+// node would then send the mail again.
 func (s *Service) record(ctx context.Context, orderID uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendLease-SendTimeout)
 	defer cancel()
@@ -161,29 +181,30 @@ func (s *Service) record(ctx context.Context, orderID uuid.UUID) error {
 		}
 		select {
 		case <-ctx.Done():
-			return passing(fmt.Errorf("record the sent receipt: %w", err))
-		case <-time.After(500 * time.Millisecond):
+			return transient(fmt.Errorf("record the sent receipt: %w", err))
+		case <-time.After(recordRetry):
 		}
 	}
 }
 
-func (s *Service) stop(ctx context.Context, event outbox.Event, layer string) {
-	stopped.WithLabelValues(layer).Inc()
+// stopped counts a receipt that is not sent again.
+func (s *Service) stopped(ctx context.Context, event outbox.Event, layer string, kind timeline.Kind) {
+	duplicates.WithLabelValues(layer).Inc()
+	s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: kind})
 	s.log.InfoContext(ctx, "stopped a second receipt", "order_id", event.OrderID, "event_id", event.ID, "layer", layer)
 }
 
-// ignore logs a failed courtesy to others: a lease that is not given back ends by itself.
-func (s *Service) ignore(ctx context.Context, err error) error {
+// warn logs that a claim was not finished. Its lease ends it.
+func (s *Service) warn(ctx context.Context, err error) {
 	if err != nil {
 		s.log.WarnContext(ctx, "a claim ends by its lease only", "error", err)
 	}
-	return nil
 }
 
-// passing keeps an outage of the database from turning events into dead letters.
-func passing(err error) error {
+// transient makes an outage of the database a RetryError, so that it does not lead to dead letters.
+func transient(err error) error {
 	if pg.IsUnavailable(err) {
-		return &outbox.RetryError{After: time.Second, Err: err}
+		return &outbox.RetryError{After: databaseRetry, Err: err}
 	}
 	return err
 }

@@ -75,7 +75,8 @@ func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	// A connection that stands is not the first thing for which a busy machine overdraws the time that Redis is given.
+	// A connection that stands is not the first thing for which a busy machine overdraws the time
+	// that Redis is given.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_ = client.Ping(ctx).Err() // some of the tests have no Redis
@@ -144,8 +145,8 @@ func wantRetry(t *testing.T, err error, least, most time.Duration) {
 	}
 }
 
-// try hands the event over until nobody else has the claim. On a busy machine Redis can miss within its time that a claim
-// was given back, and then the lease has to end.
+// try hands the event over until nobody else has the claim. On a busy machine Redis can miss within
+// its time that a claim was given back, and then the lease has to end.
 func try(t *testing.T, n node, event outbox.Event) error {
 	t.Helper()
 	deadline := time.After(2 * sendLease)
@@ -416,7 +417,8 @@ func TestReceiptWhenRedisFailsInMidSend(t *testing.T) {
 	}
 }
 
-// While Redis lives, it alone stops a second delivery: this node's database is gone, and it does not notice.
+// While Redis lives, it alone stops a second delivery: this node's database is gone, and it does
+// not notice.
 func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -452,7 +454,8 @@ func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	}
 }
 
-// A sender that died between claim and send holds the claim until its lease ends, in the database as in Redis.
+// A sender that died between claim and send holds the claim until its lease ends, in the database
+// as in Redis.
 func TestReceiptOfADeadSender(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -508,8 +511,9 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	}
 }
 
-// A sender that dies between the mail server's acceptance and its record leaves a mail that nobody knows of. The next one
-// sends a twin that mail systems can tell by its Message-ID, and that is the last.
+// A sender that dies between the mail server's acceptance and its record leaves a mail that nobody
+// knows of. The next one sends a twin that mail systems can tell by its Message-ID, and that is the
+// last.
 func TestReceiptAcceptedButNotRecorded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -534,7 +538,8 @@ func TestReceiptAcceptedButNotRecorded(t *testing.T) {
 	s.recorded(t, event, true, 2)
 }
 
-// A sender that slept through its lease and then fails does not give away the claim of the one that took over.
+// A sender that slept through its lease and then fails does not give away the claim of the one that
+// took over.
 func TestReceiptOfASenderThatSleptThroughItsLease(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -614,8 +619,8 @@ func TestReceiptWhenTheMailServerFails(t *testing.T) {
 	s.recorded(t, event, true, 5)
 }
 
-// A send that failed gives its claims back, so that the next try need not wait for their leases. On a busy machine Redis
-// can miss it; not for every one of some orders.
+// A send that failed gives its claims back, so that the next try need not wait for their leases. On
+// a busy machine Redis can miss it; not for every one of some orders.
 func TestReceiptThatFailedIsFreeAgain(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -649,7 +654,8 @@ func TestReceiptOfNoOrder(t *testing.T) {
 	}
 }
 
-// The whole way, with every event twice in the stream and two nodes that consume it: one mail for each order.
+// The whole way, with every event twice in the stream and two nodes that consume it: one mail for
+// each order.
 func TestReceiptsThroughTheBroker(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)

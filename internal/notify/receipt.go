@@ -13,8 +13,8 @@ import (
 	"github.com/onceshop/onceshop/internal/money"
 )
 
-// Receipt is what a buyer is told about a paid order. Money is in minor units of Currency
-// (ISO 4217). ShopURL is the storefront's address; the order's page is below it.
+// Receipt is the content of the mail about a paid order. Money is in minor units of Currency (ISO
+// 4217). ShopURL is the address of the storefront.
 type Receipt struct {
 	OrderID, ShopName, ShopURL string
 	Email                      string
@@ -24,7 +24,7 @@ type Receipt struct {
 	Total                      int64
 }
 
-// ReceiptLine is one line of the order; Amount is what the line costs in all.
+// ReceiptLine is one line of the order. Amount is the price of the whole line.
 type ReceiptLine struct {
 	SKU, Name                   string
 	Quantity, UnitPrice, Amount int64
@@ -35,13 +35,15 @@ var receiptFiles embed.FS
 
 var (
 	receiptFuncs = map[string]any{"money": money.Format, "row": row, "when": when}
-	receiptHTML  = htmltemplate.Must(htmltemplate.New("receipt.html.tmpl").Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.html.tmpl"))
-	receiptText  = template.Must(template.New("receipt.txt.tmpl").Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.txt.tmpl"))
+	receiptHTML  = htmltemplate.Must(htmltemplate.New("receipt.html.tmpl").
+			Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.html.tmpl"))
+	receiptText = template.Must(template.New("receipt.txt.tmpl").
+			Funcs(receiptFuncs).ParseFS(receiptFiles, "receipt.txt.tmpl"))
 )
 
-// Message writes the receipt as a mail from an address such as "Onceshop <shop@example.com>".
-// Its Message-ID is receipt.ORDER-ID@host, the same however often it is written. It fails on
-// an unknown currency and on a ShopURL that is not an http address.
+// Message returns the receipt as a mail from an address such as "Onceshop <shop@example.com>". Its
+// Message-ID is always receipt.ORDER-ID@host. Message fails if the currency is unknown or ShopURL
+// is not an http address.
 func (r Receipt) Message(from, host string) (Message, error) {
 	if !money.Valid(r.Currency) {
 		return Message{}, fmt.Errorf("receipt: currency %q is not an ISO 4217 code", r.Currency)
@@ -53,7 +55,11 @@ func (r Receipt) Message(from, host string) (Message, error) {
 	data := struct {
 		Receipt
 		Subject, OrderURL string
-	}{r, fmt.Sprintf("Your receipt from %s · order %s", r.ShopName, r.OrderID), shop.JoinPath("orders", r.OrderID).String()}
+	}{
+		Receipt:  r,
+		Subject:  fmt.Sprintf("Your receipt from %s · order %s", r.ShopName, r.OrderID),
+		OrderURL: shop.JoinPath("orders", r.OrderID).String(),
+	}
 	var text, html strings.Builder
 	if err := receiptText.Execute(&text, data); err != nil {
 		return Message{}, fmt.Errorf("receipt: text: %w", err)
@@ -75,11 +81,10 @@ func when(t time.Time) string {
 	return t.UTC().Format("2 January 2006, 15:04 UTC")
 }
 
-// textWidth fits a phone that shows mail in a fixed font, and any window.
+// textWidth fits on the screen of a phone.
 const textWidth = 60
 
-// row sets left and right on the two edges of one line of text; what does not fit on one line
-// gets two.
+// row puts left and right at the two edges of a line of text, or on two lines if they do not fit.
 func row(left, right string) string {
 	left = strings.Join(strings.Fields(left), " ")
 	gap := textWidth - utf8.RuneCountInString(left) - utf8.RuneCountInString(right)

@@ -16,22 +16,22 @@ import (
 	"github.com/wneessen/go-mail"
 )
 
-// ErrRejected reports that a message will never be accepted as it is: the server refused it
-// with a 5xx answer, or it is malformed. Every other error of Send is temporary.
-var ErrRejected = errors.New("notify: the message is refused for good")
+// ErrRejected reports that a message is malformed or that the server refused it with a 5xx reply.
+// Any other error of Send is temporary.
+var ErrRejected = errors.New("notify: the message is rejected")
 
-// Message is one mail with a text part and, unless HTML is empty, an HTML part beside it.
-// From and To hold one address each, bare or with a name; ID is the Message-ID without its
-// angle brackets, and arrives unchanged, so that mail systems can drop a twin.
+// Message is one mail with a text part and, unless HTML is empty, an HTML part. From and To hold
+// one address each, bare or with a name. ID is the Message-ID without angle brackets. It arrives
+// unchanged, so that mail systems can drop a duplicate.
 type Message struct {
 	ID, From, To, Subject, Text, HTML string
 }
 
-// messageID is id-left@id-right in visible ASCII, with nothing that could end the header.
+// messageID matches id-left@id-right in visible ASCII, without characters that could end the
+// header.
 var messageID = regexp.MustCompile(`^[!-;=?A-~]+@[!-;=?A-~]+$`)
 
-// Mailer sends messages over SMTP, each on a connection of its own. It is safe for
-// concurrent use.
+// Mailer sends messages over SMTP, each on its own connection. It is safe for concurrent use.
 type Mailer struct {
 	host        string
 	timeout     time.Duration
@@ -40,15 +40,15 @@ type Mailer struct {
 	options     []mail.Option
 }
 
-// NewMailer reads SMTP_URL: smtp://user:pass@host:port, where STARTTLS is used if the server
-// offers it (?tls=none and ?tls=required change that), or smtps:// for TLS from the first
-// byte. The ports default to 587 and 465. Without a user there is no login; with one, the
-// password is never sent over an open line. The timeout bounds one whole Send or Ping. No
-// error contains the password.
+// NewMailer reads SMTP_URL. With smtp://user:pass@host:port, the mailer uses STARTTLS if the server
+// offers it; ?tls=none and ?tls=required change that. With smtps://, it uses TLS from the first
+// byte. The ports default to 587 and 465. It logs in only if there is a user, and never sends the
+// password without TLS. The timeout bounds one Send or Ping. No error contains the password.
 func NewMailer(smtpURL string, timeout time.Duration) (*Mailer, error) {
 	u, err := url.Parse(smtpURL)
 	if err != nil {
-		return nil, errors.New("SMTP_URL: not a URL; it looks like smtp://user:pass@host:port, with special characters percent-encoded")
+		return nil, errors.New("SMTP_URL: not a URL; it looks like smtp://user:pass@host:port, " +
+			"with special characters percent-encoded")
 	}
 	if u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
 		return nil, errors.New("SMTP_URL: want smtp://user:pass@host:port, with a host and without a path")
@@ -86,8 +86,8 @@ func NewMailer(smtpURL string, timeout time.Duration) (*Mailer, error) {
 	return m, nil
 }
 
-// tlsPolicy reads the scheme and ?tls=, and refuses what it does not know: a misspelled
-// setting must not end as an open line.
+// tlsPolicy reads the scheme and ?tls=. It refuses unknown parameters: a misspelled one must not
+// lead to a connection without TLS.
 func tlsPolicy(u *url.URL) (mail.TLSPolicy, error) {
 	query := u.Query()
 	mode := query.Get("tls")
@@ -97,7 +97,7 @@ func tlsPolicy(u *url.URL) (mail.TLSPolicy, error) {
 	}
 	switch {
 	case u.Scheme == "smtps" && mode == "":
-		// The dialer has done TLS by then, and such a server offers no STARTTLS.
+		// The dialer does TLS, and such a server offers no STARTTLS.
 		return mail.TLSOpportunistic, nil
 	case u.Scheme == "smtps":
 		return 0, errors.New("SMTP_URL: smtps:// is always TLS; leave ?tls= out")
@@ -127,9 +127,9 @@ func smtpPort(u *url.URL) (int, error) {
 	return mail.DefaultPortTLS, nil
 }
 
-// Send hands one message to the server and returns nil once the server has taken it. After
-// any error but ErrRejected the message may still have been taken: a repeat carries the same
-// ID. The whole Send ends with ctx, or with the Mailer's timeout.
+// Send sends one message and returns nil once the server has accepted it. After any error but
+// ErrRejected the server may have accepted it all the same. Send ends with ctx or after the
+// mailer's timeout.
 func (m *Mailer) Send(ctx context.Context, msg Message) error {
 	out, err := msg.compose()
 	if err != nil {
@@ -143,7 +143,7 @@ func (m *Mailer) Send(ctx context.Context, msg Message) error {
 	}
 	err = client.DialAndSendWithContext(ctx, out)
 	switch {
-	case out.IsDelivered(): // whatever happened to the goodbye after it
+	case out.IsDelivered(): // an error after the acceptance does not count
 		return nil
 	case refused(err):
 		return fmt.Errorf("%w: %w", ErrRejected, err)
@@ -151,7 +151,7 @@ func (m *Mailer) Send(ctx context.Context, msg Message) error {
 	return m.failed(ctx, "send mail", err)
 }
 
-// Ping connects, says hello, logs in if there is a user, and leaves.
+// Ping connects, logs in if there is a user, and disconnects.
 func (m *Mailer) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
@@ -169,8 +169,8 @@ func (m *Mailer) Ping(ctx context.Context) error {
 	return nil
 }
 
-// client returns a client whose connection is closed when ctx ends: the library itself
-// watches a context only while it dials.
+// client returns a client whose connection closes when ctx ends. The library itself observes a
+// context only while it dials.
 func (m *Mailer) client(ctx context.Context) (*mail.Client, error) {
 	dial := (&net.Dialer{}).DialContext
 	if m.implicitTLS {
@@ -188,8 +188,8 @@ func (m *Mailer) client(ctx context.Context) (*mail.Client, error) {
 	return mail.NewClient(m.host, options...)
 }
 
-// failed names the server, and the end of ctx where that is the reason: the library then
-// only sees a closed connection.
+// failed adds the server and, if ctx ended, its error: the library then reports a closed
+// connection.
 func (m *Mailer) failed(ctx context.Context, doing string, err error) error {
 	if ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", ctx.Err(), err)
@@ -197,16 +197,15 @@ func (m *Mailer) failed(ctx context.Context, doing string, err error) error {
 	return fmt.Errorf("notify: %s: server %s: %w", doing, m.host, err)
 }
 
-// refused reports whether the server answered the message itself with a 5xx. A 5xx to the
-// login or the greeting, and "authentication required" (530), blame the settings instead:
-// the same message passes once they are mended.
+// refused reports whether the server refused the message with a 5xx reply. A 5xx to the greeting or
+// the login, and "authentication required" (530), are errors of the settings, not of the message.
 func refused(err error) bool {
 	var sent *mail.SendError
 	return errors.As(err, &sent) && sent.ErrorCode() >= 500 && sent.ErrorCode() != 530
 }
 
-// compose builds the mail. It refuses control characters in everything that becomes a header
-// or a command, so that no field can start another one.
+// compose builds the mail. It refuses control characters in headers and commands, so that no field
+// can begin another one.
 func (msg Message) compose() (*mail.Msg, error) {
 	for _, field := range []struct{ name, value string }{
 		{"from", msg.From}, {"to", msg.To}, {"subject", msg.Subject},

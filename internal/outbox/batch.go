@@ -17,8 +17,8 @@ import (
 const (
 	// maxBatch is the most messages that a server takes in one atomic batch.
 	maxBatch = 1000
-	// minBatch is the least number of messages for which a batch is faster. The server syncs its disk a
-	// few times for a batch, and once for each message outside one.
+	// minBatch is the least number of messages for which a batch is faster. The server syncs its
+	// disk a few times for a batch, and once for each message outside one.
 	minBatch = 200
 )
 
@@ -28,13 +28,15 @@ func (s *Streams) publish(ctx context.Context, messages []dedup.Message) []dedup
 		if acks, ok := s.publishBatch(ctx, messages); ok {
 			return acks
 		}
-		// A duplicate, or a message that the server refuses, fails the batch. One by one, the others enter.
+		// A duplicate, or a message that the server refuses, fails the batch. One by one, the
+		// others enter.
 	}
 	return s.events.Publish(ctx, messages...)
 }
 
-// publishBatch publishes the messages as one atomic batch: the server stores all or none. It reports
-// false if the server refused the batch. If ctx ends before the reply, every Ack has an Err.
+// publishBatch publishes the messages as one atomic batch: the server stores all or none. It
+// reports false if the server refused the batch. If ctx ends before the reply, every Ack has an
+// Err.
 func (s *Streams) publishBatch(ctx context.Context, messages []dedup.Message) (acks []dedup.Ack, ok bool) {
 	conn, batch, last := s.js.Conn(), nats.NewInbox(), len(messages)-1
 	var reply *nats.Msg

@@ -10,7 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/dedup"
 )
 
-// A batch enters the stream as one; a message that is a duplicate or too large keeps none of the others out.
+// A batch enters the stream as one; a message that is a duplicate or too large keeps none of the
+// others out.
 func TestPublishManyMessages(t *testing.T) {
 	t.Parallel()
 	const many, odd = 300, 7

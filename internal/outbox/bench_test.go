@@ -6,7 +6,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// BenchmarkRelay drains a backlog of 5,000 events into an embedded JetStream that keeps them in files.
+// BenchmarkRelay drains a backlog of 5,000 events into an embedded JetStream that keeps them in
+// files.
 func BenchmarkRelay(b *testing.B) {
 	const backlog = 5000
 	pool := shoptest.DB(b)

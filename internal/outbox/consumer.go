@@ -19,9 +19,9 @@ import (
 const (
 	// maxTries is how often an event can fail on one node before it becomes a dead letter.
 	maxTries = 5
-	// ackWait is how long the broker waits for an acknowledgement before it delivers the event again. It
-	// must be longer than any handler takes. It is also the delay of a receipt whose sender died, which
-	// must be less than the minute within which everything has to recover.
+	// ackWait is how long the broker waits for an acknowledgement before it delivers the event
+	// again. It must be longer than any handler takes. It is also the delay of a receipt whose
+	// sender died, which must be less than the minute within which everything has to recover.
 	ackWait = 40 * time.Second
 	// handlers is how many events one node handles at a time.
 	handlers = 8
@@ -34,8 +34,8 @@ const (
 	consumerRetry = time.Second
 )
 
-// RetryError is a temporary failure of a handler: the event is delivered again after the delay, however
-// often. Any other error counts towards maxTries.
+// RetryError is a temporary failure of a handler: the event is delivered again after the delay,
+// however often. Any other error counts towards maxTries.
 type RetryError struct {
 	After time.Duration
 	Err   error
@@ -44,8 +44,8 @@ type RetryError struct {
 func (e *RetryError) Error() string { return e.Err.Error() }
 func (e *RetryError) Unwrap() error { return e.Err }
 
-// Consumer delivers each event of one type to a handler at least once. The handler must guard its own
-// effect.
+// Consumer delivers each event of one type to a handler at least once. The handler must guard its
+// own effect.
 type Consumer struct {
 	name     string
 	subject  string
@@ -61,7 +61,8 @@ type Consumer struct {
 	failing map[uint64]uint64
 }
 
-// NewConsumer opens the durable consumer with the name, which all nodes share, for events of the type.
+// NewConsumer opens the durable consumer with the name, which all nodes share, for events of the
+// type.
 func NewConsumer(ctx context.Context, streams *Streams, name, eventType string,
 	handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
 	c := &Consumer{name: name, subject: streams.eventSubject + eventType, handle: handle, streams: streams, log: log,
@@ -92,8 +93,8 @@ func (c *Consumer) lookUp(ctx context.Context) error {
 	return nil
 }
 
-// Run handles events until ctx ends, and returns when the handlers at work have finished. If the broker
-// lost the consumer, Run opens it again, once the relay has created the stream again.
+// Run handles events until ctx ends, and returns when the handlers at work have finished. If the
+// broker lost the consumer, Run opens it again, once the relay has created the stream again.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := c.consume(ctx)
@@ -112,8 +113,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// consume subscribes and handles events until ctx or the subscription ends. Each handler takes its next
-// event when it has finished one, so that a slow event does not hold up the others.
+// consume subscribes and handles events until ctx or the subscription ends. Each handler takes its
+// next event when it has finished one, so that a slow event does not hold up the others.
 func (c *Consumer) consume(ctx context.Context) error {
 	events, err := c.consumer.Messages(jetstream.PullMaxMessages(handlers))
 	if err != nil {
@@ -177,8 +178,8 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrTimeout)
 }
 
-// process handles a message and then acknowledges it, puts it off or makes it a dead letter. It goes on
-// when ctx has ended. After an error, the message is delivered again after ackWait.
+// process handles a message and then acknowledges it, puts it off or makes it a dead letter. It
+// goes on when ctx has ended. After an error, the message is delivered again after ackWait.
 func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
 	defer cancel()
@@ -214,8 +215,8 @@ func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) error {
 	return msg.TermWithReason("dead letter")
 }
 
-// call decodes the event and calls the handler. A panic is an error, so that one event cannot stop the
-// others.
+// call decodes the event and calls the handler. A panic is an error, so that one event cannot stop
+// the others.
 func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

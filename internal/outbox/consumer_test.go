@@ -374,7 +374,8 @@ func TestRetryError(t *testing.T) {
 	}
 }
 
-// The work is done and the node dies before the broker hears of it: the event comes again, to another node.
+// The work is done and the node dies before the broker hears of it: the event comes again, to
+// another node.
 func TestConsumerLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -402,7 +403,8 @@ func TestConsumerLostAcknowledgement(t *testing.T) {
 	}
 }
 
-// A handler that outlasts the broker's patience meets its twin; the guard of the effect is the handler's own.
+// A handler that outlasts the broker's patience meets its twin; the guard of the effect is the
+// handler's own.
 func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -437,7 +439,8 @@ func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 	}
 }
 
-// The same event under two message ids, as after the duplicate window, is for the handler to recognize.
+// The same event under two message ids, as after the duplicate window, is for the handler to
+// recognize.
 func TestConsumerSeesATwinInTheStream(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

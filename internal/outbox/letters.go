@@ -16,7 +16,8 @@ import (
 	"github.com/onceshop/onceshop/internal/dedup"
 )
 
-// Headers of a dead letter: the event's subject and number in its stream, and the consumer's last error.
+// Headers of a dead letter: the event's subject and number in its stream, and the consumer's last
+// error.
 const (
 	subjectHeader = "Shop-Subject"
 	seqHeader     = "Shop-Stream-Seq"
@@ -60,8 +61,8 @@ type Letter struct {
 	data    []byte
 }
 
-// List returns up to limit letters, newest first, and whether there are more. Their numbers are below
-// before, unless it is 0.
+// List returns up to limit letters, newest first, and whether there are more. Their numbers are
+// below before, unless it is 0.
 func (l *Letters) List(ctx context.Context, before uint64, limit int) (letters []Letter, more bool, err error) {
 	stream, err := l.js.Stream(ctx, DeadStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -97,9 +98,9 @@ func (l *Letters) List(ctx context.Context, before uint64, limit int) (letters [
 	return letters, false, nil
 }
 
-// Retry publishes the event of a letter again, to all consumers of its type, and deletes the letter.
-// Each consumer guards its own effect. Concurrent retries of a letter use one message id, so that a
-// double click publishes the event once.
+// Retry publishes the event of a letter again, to all consumers of its type, and deletes the
+// letter. Each consumer guards its own effect. Concurrent retries of a letter use one message id,
+// so that a double click publishes the event once.
 func (l *Letters) Retry(ctx context.Context, seq uint64) (Letter, error) {
 	stream, err := l.js.Stream(ctx, DeadStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -19,8 +19,8 @@ const mendEvery = 5 * time.Second
 type position struct {
 	// highest is the highest number so far.
 	highest uint64
-	// rewound is the lowest number that came after a higher one, or 0. The broker lost the events that
-	// had the numbers from there on.
+	// rewound is the lowest number that came after a higher one, or 0. The broker lost the events
+	// that had the numbers from there on.
 	rewound uint64
 }
 
@@ -34,9 +34,9 @@ func (p *position) stored(seq uint64) {
 	}
 }
 
-// Mend publishes events again that the broker acknowledged and then lost, because it came back with an
-// older copy of the stream or the stream was purged or deleted. Consumers may see events twice, as
-// always. Mend leaves out events that the stream will soon drop because of their age.
+// Mend publishes events again that the broker acknowledged and then lost, because it came back with
+// an older copy of the stream or the stream was purged or deleted. Consumers may see events twice,
+// as always. Mend leaves out events that the stream will soon drop because of their age.
 func (r *Relay) Mend(ctx context.Context) error {
 	first, last, err := r.streams.held(ctx)
 	if err != nil {

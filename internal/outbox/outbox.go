@@ -1,6 +1,6 @@
-// Package outbox takes events from the database to their handlers. A change enqueues its event in its
-// own transaction, the relay publishes committed events to the broker, and consumers handle each event
-// at least once.
+// Package outbox takes events from the database to their handlers. A change enqueues its event in
+// its own transaction, the relay publishes committed events to the broker, and consumers handle
+// each event at least once.
 package outbox
 
 import (
@@ -14,7 +14,8 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
 )
 
-// Event is something that happened to an order. Its message id at the broker is made of Type and ID.
+// Event is something that happened to an order. Its message id at the broker is made of Type and
+// ID.
 type Event struct {
 	ID        uuid.UUID       `json:"id"`
 	Type      string          `json:"type"`

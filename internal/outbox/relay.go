@@ -30,9 +30,9 @@ const (
 	stepTimeout = 10 * time.Second
 )
 
-// Relay publishes committed events: it claims unsent rows, publishes them and marks them as sent. Any
-// number of relays may run. A relay that dies between publish and mark leaves rows that are published
-// again, under the same message id, which the broker recognizes.
+// Relay publishes committed events: it claims unsent rows, publishes them and marks them as sent.
+// Any number of relays may run. A relay that dies between publish and mark leaves rows that are
+// published again, under the same message id, which the broker recognizes.
 type Relay struct {
 	pool     *pgxpool.Pool
 	streams  *Streams
@@ -42,9 +42,9 @@ type Relay struct {
 	position position
 }
 
-// NewRelay returns a relay from the pool's database to the streams. The rows that a dead relay claimed
-// stay unsent for the lease. It must be longer than a batch can take, and much shorter than the
-// duplicate window. The recorder may be nil.
+// NewRelay returns a relay from the pool's database to the streams. The rows that a dead relay
+// claimed stay unsent for the lease. It must be longer than a batch can take, and much shorter than
+// the duplicate window. The recorder may be nil.
 func NewRelay(pool *pgxpool.Pool, streams *Streams, lease time.Duration,
 	recorder *timeline.Recorder, log *slog.Logger) *Relay {
 	return &Relay{pool: pool, streams: streams, lease: lease, recorder: recorder, log: log}
@@ -85,12 +85,12 @@ func (r *Relay) RunOnce(ctx context.Context) (int, error) {
 	return len(b.rows), r.mark(ctx, b)
 }
 
-// Drain is RunOnce until no event is unsent, but it publishes each batch while it claims the next one
-// and marks the previous one.
+// Drain is RunOnce until no event is unsent, but it publishes each batch while it claims the next
+// one and marks the previous one.
 //
-// It publishes nothing after a batch that failed, so that the events of an order enter the stream as
-// they happened. That is not a guarantee: another relay, or a connection that breaks between events
-// that are sent one by one, can let a later event in first.
+// It publishes nothing after a batch that failed, so that the events of an order enter the stream
+// as they happened. That is not a guarantee: another relay, or a connection that breaks between
+// events that are sent one by one, can let a later event in first.
 func (r *Relay) Drain(ctx context.Context) error {
 	var previous batch
 	current, err := r.claim(ctx)
@@ -131,7 +131,8 @@ func (r *Relay) claim(ctx context.Context) (batch, error) {
 	return batch{rows: rows}, nil
 }
 
-// publish sends the batch to the broker and keeps the acks. It reports whether all were acknowledged.
+// publish sends the batch to the broker and keeps the acks. It reports whether all were
+// acknowledged.
 func (r *Relay) publish(ctx context.Context, b *batch) (ok bool) {
 	if len(b.rows) == 0 {
 		return true
@@ -147,7 +148,8 @@ func (r *Relay) publish(ctx context.Context, b *batch) (ok bool) {
 	return !slices.ContainsFunc(b.acks, func(a dedup.Ack) bool { return a.Err != nil })
 }
 
-// message is the event under its message id, which is the same each time that the event is published.
+// message is the event under its message id, which is the same each time that the event is
+// published.
 func (r *Relay) message(row outboxdb.ClaimUnsentRow) dedup.Message {
 	event := Event{ID: row.ID, Type: row.Type, OrderID: row.OrderID, CreatedAt: row.CreatedAt.UTC(), Data: row.Payload}
 	data, err := json.Marshal(event)
@@ -162,8 +164,8 @@ func (r *Relay) message(row outboxdb.ClaimUnsentRow) dedup.Message {
 	return dedup.Message{Subject: r.streams.eventSubject + row.Type, ID: id, Data: data}
 }
 
-// mark marks the acknowledged events as sent and releases the others. It goes on when ctx has ended:
-// events that the broker has and that are not marked would be published again.
+// mark marks the acknowledged events as sent and releases the others. It goes on when ctx has
+// ended: events that the broker has and that are not marked would be published again.
 func (r *Relay) mark(ctx context.Context, b batch) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTimeout)
 	defer cancel()
@@ -205,8 +207,8 @@ func (r *Relay) acknowledged(ctx context.Context, row outboxdb.ClaimUnsentRow, a
 		"event_id", row.ID, "order_id", row.OrderID, "stream_seq", ack.Seq)
 }
 
-// release ends the lease of rows that were not published, so that they can be claimed at once. It goes
-// on when ctx has ended.
+// release ends the lease of rows that were not published, so that they can be claimed at once. It
+// goes on when ctx has ended.
 func (r *Relay) release(ctx context.Context, rows []outboxdb.ClaimUnsentRow) error {
 	if len(rows) == 0 {
 		return nil

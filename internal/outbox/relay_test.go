@@ -249,7 +249,8 @@ func TestRelayDrainsAfterAnOutage(t *testing.T) {
 			}
 			proxy.Cut()
 			bringBack(proxy)
-			// What was published into the void reaches the broker with the new connection, and again from the table.
+			// What was published into the void reaches the broker with the new connection, and
+			// again from the table.
 			shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
 				_, _ = relay.RunOnce(within(t, time.Second))
 				return b.unsent(t) == 0
@@ -474,7 +475,8 @@ func TestRelaysDrainTogether(t *testing.T) {
 	}
 }
 
-// The queries of the relay read what is unsent and nothing else, whatever the planner knows of the table: nothing, or the truth.
+// The queries of the relay read what is unsent and nothing else, whatever the planner knows of the
+// table: nothing, or the truth.
 func TestRelayScansNothingThatGrows(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

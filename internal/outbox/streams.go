@@ -18,8 +18,8 @@ const (
 	Prefix = "SHOP"
 	// EventStream holds every event under the subject "shop.events.<type>".
 	EventStream = Prefix + eventSuffix
-	// DeadStream holds events that a consumer gave up on under "shop.dead.<consumer>", until an operator
-	// retries them.
+	// DeadStream holds events that a consumer gave up on under "shop.dead.<consumer>", until an
+	// operator retries them.
 	DeadStream = Prefix + deadSuffix
 
 	eventSuffix = "_EVENTS"
@@ -37,9 +37,9 @@ type Streams struct {
 	takesBatches              bool
 }
 
-// OpenStreams creates or updates the streams whose names begin with prefix, and whose subjects begin
-// with its lower case. The shop's prefix is Prefix. The broker remembers message ids for the window and
-// keeps events for maxAge.
+// OpenStreams creates or updates the streams whose names begin with prefix, and whose subjects
+// begin with its lower case. The shop's prefix is Prefix. The broker remembers message ids for the
+// window and keeps events for maxAge.
 func OpenStreams(ctx context.Context, js jetstream.JetStream, prefix string,
 	window, maxAge time.Duration) (*Streams, error) {
 	events, dead, subjects := prefix+eventSuffix, prefix+deadSuffix, strings.ToLower(prefix)
@@ -65,7 +65,8 @@ func (s *Streams) configure(ctx context.Context) (jetstream.Stream, error) {
 	return s.configureStream(ctx, events)
 }
 
-// configureStream leaves a stream alone that has its configuration, because an update disturbs consumers at work.
+// configureStream leaves a stream alone that has its configuration, because an update disturbs
+// consumers at work.
 func (s *Streams) configureStream(ctx context.Context, config jetstream.StreamConfig) (jetstream.Stream, error) {
 	config.Retention = jetstream.LimitsPolicy // the others forget message ids; see dedup.Stream
 	config.Duplicates = s.window
@@ -78,7 +79,8 @@ func (s *Streams) configureStream(ctx context.Context, config jetstream.StreamCo
 	stream, err := s.js.Stream(ctx, config.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		// Nodes that start together all create the stream, which is no error with equal configurations.
+		// Nodes that start together all create the stream, which is no error with equal
+		// configurations.
 		stream, err = s.js.CreateStream(ctx, config)
 	case err == nil && !configured(stream.CachedInfo().Config, config):
 		stream, err = s.js.UpdateStream(ctx, config)

@@ -19,8 +19,9 @@ const dialTimeout = 100 * time.Millisecond
 var errURL = errors.New("REDIS_URL is not an address such as redis://user:password@host:6379/0 " +
 	"(several hosts are separated by commas)")
 
-// Open returns a client that repeats neither commands nor failed connections. Several hosts separated
-// by commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. It does not connect.
+// Open returns a client that repeats neither commands nor failed connections. Several hosts
+// separated by commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. It
+// does not connect.
 func Open(address string) (redis.UniversalClient, error) {
 	u, err := url.Parse(address)
 	if err != nil {

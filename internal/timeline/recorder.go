@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxWaiting bounds how many different twins wait for the next write. Together with writeEvery it
-	// bounds the cost of a storm of repeats.
+	// maxWaiting bounds how many different twins wait for the next write. Together with writeEvery
+	// it bounds the cost of a storm of repeats.
 	maxWaiting = 1024
 	writeEvery = 200 * time.Millisecond
 	// writeTimeout bounds one write, and so the last one when the node stops.
@@ -58,8 +58,8 @@ func NewRecorder(pool *pgxpool.Pool, log *slog.Logger) *Recorder {
 	return &Recorder{db: timelinedb.New(pool), log: log, waiting: make(map[twin]*seen)}
 }
 
-// Stopped records that a twin of the subject was stopped. The subject is an order, charge, refund or
-// outbox event. Stopped never blocks: it drops and counts twins for which there is no room.
+// Stopped records that a twin of the subject was stopped. The subject is an order, charge, refund
+// or outbox event. Stopped never blocks: it drops and counts twins for which there is no room.
 func (r *Recorder) Stopped(subject uuid.UUID, stop Stop) {
 	if r == nil || subject == uuid.Nil {
 		return
@@ -77,8 +77,8 @@ func (r *Recorder) Stopped(subject uuid.UUID, stop Stop) {
 	}
 }
 
-// Answered records how a request with an idempotency key ended, if it was not the first with its key.
-// The operation is the key's scope.
+// Answered records how a request with an idempotency key ended, if it was not the first with its
+// key. The operation is the key's scope.
 func (r *Recorder) Answered(operation string, answer dedup.Answer, err error) {
 	reused, isReused := errors.AsType[dedup.KeyReusedError](err)
 	running, isRunning := errors.AsType[dedup.InProgressError](err)
@@ -95,8 +95,8 @@ func (r *Recorder) Answered(operation string, answer dedup.Answer, err error) {
 	}
 }
 
-// Run writes the recorded twins and deletes rows older than 90 days until ctx ends; then it writes a
-// last time. Twins that the database refuses are lost.
+// Run writes the recorded twins and deletes rows older than 90 days until ctx ends; then it writes
+// a last time. Twins that the database refuses are lost.
 func (r *Recorder) Run(ctx context.Context) {
 	write, forget := time.NewTicker(writeEvery), time.NewTicker(forgetEvery)
 	defer write.Stop()

@@ -213,7 +213,8 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// Every kind has a layer and a sentence with its facts, and comes back from the database as it was recorded.
+// Every kind has a layer and a sentence with its facts, and comes back from the database as it was
+// recorded.
 func TestStopsAreDescribed(t *testing.T) {
 	t.Parallel()
 	pool, order := shoptest.DB(t), uuid.New()

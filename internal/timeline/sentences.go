@@ -15,11 +15,12 @@ import (
 
 // stops holds the layer and the sentence of each kind of stop.
 var stops = map[Kind]struct{ layer, sentence string }{
-	KeyReplayed:     {UniqueKey, "The request to {do} was repeated: the database had its key and its answer."},
-	KeyReused:       {UniqueKey, "A different request to {do} used the same key. Nothing was done."},
-	KeyInProgress:   {UniqueKey, "The request to {do} was repeated while the first one was still running."},
-	MemoryReplayed:  {Memory, "The request to {do} was repeated: this node had the answer or was working on it."},
-	OtherChargeLive: {UniqueKey, "A request to pay under another key found this charge in progress: an order has one live charge."},
+	KeyReplayed:    {UniqueKey, "The request to {do} was repeated: the database had its key and its answer."},
+	KeyReused:      {UniqueKey, "A different request to {do} used the same key. Nothing was done."},
+	KeyInProgress:  {UniqueKey, "The request to {do} was repeated while the first one was still running."},
+	MemoryReplayed: {Memory, "The request to {do} was repeated: this node had the answer or was working on it."},
+	OtherChargeLive: {UniqueKey, "A request to pay under another key found this charge in progress: " +
+		"an order has one live charge."},
 	OrderPaid:       {UniqueKey, "A request to pay under another key found the order paid by this charge."},
 	EventSeen:       {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
 	StaleWorker:     {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
@@ -63,7 +64,8 @@ func (t *story) add(at time.Time, layer, decision, format string, args ...any) {
 func hash(key string) string { return dedup.Key(key).Hash() }
 
 func (t *story) placed(row timelinedb.OrderPlacedRow) {
-	t.add(row.At, UniqueKey, "first", "The order was placed: its key, with the hash %s, was new.", hash(row.IdempotencyKey))
+	t.add(row.At, UniqueKey, "first", "The order was placed: its key, with the hash %s, was new.",
+		hash(row.IdempotencyKey))
 }
 
 func (t *story) canceled(row timelinedb.CancellationRow) {

@@ -1,5 +1,6 @@
-// Package timeline explains why everything about an order happened once. It is a read model over the
-// tables of all domains, the only package that reads them, and a record of the twins that were stopped.
+// Package timeline explains why everything about an order happened once. It is a read model over
+// the tables of all domains, the only package that reads them, and a record of the twins that were
+// stopped.
 package timeline
 
 import (
@@ -58,7 +59,8 @@ func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
 		db := timelinedb.New(tx)
-		// Causes before effects: the sort below is stable, and one transaction's rows have the same time.
+		// Causes before effects: the sort below is stable, and one transaction's rows have the same
+		// time.
 		for _, read := range []func() error{
 			func() error { return each(db.OrderPlaced(ctx, orderID))(t.placed) },
 			func() error { return each(db.Cancellation(ctx, orderID))(t.canceled) },

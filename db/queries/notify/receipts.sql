@@ -1,4 +1,4 @@
--- ClaimReceipt makes the caller the sender, unless the mail is sent or another sender's lease runs.
+-- ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the lease.
 -- name: ClaimReceipt :one
 INSERT INTO receipts (order_id, kind, lease_until)
 VALUES ($1, $2, now() + sqlc.arg(lease)::interval)
@@ -11,10 +11,10 @@ RETURNING attempt;
 SELECT sent_at, greatest(extract(epoch FROM lease_until - now()), 0)::float8 AS lease_seconds
 FROM receipts WHERE order_id = $1 AND kind = $2;
 
--- MarkReceiptSent records whoever sent it: the mail is out, even if the lease has passed meanwhile.
+-- MarkReceiptSent does not check the attempt: the mail is sent, even if the lease has ended.
 -- name: MarkReceiptSent :exec
 UPDATE receipts SET sent_at = now() WHERE order_id = $1 AND kind = $2 AND sent_at IS NULL;
 
--- ReleaseReceipt lets the next try begin at once after a send that failed, as far as the sender could see.
+-- ReleaseReceipt ends the lease after a failure, so that the next attempt need not wait for it.
 -- name: ReleaseReceipt :exec
 UPDATE receipts SET lease_until = now() WHERE order_id = $1 AND kind = $2 AND attempt = $3 AND sent_at IS NULL;

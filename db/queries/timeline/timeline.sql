@@ -1,5 +1,5 @@
--- OrderPlaced, and later Cancellation, dates an order by its first movement: created_at is a moment inside the transaction,
--- everything else in it has the time of its beginning.
+-- OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is earlier:
+-- created_at is a moment inside the transaction, and the other rows have the time of its beginning.
 -- name: OrderPlaced :many
 SELECT o.idempotency_key, least(o.created_at, min(m.created_at))::timestamptz AS at
 FROM orders o LEFT JOIN stock_movements m ON m.order_id = o.id
@@ -15,13 +15,16 @@ SELECT id, idempotency_key, payment_method, status, amount, currency, decline_co
 FROM charges WHERE order_id = $1 ORDER BY id;
 
 -- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt, r.started_at, r.unknown_at, r.settled_at
+SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt,
+    r.started_at, r.unknown_at, r.settled_at
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id;
 
--- ProviderEvents are told when they took effect: one that found the charge settled may have waited for that.
+-- ProviderEvents dates an applied event no earlier than the charge it settled: it can have waited.
 -- name: ProviderEvents :many
-SELECT e.id, e.type, e.state, e.reason, greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+SELECT e.id, e.type, e.state, e.reason,
+    greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at,
+    coalesce(c.settled_at = e.received_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at;
 
@@ -37,7 +40,7 @@ SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $1
 -- name: Receipt :many
 SELECT attempt, created_at, sent_at FROM receipts WHERE order_id = $1 AND kind = 'paid';
 
--- StoppedTwins returns the newest.
+-- StoppedTwins returns the newest of the subjects.
 -- name: StoppedTwins :many
 SELECT kind, operation, event_id, event_type, attempt, times, at FROM stopped_twins
 WHERE subject = ANY(sqlc.arg(subjects)::uuid[]) ORDER BY at DESC LIMIT $1;

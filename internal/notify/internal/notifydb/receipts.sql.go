@@ -27,7 +27,7 @@ type ClaimReceiptParams struct {
 	Lease   time.Duration
 }
 
-// ClaimReceipt makes the caller the sender, unless the mail is sent or another sender's lease runs.
+// ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the lease.
 func (q *Queries) ClaimReceipt(ctx context.Context, arg ClaimReceiptParams) (int32, error) {
 	row := q.db.QueryRow(ctx, ClaimReceipt, arg.OrderID, arg.Kind, arg.Lease)
 	var attempt int32
@@ -66,7 +66,7 @@ type MarkReceiptSentParams struct {
 	Kind    string
 }
 
-// MarkReceiptSent records whoever sent it: the mail is out, even if the lease has passed meanwhile.
+// MarkReceiptSent does not check the attempt: the mail is sent, even if the lease has ended.
 func (q *Queries) MarkReceiptSent(ctx context.Context, arg MarkReceiptSentParams) error {
 	_, err := q.db.Exec(ctx, MarkReceiptSent, arg.OrderID, arg.Kind)
 	return err
@@ -82,7 +82,7 @@ type ReleaseReceiptParams struct {
 	Attempt int32
 }
 
-// ReleaseReceipt lets the next try begin at once after a send that failed, as far as the sender could see.
+// ReleaseReceipt ends the lease after a failure, so that the next attempt need not wait for it.
 func (q *Queries) ReleaseReceipt(ctx context.Context, arg ReleaseReceiptParams) error {
 	_, err := q.db.Exec(ctx, ReleaseReceipt, arg.OrderID, arg.Kind, arg.Attempt)
 	return err

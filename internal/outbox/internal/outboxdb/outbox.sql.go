@@ -51,9 +51,9 @@ type ClaimUnsentRow struct {
 	StreamSeq *int64
 }
 
-// ClaimUnsent leases rows to one relay. It skips rows that another relay is claiming, and must not remember
-// where it stopped: a transaction that commits late shows its rows behind those already sent. Rows are found through an array,
-// which is read by index whatever the planner believes about the table.
+// ClaimUnsent leases unsent rows to one relay and skips those that another relay is claiming. It
+// cannot remember the last id that it saw: a transaction that commits late adds rows with lower ids.
+// The array makes the planner find the rows by index, whatever its statistics of the table.
 func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]ClaimUnsentRow, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsent, arg.Lease, arg.Most)
 	if err != nil {
@@ -123,7 +123,7 @@ const ReleaseClaims = `-- name: ReleaseClaims :exec
 UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY($1::uuid[]) AND sent_at IS NULL
 `
 
-// ReleaseClaims gives rows back that could not be published.
+// ReleaseClaims ends the lease of rows that were not published.
 func (q *Queries) ReleaseClaims(ctx context.Context, ids []uuid.UUID) error {
 	_, err := q.db.Exec(ctx, ReleaseClaims, ids)
 	return err
@@ -140,7 +140,8 @@ type ResendLostParams struct {
 	LastHeld  int64
 }
 
-// ResendLost makes events unsent whose messages the broker does not hold any more. They keep their old number, which makes a new message id.
+// ResendLost makes events unsent that the broker no longer holds. They keep their old number, which
+// becomes part of a new message id.
 func (q *Queries) ResendLost(ctx context.Context, arg ResendLostParams) (int64, error) {
 	result, err := q.db.Exec(ctx, ResendLost, arg.Since, arg.FirstHeld, arg.LastHeld)
 	if err != nil {
@@ -159,7 +160,8 @@ type SentBoundsRow struct {
 	Newest int64
 }
 
-// SentBounds are the numbers in the stream of the oldest event since then, and of the newest: the broker should hold both. Ids grow with time.
+// SentBounds returns the stream numbers of the oldest and the newest event since an id. The broker
+// holds both, unless it lost events.
 func (q *Queries) SentBounds(ctx context.Context, since uuid.UUID) (SentBoundsRow, error) {
 	row := q.db.QueryRow(ctx, SentBounds, since)
 	var i SentBoundsRow

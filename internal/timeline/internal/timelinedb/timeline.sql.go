@@ -189,8 +189,8 @@ type OrderPlacedRow struct {
 	At             time.Time
 }
 
-// OrderPlaced, and later Cancellation, dates an order by its first movement: created_at is a moment inside the transaction,
-// everything else in it has the time of its beginning.
+// OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is earlier:
+// created_at is a moment inside the transaction, and the other rows have the time of its beginning.
 func (q *Queries) OrderPlaced(ctx context.Context, id uuid.UUID) ([]OrderPlacedRow, error) {
 	rows, err := q.db.Query(ctx, OrderPlaced, id)
 	if err != nil {
@@ -250,7 +250,9 @@ func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]Outbox
 }
 
 const ProviderEvents = `-- name: ProviderEvents :many
-SELECT e.id, e.type, e.state, e.reason, greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at, coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+SELECT e.id, e.type, e.state, e.reason,
+    greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at,
+    coalesce(c.settled_at = e.received_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at
 `
@@ -264,7 +266,7 @@ type ProviderEventsRow struct {
 	Settles    bool
 }
 
-// ProviderEvents are told when they took effect: one that found the charge settled may have waited for that.
+// ProviderEvents dates an applied event no earlier than the charge it settled: it can have waited.
 func (q *Queries) ProviderEvents(ctx context.Context, orderID uuid.UUID) ([]ProviderEventsRow, error) {
 	rows, err := q.db.Query(ctx, ProviderEvents, orderID)
 	if err != nil {
@@ -323,7 +325,8 @@ func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow,
 }
 
 const Refunds = `-- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt, r.started_at, r.unknown_at, r.settled_at
+SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt,
+    r.started_at, r.unknown_at, r.settled_at
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id
 `
@@ -394,7 +397,7 @@ type StoppedTwinsRow struct {
 	At        time.Time
 }
 
-// StoppedTwins returns the newest.
+// StoppedTwins returns the newest of the subjects.
 func (q *Queries) StoppedTwins(ctx context.Context, arg StoppedTwinsParams) ([]StoppedTwinsRow, error) {
 	rows, err := q.db.Query(ctx, StoppedTwins, arg.Limit, arg.Subjects)
 	if err != nil {
