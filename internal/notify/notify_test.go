@@ -82,15 +82,17 @@ func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 	_ = client.Ping(ctx).Err() // some of the tests have no Redis
 	pool := shoptest.Pool(t, s.url)
 	quiet := slog.New(slog.DiscardHandler)
-	service := New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, quiet), dedup.NewClaims(client, redisPrefix), newMailer(t, smtpURL, patience),
-		Shop{Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, nil, quiet)
+	placing := orders.New(pool, orders.DefaultExpiry, time.Now, quiet)
+	service := New(pool, placing, dedup.NewClaims(client, redisPrefix), newMailer(t, smtpURL, patience), Shop{
+		Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, nil, quiet)
 	return node{service, pool}
 }
 
 // paid places and pays an order, and returns the event of that.
 func (s *shop) paid(t *testing.T) outbox.Event {
 	t.Helper()
-	answer, err := s.orders.Place(t.Context(), orders.PlaceOrder{CustomerID: s.alice, Key: dedup.Key(uuid.NewString()), Email: "alice@example.com",
+	answer, err := s.orders.Place(t.Context(), orders.PlaceOrder{
+		CustomerID: s.alice, Key: dedup.Key(uuid.NewString()), Email: "alice@example.com",
 		Lines: []orders.LineRequest{{SKU: "CUP", Quantity: 3}, {SKU: "POT", Quantity: 1}}})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +110,8 @@ func (s *shop) paid(t *testing.T) outbox.Event {
 		}
 	}
 	event := outbox.Event{OrderID: answer.ID}
-	err = s.pool.QueryRow(t.Context(), "SELECT id, type, created_at, payload FROM outbox WHERE order_id = $1 AND type = $2", answer.ID, orders.EventPaid).
+	const paidEvent = "SELECT id, type, created_at, payload FROM outbox WHERE order_id = $1 AND type = $2"
+	err = s.pool.QueryRow(t.Context(), paidEvent, answer.ID, orders.EventPaid).
 		Scan(&event.ID, &event.Type, &event.CreatedAt, &event.Data)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +131,8 @@ func (s *shop) recorded(t *testing.T, event outbox.Event, sent bool, attempts in
 	t.Helper()
 	var gotSent bool
 	var gotAttempts int
-	err := s.pool.QueryRow(t.Context(), "SELECT sent_at IS NOT NULL, attempt FROM receipts WHERE order_id = $1 AND kind = 'paid'", event.OrderID).Scan(&gotSent, &gotAttempts)
+	err := s.pool.QueryRow(t.Context(), `SELECT sent_at IS NOT NULL, attempt FROM receipts
+		WHERE order_id = $1 AND kind = 'paid'`, event.OrderID).Scan(&gotSent, &gotAttempts)
 	if err != nil {
 		t.Errorf("the receipt's row: %v", err)
 	} else if gotSent != sent || gotAttempts != attempts {
@@ -145,8 +149,8 @@ func wantRetry(t *testing.T, err error, least, most time.Duration) {
 	}
 }
 
-// try hands the event over until nobody else has the claim. On a busy machine Redis can miss within
-// its time that a claim was given back, and then the lease has to end.
+// try handles the event until no other node has the claim. On a busy machine the release of a claim
+// can miss its time limit in Redis; the lease then has to end.
 func try(t *testing.T, n node, event outbox.Event) error {
 	t.Helper()
 	deadline := time.After(2 * sendLease)
@@ -206,7 +210,7 @@ func (p *postOffice) next(t *testing.T) letter {
 	}
 }
 
-// none expects that nobody waits at the counter.
+// none expects that no mail waits for an answer.
 func (p *postOffice) none(t *testing.T) {
 	t.Helper()
 	select {
@@ -295,7 +299,8 @@ func TestReceiptOfTwentyTwins(t *testing.T) {
 		"no Redis":           func(t *testing.T) string { l := listen(t); l.Close(); return "redis://" + l.Addr().String() },
 		"Redis never speaks": func(t *testing.T) string { return "redis://" + muteServer(t, "").Addr().String() },
 		"Redis's answers are lost": func(t *testing.T) string {
-			return "redis://" + muteServer(t, strings.TrimSuffix(strings.TrimPrefix(shoptest.Redis(t), "redis://"), "/0")).Addr().String()
+			behind := strings.TrimSuffix(strings.TrimPrefix(shoptest.Redis(t), "redis://"), "/0")
+			return "redis://" + muteServer(t, behind).Addr().String()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -335,7 +340,7 @@ func TestReceiptOfTwentyTwins(t *testing.T) {
 	}
 }
 
-// muteServer takes what it is told, passes it on to the address if there is one, and never answers.
+// muteServer accepts requests, passes them on to the address if there is one, and never answers.
 func muteServer(t *testing.T, passOn string) net.Listener {
 	t.Helper()
 	l := listen(t)
@@ -391,7 +396,8 @@ func TestReceiptWhenRedisFailsInMidSend(t *testing.T) {
 			l := listen(t)
 			post := openPostOffice(t, l)
 			redis := shoptest.StartRedis(t)
-			sender, other := s.node(t, "smtp://"+l.Addr().String(), redis.URL()), s.node(t, "smtp://"+l.Addr().String(), redis.URL())
+			smtpURL := "smtp://" + l.Addr().String()
+			sender, other := s.node(t, smtpURL, redis.URL()), s.node(t, smtpURL, redis.URL())
 			event := s.paid(t)
 			sending := handle(t, sender, event)
 			mail := post.next(t)
@@ -425,12 +431,13 @@ func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	l := listen(t)
 	post := openPostOffice(t, l)
 	redis := shoptest.StartRedis(t)
-	sender, blind := s.node(t, "smtp://"+l.Addr().String(), redis.URL()), s.node(t, "smtp://"+l.Addr().String(), redis.URL())
+	smtpURL := "smtp://" + l.Addr().String()
+	sender, blind := s.node(t, smtpURL, redis.URL()), s.node(t, smtpURL, redis.URL())
 	blind.pool.Close()
 	event := s.paid(t)
 	sending := handle(t, sender, event)
 	mail := post.next(t)
-	shoptest.Eventually(t, patience, "Redis says that another node is sending", func() bool {
+	shoptest.Eventually(t, patience, "Redis knows of the other sender", func() bool {
 		var later *outbox.RetryError
 		err := blind.HandlePaid(t.Context(), event)
 		return errors.Is(err, dedup.ErrBusy) && errors.As(err, &later) && later.After == busyRetry
@@ -439,7 +446,7 @@ func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	if err := <-sending; err != nil {
 		t.Fatal(err)
 	}
-	shoptest.Eventually(t, 2*sendLease, "Redis says that the receipt is sent", func() bool {
+	shoptest.Eventually(t, 2*sendLease, "Redis knows that the receipt is sent", func() bool {
 		if err := try(t, sender, event); err != nil {
 			t.Errorf("delivered again: %v", err)
 		}
@@ -470,14 +477,15 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	defer client.Close()
 
 	over := s.paid(t)
-	s.exec(t, "INSERT INTO receipts (order_id, kind, lease_until) VALUES ($1, 'paid', now() - interval '1 ms')", over.OrderID)
+	const claimedUntil = "INSERT INTO receipts (order_id, kind, lease_until) VALUES ($1, 'paid', now() + $2::interval)"
+	s.exec(t, claimedUntil, over.OrderID, -time.Millisecond)
 	if err := n.HandlePaid(t.Context(), over); err != nil {
 		t.Errorf("the lease is over: %v", err)
 	}
 	s.recorded(t, over, true, 2)
 
 	running := s.paid(t)
-	s.exec(t, "INSERT INTO receipts (order_id, kind, lease_until) VALUES ($1, 'paid', now() + interval '1 hour')", running.OrderID)
+	s.exec(t, claimedUntil, running.OrderID, time.Hour)
 	wantRetry(t, n.HandlePaid(t.Context(), running), 59*time.Minute, time.Hour)
 	s.recorded(t, running, false, 1)
 	s.exec(t, "UPDATE receipts SET lease_until = now() - interval '1 ms' WHERE order_id = $1", running.OrderID)
@@ -491,7 +499,7 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	if err := client.Set(t.Context(), key, "a dead sender's token", time.Hour).Err(); err != nil {
 		t.Fatal(err)
 	}
-	shoptest.Eventually(t, patience, "Redis says that another node is sending", func() bool {
+	shoptest.Eventually(t, patience, "Redis knows of the other sender", func() bool {
 		return errors.Is(blind.HandlePaid(t.Context(), claimed), dedup.ErrBusy)
 	})
 	if err := client.PExpire(t.Context(), key, time.Millisecond).Err(); err != nil {
@@ -511,9 +519,8 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	}
 }
 
-// A sender that dies between the mail server's acceptance and its record leaves a mail that nobody
-// knows of. The next one sends a twin that mail systems can tell by its Message-ID, and that is the
-// last.
+// A sender that dies after the mail server accepted the mail leaves no record of it. The next sender
+// sends it again, with the same Message-ID, and no other does.
 func TestReceiptAcceptedButNotRecorded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -546,7 +553,9 @@ func TestReceiptOfASenderThatSleptThroughItsLease(t *testing.T) {
 	l := listen(t)
 	post := openPostOffice(t, l)
 	redis := shoptest.StartRedis(t)
-	sleeper, heir, third := s.node(t, "smtp://"+l.Addr().String(), redis.URL()), s.node(t, "smtp://"+l.Addr().String(), redis.URL()), s.node(t, "smtp://"+l.Addr().String(), redis.URL())
+	smtpURL := "smtp://" + l.Addr().String()
+	sleeper, heir := s.node(t, smtpURL, redis.URL()), s.node(t, smtpURL, redis.URL())
+	third := s.node(t, smtpURL, redis.URL())
 	event := s.paid(t)
 	sleeping := handle(t, sleeper, event)
 	stale := post.next(t)
@@ -706,7 +715,8 @@ func TestReceiptsThroughTheBroker(t *testing.T) {
 	}
 	for range 2 {
 		_, streams := open()
-		consumer, err := outbox.NewConsumer(t.Context(), streams, ConsumerName, orders.EventPaid, s.node(t, smtpURL, redisURL).HandlePaid, quiet)
+		consumer, err := outbox.NewConsumer(t.Context(), streams, ConsumerName, orders.EventPaid,
+			s.node(t, smtpURL, redisURL).HandlePaid, quiet)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -58,7 +58,8 @@ func TestReceiptMessage(t *testing.T) {
 	wants := []string{r.OrderID, r.Email, r.ShopName, "23 November 2026, 16:05 UTC", "€12,087.88", "Total paid (EUR)",
 		"This receipt is sent once.", "€24.50 each", "€999.99 each"}
 	for _, line := range r.Lines {
-		wants = append(wants, fmt.Sprintf("%d × %s", line.Quantity, line.Name), line.SKU, money.Format(line.Amount, r.Currency))
+		wants = append(wants,
+			fmt.Sprintf("%d × %s", line.Quantity, line.Name), line.SKU, money.Format(line.Amount, r.Currency))
 	}
 	for part, content := range map[string]string{"text": spaces.ReplaceAllString(msg.Text, " "), "html": shown(msg.HTML)} {
 		for _, want := range wants {

@@ -165,7 +165,8 @@ func TestSendRefusesHeaderInjection(t *testing.T) {
 			}
 		}
 	}
-	for _, to := range []string{"", "ann", "ann@example.com, evil@example.com", "<ann@example.com> RCPT TO:<evil@example.com>", "ann@example.com>"} {
+	for _, to := range []string{"", "ann", "ann@example.com, evil@example.com",
+		"<ann@example.com> RCPT TO:<evil@example.com>", "ann@example.com>"} {
 		msg := testMessage()
 		msg.To = to
 		if err := m.Send(t.Context(), msg); !errors.Is(err, ErrRejected) {
@@ -256,7 +257,8 @@ func TestSendTellsRefusedFromTemporary(t *testing.T) {
 	l := listen(t)
 	url := "smtp://" + l.Addr().String()
 	_ = l.Close()
-	if err := newMailer(t, url, 10*time.Second).Send(t.Context(), testMessage()); err == nil || errors.Is(err, ErrRejected) {
+	err := newMailer(t, url, 10*time.Second).Send(t.Context(), testMessage())
+	if err == nil || errors.Is(err, ErrRejected) {
 		t.Errorf("no server: %v, want a temporary error", err)
 	}
 }
@@ -277,11 +279,12 @@ func TestLoginOnlyOverTLS(t *testing.T) {
 		logins             string
 		fails              bool
 	}{
-		"STARTTLS if offered":       {format: "smtp://" + user + "%s", starttls: server, logins: login},
-		"STARTTLS required":         {format: "smtp://" + user + "%s?tls=required", starttls: server, logins: login},
-		"TLS from the first byte":   {format: "smtps://" + user + "%s", implicit: server, logins: login},
-		"no user, no login":         {format: "smtp://%s", starttls: server},
-		"wrong password":            {format: "smtps://" + user + "%s", implicit: server, auth: smtp.ErrAuthFailed, logins: login, fails: true},
+		"STARTTLS if offered":     {format: "smtp://" + user + "%s", starttls: server, logins: login},
+		"STARTTLS required":       {format: "smtp://" + user + "%s?tls=required", starttls: server, logins: login},
+		"TLS from the first byte": {format: "smtps://" + user + "%s", implicit: server, logins: login},
+		"no user, no login":       {format: "smtp://%s", starttls: server},
+		"wrong password": {format: "smtps://" + user + "%s", implicit: server, auth: smtp.ErrAuthFailed,
+			logins: login, fails: true},
 		"open line, no user":        {format: "smtp://%s"},
 		"open line, user":           {format: "smtp://" + user + "%s", fails: true},
 		"switched off, user":        {format: "smtp://" + user + "%s?tls=none", starttls: server, fails: true},
@@ -355,12 +358,14 @@ func TestSendEnds(t *testing.T) {
 	t.Parallel()
 	const greeting = "220 ready\r\n"
 	for name, smtpURL := range map[string]string{
-		"no greeting":           startScript(t, "", nil),
-		"no answer to EHLO":     startScript(t, greeting, nil),
-		"no answer to MAIL":     startScript(t, greeting, map[string]string{"EHLO": "250 hi"}),
-		"no answer to the end":  startScript(t, greeting, map[string]string{"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go"}),
+		"no greeting":       startScript(t, "", nil),
+		"no answer to EHLO": startScript(t, greeting, nil),
+		"no answer to MAIL": startScript(t, greeting, map[string]string{"EHLO": "250 hi"}),
+		"no answer to the end": startScript(t, greeting, map[string]string{
+			"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go"}),
 		"no greeting under TLS": strings.Replace(startScript(t, "", nil), "smtp:", "smtps:", 1),
-		"STARTTLS goes nowhere": startScript(t, greeting, map[string]string{"EHLO": "250-hi\r\n250 STARTTLS", "STARTTLS": "220 go"}),
+		"STARTTLS goes nowhere": startScript(t, greeting, map[string]string{
+			"EHLO": "250-hi\r\n250 STARTTLS", "STARTTLS": "220 go"}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

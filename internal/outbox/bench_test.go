@@ -16,8 +16,8 @@ func BenchmarkRelay(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		if _, err := pool.Exec(b.Context(), `INSERT INTO outbox (id, type, order_id, payload)
-			SELECT gen_random_uuid(), 'order.placed', gen_random_uuid(), '{"status": "placed", "total": 2800}' FROM generate_series(1, $1)`,
-			backlog); err != nil {
+			SELECT gen_random_uuid(), 'order.placed', gen_random_uuid(), '{"status": "placed", "total": 2800}'
+			FROM generate_series(1, $1)`, backlog); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

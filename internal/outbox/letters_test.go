@@ -53,7 +53,8 @@ func TestLettersNewestFirst(t *testing.T) {
 		for _, letter := range page {
 			seqs = append(seqs, letter.Seq)
 			before = letter.Seq
-			if letter.Consumer != consumerName || letter.Reason != errBroken.Error() || letter.Event.Type != paid || letter.Event.ID == uuid.Nil || letter.EventSeq == 0 || letter.At.IsZero() {
+			if letter.Consumer != consumerName || letter.Reason != errBroken.Error() || letter.Event.Type != paid ||
+				letter.Event.ID == uuid.Nil || letter.EventSeq == 0 || letter.At.IsZero() {
 				t.Errorf("letter %+v", letter)
 			}
 		}

@@ -58,7 +58,8 @@ func startNATS(t testing.TB, dir string) *embedded.NATS {
 
 func connect(t testing.TB, address string) *nats.Conn {
 	t.Helper()
-	conn, err := nats.Connect(address, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	conn, err := nats.Connect(address,
+		nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

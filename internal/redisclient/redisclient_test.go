@@ -20,15 +20,16 @@ func TestOpen(t *testing.T) {
 		password string
 		tls      bool
 	}{
-		"redis://localhost":                             {addrs: []string{"localhost:6379"}},
-		"redis://127.0.0.1:7000/3":                      {addrs: []string{"127.0.0.1:7000"}, db: 3},
-		"redis://[::1]:7000":                            {addrs: []string{"[::1]:7000"}},
-		"redis://shop:s%2Fcret@h:1/0":                   {addrs: []string{"h:1"}, username: "shop", password: "s/cret"},
-		"redis://:secret@h:1?db=2":                      {addrs: []string{"h:1"}, password: "secret", db: 2},
-		"rediss://h:1":                                  {addrs: []string{"h:1"}, tls: true},
-		"redis://a,b:2":                                 {addrs: []string{"a:6379", "b:2"}, cluster: true},
-		"redis://a,b":                                   {addrs: []string{"a:6379", "b:6379"}, cluster: true},
-		"rediss://shop:secret@a:1,b:2":                  {addrs: []string{"a:1", "b:2"}, cluster: true, tls: true, username: "shop", password: "secret"},
+		"redis://localhost":           {addrs: []string{"localhost:6379"}},
+		"redis://127.0.0.1:7000/3":    {addrs: []string{"127.0.0.1:7000"}, db: 3},
+		"redis://[::1]:7000":          {addrs: []string{"[::1]:7000"}},
+		"redis://shop:s%2Fcret@h:1/0": {addrs: []string{"h:1"}, username: "shop", password: "s/cret"},
+		"redis://:secret@h:1?db=2":    {addrs: []string{"h:1"}, password: "secret", db: 2},
+		"rediss://h:1":                {addrs: []string{"h:1"}, tls: true},
+		"redis://a,b:2":               {addrs: []string{"a:6379", "b:2"}, cluster: true},
+		"redis://a,b":                 {addrs: []string{"a:6379", "b:6379"}, cluster: true},
+		"rediss://shop:secret@a:1,b:2": {addrs: []string{"a:1", "b:2"}, cluster: true, tls: true,
+			username: "shop", password: "secret"},
 		"redis://a:1,b:2/4?master_name=mymaster":        {addrs: []string{"FailoverClient"}, db: 4},
 		"redis://:secret@a:1?master_name=mymaster&db=1": {addrs: []string{"FailoverClient"}, db: 1, password: "secret"},
 	} {
@@ -44,7 +45,8 @@ func TestOpen(t *testing.T) {
 			case *redis.Client:
 				o := client.Options()
 				addrs = []string{o.Addr}
-				if want.cluster || o.DB != want.db || o.Username != want.username || o.Password != want.password || (o.TLSConfig != nil) != want.tls {
+				if want.cluster || o.DB != want.db || o.Username != want.username || o.Password != want.password ||
+					(o.TLSConfig != nil) != want.tls {
 					t.Errorf("got %s, database %d of %s", o.Addr, o.DB, o.Username)
 				}
 				if o.MaxRetries != 0 || !o.ContextTimeoutEnabled {
