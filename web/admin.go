@@ -49,7 +49,7 @@ type login struct {
 }
 
 func (w *Web) showLogin(c echo.Context) error {
-	next := operatorPage(c.QueryParam("next"))
+	next := w.operatorPage(c.QueryParam("next"))
 	if w.Demo || w.isAdmin(c) {
 		return seeOther(c, next)
 	}
@@ -62,7 +62,7 @@ func (w *Web) logIn(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	next := operatorPage(form.Get("next"))
+	next := w.operatorPage(form.Get("next"))
 	customer, err := w.Accounts.Authenticate(c.Request().Context(), strings.TrimSpace(form.Get("token")))
 	if errors.Is(err, accounts.ErrUnauthorized) || err == nil && !customer.Admin {
 		w.Log.WarnContext(c.Request().Context(), "an operator's sign-in was refused", "peer", c.RealIP())
@@ -88,9 +88,13 @@ func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
 		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteStrictMode})
 }
 
-// operatorPage keeps a sign-in from leading to anywhere but the operators' pages.
-func operatorPage(next string) string {
-	for _, prefix := range []string{"/admin", "/lab"} {
+// operatorPage returns the page to show after a sign-in: next, if it is a page for operators.
+func (w *Web) operatorPage(next string) string {
+	prefixes := []string{"/admin"}
+	for _, section := range w.Sections {
+		prefixes = append(prefixes, section.Path)
+	}
+	for _, prefix := range prefixes {
 		if next == prefix || strings.HasPrefix(next, prefix+"/") {
 			return next
 		}

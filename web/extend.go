@@ -8,6 +8,14 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
+// Section is a part of the site that another package serves, for operators and in the demo for all.
+type Section struct {
+	// Path is where the section begins, such as "/lab".
+	Path string
+	// Name is the section's link at the top of a page, Title the one at the bottom.
+	Name, Title string
+}
+
 // ParsePage returns the template of a page that another package serves inside the shop's layout. Its files define "content", and
 // "head" for style sheets of their own.
 func ParsePage(files fs.FS, funcs template.FuncMap, names ...string) *template.Template {

@@ -38,10 +38,11 @@ type page struct {
 	// Next is where the notice leads, if it leads anywhere.
 	Next      link
 	CartUnits int64
-	// Path is the page's own, and Demo says whether there are a lab and an open counter.
-	Path    string
-	Demo    bool
-	Content any
+	// Path is the page's own path. In the demo the pages of operators are open and linked.
+	Path     string
+	Demo     bool
+	Sections []Section
+	Content  any
 }
 
 type link struct{ To, Text string }
@@ -56,7 +57,8 @@ var notices = map[string]string{
 
 // render answers with a page. A page without a notice of its own shows the one that the address names.
 func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
-	p.CartUnits, p.Path, p.Demo = w.visitor(c).Cart.units(), c.Request().URL.Path, w.Demo
+	p.CartUnits, p.Path = w.visitor(c).Cart.units(), c.Request().URL.Path
+	p.Demo, p.Sections = w.Demo, w.Sections
 	if p.Notice == "" {
 		p.Notice = notices[c.QueryParam("notice")]
 	}

@@ -50,6 +50,8 @@ type Web struct {
 	Demo bool
 	// Stripe offers Stripe's test cards instead: there is no card form here, and Stripe refuses them with a live key.
 	Stripe bool
+	// Sections are linked in the layout in the demo.
+	Sections []Section
 	// Streams has a place for each page that is sent news: its capacity bounds them, so that they cannot use up the node. A page
 	// without a place asks again and again.
 	Streams chan struct{}

@@ -66,7 +66,7 @@ func open(t *testing.T, change func(*web.Web)) *shop {
 	t.Cleanup(replays.Close)
 	database := shoptest.DatabaseURL(t)
 	s := &shop{t: t, database: database, provider: listening.URL, pool: shoptest.Pool(t, database)}
-	s.pages = web.Web{Orders: orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), Payments: s.payments(s.pool),
+	s.pages = web.Web{Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}}, Orders: orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), Payments: s.payments(s.pool),
 		Accounts: accounts.New(s.pool, true), Signer: accounts.NewSigner(strings.Repeat("s", 32)),
 		Replays: replays, Timeline: timeline.New(s.pool), Streams: make(chan struct{}, 10), Demo: true, Log: slog.New(slog.DiscardHandler)}
 	for position, product := range products {

@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/proof/lab"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 func TestLabOnTheDemo(t *testing.T) {
 	t.Parallel()
+	needs(t, "lab", "demo")
 	dir := dataDir(t)
 	d := startDemo(t, dir)
 	var stdout, stderr bytes.Buffer
@@ -24,14 +24,24 @@ func TestLabOnTheDemo(t *testing.T) {
 	if code != exitFine || !strings.Contains(stderr.String(), "the demo that runs on "+dir) {
 		t.Fatalf("exit code %d\n%s", code, stderr.String())
 	}
-	var report lab.Report
+	type twin struct {
+		Verdict string
+		Steps   []json.RawMessage
+	}
+	var report struct {
+		Results []struct {
+			Experiment     string
+			Naive, Guarded twin
+		}
+		Latency []json.RawMessage
+	}
 	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
 		t.Fatalf("%v\n%s", err, stdout.String())
 	}
 	if len(report.Results) != 2 || len(report.Latency) == 0 {
 		t.Fatalf("%d results, %d latencies", len(report.Results), len(report.Latency))
 	}
-	if r := report.Results[0]; r.Experiment != "unique-double-click" || r.Naive.Verdict != lab.Duplicates || r.Guarded.Verdict != lab.Holds || len(r.Naive.Steps) == 0 {
+	if r := report.Results[0]; r.Experiment != "unique-double-click" || r.Naive.Verdict != "duplicates" || r.Guarded.Verdict != "holds" || len(r.Naive.Steps) == 0 {
 		t.Errorf("%+v", r)
 	}
 	if status := d.get(t, "/lab", ""); status != 200 {
@@ -45,6 +55,7 @@ func TestLabOnTheDemo(t *testing.T) {
 // labProcess starts `shop lab` where nothing runs but what it brings itself. All it leaves behind would be in the returned folder.
 func labProcess(t *testing.T, args ...string) (cmd *exec.Cmd, output *transcript, left func() []string) {
 	t.Helper()
+	needs(t, "lab")
 	temporary, stale := dataDir(t), t.TempDir()
 	// What a demo that was killed says of itself is no reason to fail.
 	note := `{"pid":1,"database_url":"postgres://shop@127.0.0.1:1/shop","redis_url":"redis://127.0.0.1:1","nats_url":"nats://127.0.0.1:1"}`
@@ -118,6 +129,7 @@ func TestLabStops(t *testing.T) {
 
 func TestLabWrongUse(t *testing.T) {
 	t.Parallel()
+	needs(t, "lab")
 	var stdout, stderr bytes.Buffer
 	if code := run(t.Context(), []string{"lab", "unique-triple-click"}, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout, &stderr); code != exitWrongUse {
 		t.Errorf("exit code %d, %s", code, stderr.String())

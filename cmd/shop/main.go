@@ -29,14 +29,22 @@ type commands struct {
 	Migrate migrateCommand `cmd:"" help:"The database schema."`
 	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
 	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
-	Lab     labCommand     `cmd:"" help:"The duplicates lab: every strategy against its faults, a naive program beside the guarded one."`
-	Bench   benchCommand   `cmd:"" help:"How fast it is: a naive twin beside the shop in one run, and the ratios."`
-	Torture tortureCommand `cmd:"" help:"Random faults on real processes for a while; then nothing may be lost or have happened twice."`
 	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`
 	Mailbox mailboxCommand `cmd:"" help:"The mail sink alone: SMTP, and a page that lists what arrived."`
 	NATS    natsCommand    `cmd:"" name:"nats" hidden:"" help:"A NATS server with JetStream on NATS_URL."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
+	kong.Plugins
 }
+
+// wing is what an outer wing adds to the program.
+type wing struct {
+	commands any // a struct whose fields are kong commands
+	sections []app.Section
+	prepare  func(*slog.Logger) error // runs before the command
+}
+
+// wings are filled by the init functions of demo.go and proof.go: a fork removes a wing with its file.
+var wings []wing
 
 // program is what a command gets from the outside.
 type program struct {
@@ -57,6 +65,9 @@ func main() {
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (code int) {
 	var c commands
+	for _, w := range wings {
+		c.Plugins = append(c.Plugins, w.commands)
+	}
 	helped := false
 	parser := kong.Must(&c, kong.Name("shop"), kong.Description("A checkout in which everything happens once."),
 		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }), kong.UsageOnError())
@@ -68,9 +79,16 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "shop: %v (see shop --help)\n", err)
 		return exitWrongUse
 	}
-	config, err := app.ConfigFrom(environ)
+	p := &program{ctx: ctx, stdout: stdout, stderr: stderr}
+	p.config, err = app.ConfigFrom(environ)
+	for _, w := range wings {
+		p.config.Sections = append(p.config.Sections, w.sections...)
+		if err == nil && w.prepare != nil {
+			err = w.prepare(p.logger())
+		}
+	}
 	if err == nil {
-		err = parsed.Run(&program{ctx: ctx, config: config, stdout: stdout, stderr: stderr})
+		err = parsed.Run(p)
 	}
 	var usage app.UsageError
 	switch {

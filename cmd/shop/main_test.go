@@ -23,6 +23,18 @@ func TestMain(m *testing.M) {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
+// needs skips the test in a program whose wing with the commands was removed.
+func needs(t *testing.T, commands ...string) {
+	t.Helper()
+	var help bytes.Buffer
+	run(t.Context(), []string{"--help"}, nil, &help, &help)
+	for _, command := range commands {
+		if !strings.Contains(help.String(), "\n  "+command+" ") {
+			t.Skipf("this program has no command %q", command)
+		}
+	}
+}
+
 func TestWrongUse(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api"
-	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -28,8 +27,6 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/payments/stripe"
 	"github.com/onceshop/onceshop/internal/pg"
-	"github.com/onceshop/onceshop/internal/proof/lab"
-	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/ratelimit"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/timeline"
@@ -69,9 +66,8 @@ type App struct {
 	recorder *timeline.Recorder
 	letters  *outbox.Letters
 	notify   *notify.Service
-	// lab is nil on a node that has no Redis and no broker; labPages, until the node serves.
-	lab      *lab.Lab
-	labPages *pages.Pages
+	// closeSections ends what the sections run. It is set when the node serves.
+	closeSections []func()
 
 	// draining is closed when Run begins to stop.
 	draining chan struct{}
@@ -84,9 +80,6 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	}
 	if err := errors.Join(config.Check(), config.check()); err != nil {
 		return nil, UsageError{err}
-	}
-	if err := warnOfCrash(ctx, log); err != nil {
-		return nil, err
 	}
 	a := &App{config: config, role: role, log: log, draining: make(chan struct{})}
 	defer func() {
@@ -117,21 +110,8 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 		if err := a.connectWorkers(); err != nil {
 			return nil, UsageError{err}
 		}
-		a.lab = lab.New(a.pool, a.redis, a.nats, log)
 	}
 	return a, nil
-}
-
-// warnOfCrash tells that this node was started to die.
-func warnOfCrash(ctx context.Context, log *slog.Logger) error {
-	point, ok := crash.Armed()
-	switch {
-	case !ok:
-		return UsageError{fmt.Errorf("%s=%s is no crash point: docs/failure-table.md lists them", crash.Env, point)}
-	case point != "":
-		log.WarnContext(ctx, "this process kills itself at a crash point", "setting", crash.Env, "point", point)
-	}
-	return nil
 }
 
 // provider is what a node needs of whoever moves the money: the simulator or Stripe.
@@ -206,7 +186,9 @@ func (a *App) Close() {
 	if a.limits != nil {
 		a.limits.Close()
 	}
-	a.closeLab()
+	for _, stop := range a.closeSections {
+		stop()
+	}
 	if a.nats != nil {
 		a.nats.Close()
 	}

@@ -39,6 +39,9 @@ type Config struct {
 	Windows
 	Limits
 
+	// Sections are pages of other wings. They are no setting.
+	Sections []Section `env:"-"`
+
 	// Demo accepts the demo's tokens and offers the simulated provider's payment methods.
 	Demo bool `env:"-"`
 }

@@ -12,10 +12,11 @@ import (
 
 const module = "github.com/onceshop/onceshop/"
 
-// layers are the packages of production code from the bottom up: each may import only those named before it, and
-// its own subfolders. A package that is not named may be imported by nobody's production code.
+// layers are the packages of the shop from the bottom up: each may import only those named before it,
+// and its own subfolders. The outer wings build on all of them.
 var layers = []string{
-	".", "db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit", "internal/redisclient",
+	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit",
+	"internal/redisclient",
 	"internal/pg", "internal/dedup", "internal/coalesce",
 	"internal/timeline",
 	"internal/accounts", "internal/outbox",
@@ -23,18 +24,15 @@ var layers = []string{
 	"internal/payments", "internal/notify",
 	"internal/check",
 	"internal/api", "web",
-	"internal/proof/lab", "internal/proof/bench",
-	"internal/embedded", "internal/proof/torture", "internal/app",
+	"internal/embedded", "internal/app",
+	"internal/proof",
 	"cmd/shop",
 }
 
-// only says who alone may import a package.
+// only lists the packages that alone may import a package.
 var only = map[string][]string{
-	"internal/embedded":      {"internal/proof/torture", "internal/app", "cmd/shop"},
-	"internal/proof/torture": {"internal/app", "cmd/shop"},
-	"internal/proof/lab":     {"internal/app", "cmd/shop"},
-	"internal/proof/bench":   {"internal/app", "cmd/shop"},
-	".":                      {"internal/proof/lab"},
+	"internal/embedded": {"internal/proof", "internal/app", "cmd/shop"},
+	"internal/proof":    {"cmd/shop"},
 }
 
 // testing packages serve tests; production code never imports them.
@@ -54,7 +52,7 @@ func TestImportsPointDown(t *testing.T) {
 		from, to, _ := strings.Cut(scanner.Text(), " ")
 		from, ours := inModule(from)
 		to, oursToo := inModule(to)
-		if !ours || !oursToo || isTesting(from) {
+		if !ours || !oursToo || isTesting(from) || to == "." {
 			continue
 		}
 		lines++
@@ -101,3 +99,22 @@ func layerOf(path string) int {
 }
 
 func isTesting(path string) bool { return slices.Contains(testingPackages, path) }
+
+// TestShopStandsAlone keeps the shop's packages, tests included, from importing the proof.
+func TestShopStandsAlone(t *testing.T) {
+	t.Parallel()
+	const format = `{{$p := .ImportPath}}{{range .TestImports}}{{$p}} {{.}}{{"\n"}}{{end}}` +
+		`{{range .XTestImports}}{{$p}} {{.}}{{"\n"}}{{end}}`
+	output, err := exec.Command("go", "list", "-f", format, module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for scanner := bufio.NewScanner(bytes.NewReader(output)); scanner.Scan(); {
+		from, to, _ := strings.Cut(scanner.Text(), " ")
+		from, _ = inModule(from)
+		to, ours := inModule(to)
+		if ours && strings.HasPrefix(to, "internal/proof") && !strings.HasPrefix(from, "internal/proof") {
+			t.Errorf("the tests of %s import %s", from, to)
+		}
+	}
+}

@@ -32,6 +32,9 @@ func (a *App) webHandler() http.Handler {
 	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Signer: accounts.NewSigner(a.config.Secret),
 		Replays: a.replays, Timeline: told, Recorder: a.recorder, Letters: a.letters, Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
 		Streams: make(chan struct{}, maxStreams), Draining: a.draining, Log: a.log}
+	for _, section := range a.config.Sections {
+		pages.Sections = append(pages.Sections, section.Section)
+	}
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if isAPI(c) {
 			api.WriteError(c, err, a.log)
@@ -43,7 +46,9 @@ func (a *App) webHandler() http.Handler {
 	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told, Recorder: a.recorder, Log: a.log,
 		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
 	pages.Register(e)
-	a.registerLab(e, pages)
+	for _, section := range a.config.Sections {
+		a.closeSections = append(a.closeSections, section.Start(e, pages, Node{Pool: a.pool, Redis: a.redis, NATS: a.nats, Log: a.log}))
+	}
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
 	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e
@@ -74,11 +79,11 @@ func (a *App) limitPages(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// bound ends requests that wait for a server which takes everything and says nothing. An operation bounds itself, and so do streams of news
-// and the lab's experiments, which last longer.
+// bound gives each request a deadline, for servers that accept everything and never reply. Streams and
+// the pages of other sections last longer and set their own.
 func (a *App) bound(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if strings.HasSuffix(c.Path(), "/events") || strings.HasPrefix(c.Path(), "/lab") {
+		if strings.HasSuffix(c.Path(), "/events") || a.inSection(c.Path()) {
 			return next(c)
 		}
 		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout+a.config.ProviderTimeout)

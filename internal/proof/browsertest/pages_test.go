@@ -4,8 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/proof"
 )
 
 // These tests look at every page, light and dark, phone and desktop: it is small, keeps its own Content-Security-Policy, fits
@@ -20,7 +22,7 @@ type visit struct {
 
 func TestShopPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1)
+	shop := apptest.Start(t, 1, withLab)
 	stranger, guest := newGuest(t, shop.Nodes[0]), newGuest(t, shop.Nodes[0])
 	for _, v := range []visit{
 		{name: "cart-empty", path: "/cart"},
@@ -86,7 +88,7 @@ func forgetOutcome(t *testing.T, shop *apptest.Shop, orderID string) {
 
 func TestCounterPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1)
+	shop := apptest.Start(t, 1, withLab)
 	alice := shop.Alice(t)
 	var order orders.Order
 	for _, method := range []string{"pm_declined", "pm_insufficient_funds", "pm_ok"} {
@@ -112,7 +114,7 @@ func TestCounterPages(t *testing.T) {
 
 func TestLabPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1)
+	shop := apptest.Start(t, 1, withLab)
 	b := newGuest(t, shop.Nodes[0])
 	const experiment = "/lab/unique-double-click"
 	b.visit(visit{name: "lab-experiment", path: experiment})
@@ -121,3 +123,6 @@ func TestLabPages(t *testing.T) {
 	b.inspect("lab-experiment-done")
 	b.visit(visit{name: "lab", path: "/lab"})
 }
+
+// withLab adds the lab's pages to a shop.
+func withLab(c *app.Config) { c.Sections = []app.Section{proof.LabSection()} }

@@ -10,6 +10,7 @@ import (
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -68,10 +69,10 @@ const buyer = "buyer@example.com"
 // A node dies at each of the crash points; another takes its place, the client sends the same again, and everything has happened once.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	if len(deaths) != len(crash.Points()) {
-		t.Errorf("%d crash points are tested, there are %d", len(deaths), len(crash.Points()))
+	if len(deaths) != len(kill.Points()) {
+		t.Errorf("%d crash points are tested, there are %d", len(deaths), len(kill.Points()))
 	}
-	for _, point := range crash.Points() {
+	for _, point := range kill.Points() {
 		t.Run(string(point), func(t *testing.T) {
 			t.Parallel()
 			die(t, point, deaths[point])
@@ -82,7 +83,7 @@ func TestCrash(t *testing.T) {
 func die(t *testing.T, point crash.Point, d death) {
 	t.Helper()
 	w := setup(t, settings{webhooks: d.webhooks})
-	doomed := w.node(crash.Env + "=" + string(point))
+	doomed := w.node(kill.Env + "=" + string(point))
 	seen := w.visit(d.visit, false)
 	if status := doomed.awaitExit(soon); status.Signal() != syscall.SIGKILL {
 		t.Fatalf("the node has ended with %d", status)

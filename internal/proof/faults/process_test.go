@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -54,6 +55,9 @@ func serveNode(ctx context.Context) error {
 		return err
 	}
 	config.Demo = true
+	if _, err := kill.Arm(); err != nil {
+		return err
+	}
 	role := app.Everything
 	if os.Getenv(onlyWeb) != "" {
 		role = app.OnlyWeb

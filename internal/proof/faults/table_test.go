@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 )
 
 const (
@@ -56,7 +57,7 @@ func TestTable(t *testing.T) {
 		}
 		if point := crash.Point(strings.Trim(cells[1], "`")); strings.HasPrefix(cells[1], "`") {
 			points[point] = true
-			if want := "`faults.TestCrash/" + string(point) + "`"; !slices.Contains(crash.Points(), point) || cells[5] != want {
+			if want := "`faults.TestCrash/" + string(point) + "`"; !slices.Contains(kill.Points(), point) || cells[5] != want {
 				t.Errorf("%s is no crash point, or is not proved by %s", point, want)
 			}
 		}
@@ -66,7 +67,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("fault %d is missing", n)
 		}
 	}
-	for _, point := range crash.Points() {
+	for _, point := range kill.Points() {
 		if !points[point] {
 			t.Errorf("crash point %s is missing", point)
 		}
@@ -91,7 +92,7 @@ func missing(t *testing.T, folder, test, subtest string) string {
 		}
 		for _, declared := range file.Decls {
 			if f, ok := declared.(*ast.FuncDecl); ok && f.Name.Name == test {
-				if subtest == "" || test == "TestCrash" && slices.Contains(crash.Points(), crash.Point(subtest)) || says(f, subtest) {
+				if subtest == "" || test == "TestCrash" && slices.Contains(kill.Points(), crash.Point(subtest)) || says(f, subtest) {
 					return ""
 				}
 				return "it has no such subtest"

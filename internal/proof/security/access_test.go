@@ -95,7 +95,7 @@ func TestAccess(t *testing.T) {
 // The shop as `shop serve` runs it, on a database that a demo has used before.
 func TestServe(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, func(c *app.Config) { c.Demo = false })
+	shop := apptest.Start(t, 1, withLab, func(c *app.Config) { c.Demo = false })
 	service := accounts.New(shop.Pool, false)
 	admin, err := service.IssueToken(t.Context(), "admin@example.com", true)
 	if err != nil {

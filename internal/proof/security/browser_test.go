@@ -68,7 +68,7 @@ func checkout(t *testing.T, shop *apptest.Shop) (v *visitor, form url.Values) {
 
 func TestBrowser(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, func(c *app.Config) { c.PublicURL = "https://shop.example" })
+	shop := apptest.Start(t, 1, withLab, func(c *app.Config) { c.PublicURL = "https://shop.example" })
 
 	t.Run("CrossSite", func(t *testing.T) {
 		t.Parallel()

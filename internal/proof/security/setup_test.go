@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/api/apitest"
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/proof"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -133,3 +135,6 @@ func place(t *testing.T, buyer *apitest.Client, key string) (order orders.Order)
 
 // bearer is the header of a token.
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
+
+// withLab adds the lab's pages to a shop.
+func withLab(c *app.Config) { c.Sections = []app.Section{proof.LabSection()} }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 )
 
 // counters are what happened, for the report and for the claims that it must have.
@@ -59,7 +60,7 @@ func (c *counters) crash(p crash.Point) {
 func (c *counters) met(least int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !slices.ContainsFunc(crash.Points(), func(p crash.Point) bool { return c.crashes[p] < least })
+	return !slices.ContainsFunc(kill.Points(), func(p crash.Point) bool { return c.crashes[p] < least })
 }
 
 func (c *counters) fault(kind string) {

@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -53,7 +53,7 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 		faults = 20
 	}
 	add("operations", r.count.operations.Load(), r.leastOperations())
-	for _, p := range crash.Points() {
+	for _, p := range kill.Points() {
 		add("crash at "+string(p), r.count.crashes[p], r.leastCrashes())
 	}
 	for _, k := range kinds {

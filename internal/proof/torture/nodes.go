@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 )
 
 // Windows of the nodes, short so that what a dead node holds is free soon.
@@ -121,12 +122,12 @@ func (n *node) start() (*process, error) {
 	env := n.env
 	if n.point, n.ours = "", false; !n.calm {
 		if len(n.deck) == 0 {
-			n.deck = crash.Points()
+			n.deck = kill.Points()
 			n.sequence.Shuffle(len(n.deck), func(i, j int) { n.deck[i], n.deck[j] = n.deck[j], n.deck[i] })
 		}
 		n.point = n.deck[0]
 		life := n.run.lifetime/4 + time.Duration(n.sequence.Int64N(int64(n.run.lifetime*3/4)))
-		env = append(env[:len(env):len(env)], crash.Env+"="+string(n.point), crash.EnvAfter+"="+life.String())
+		env = append(env[:len(env):len(env)], kill.Env+"="+string(n.point), kill.EnvAfter+"="+life.String())
 	}
 	var err error
 	n.process, err = n.run.startProcess(n.name, env, n.run.Program, "serve")

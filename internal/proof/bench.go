@@ -1,10 +1,8 @@
-package app
+package proof
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,28 +10,28 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/proof/bench"
 )
 
-// RunBench measures the shop beside a naive twin for about the duration or, if there are orders, an empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
+// Bench measures the shop beside a naive twin for about the duration or, if there are orders, an empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
 // It writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
 // not right.
-func RunBench(ctx context.Context, config Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
+func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
 	if duration < bench.MinDuration {
-		return UsageError{fmt.Errorf("--duration %s is too short to measure anything: give it %s or more", duration, bench.MinDuration)}
+		return app.UsageError{Err: fmt.Errorf("--duration %s is too short to measure anything: give it %s or more", duration, bench.MinDuration)}
 	}
 	if settled != 0 && settled < bench.MinGrown {
-		return UsageError{fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled, bench.MinGrown)}
+		return app.UsageError{Err: fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled, bench.MinGrown)}
 	}
 	begin := time.Now()
 	var report interface{ Write(io.Writer) }
 	err := withBenchServers(ctx, config, progress, log, func(ctx context.Context, databaseURL, natsURL string) error {
 		pool, err := pg.Open(ctx, databaseURL, 4)
 		if err != nil {
-			return UsageError{err}
+			return app.UsageError{Err: err}
 		}
 		defer pool.Close()
 		if err := pool.Ping(ctx); err != nil {
@@ -82,24 +80,21 @@ func RunBench(ctx context.Context, config Config, duration time.Duration, settle
 
 // withBenchServers runs on the servers that the environment names, or else on some that end with the run and leave nothing. Those that
 // share a running demo's servers with buyers would measure the buyers too.
-func withBenchServers(ctx context.Context, config Config, progress io.Writer, log *slog.Logger, run func(ctx context.Context, databaseURL, natsURL string) error) (err error) {
-	group, ctx := errgroup.WithContext(ctx)
-	own := &demo{config: config, out: progress, log: log, group: group}
+func withBenchServers(ctx context.Context, config app.Config, progress io.Writer, log *slog.Logger, run func(ctx context.Context, databaseURL, natsURL string) error) error {
+	own := &servers{config: config, out: progress}
+	defer own.stop()
 	if config.DatabaseURL == "" || config.NATSURL == "" {
-		fmt.Fprintln(progress, "Servers that the environment does not name in DATABASE_URL and NATS_URL are started for this run only:")
-		err = own.useTemporaryFolder()
+		fmt.Fprintln(progress, "Starting, for this run only, the servers that DATABASE_URL and NATS_URL do not name:")
 	}
-	if err == nil && config.DatabaseURL == "" {
-		err = own.step("Postgres", func() error { return own.startPostgres(ctx, rand.Text()) })
+	if config.DatabaseURL == "" {
+		if err := own.startPostgres(ctx); err != nil {
+			return err
+		}
 	}
-	if err == nil && config.NATSURL == "" {
-		err = own.step("NATS JetStream, synced", own.startNATS)
+	if config.NATSURL == "" {
+		if err := own.startNATS(); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = run(ctx, own.config.DatabaseURL, own.config.NATSURL)
-	}
-	for i := len(own.stops) - 1; i >= 0; i-- {
-		own.stops[i]()
-	}
-	return errors.Join(err, group.Wait())
+	return run(ctx, own.config.DatabaseURL, own.config.NATSURL)
 }

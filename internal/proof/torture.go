@@ -1,4 +1,4 @@
-package app
+package proof
 
 import (
 	"context"
@@ -11,22 +11,23 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/proof/torture"
 )
 
-// Torture says how RunTorture goes.
-type Torture struct {
+// TortureOptions are the settings of a torture run.
+type TortureOptions struct {
 	Seed     uint64 // 0: by chance
 	Duration time.Duration
 	JSON     bool
 	Keep     bool // the folder also of a run that found nothing
 }
 
-// RunTorture tortures the shop, writes the report on out and what goes on on progress. It is an error if a promise was broken.
-func RunTorture(ctx context.Context, how Torture, out, progress io.Writer) error {
+// Torture tortures the shop, writes the report on out and what goes on on progress. It is an error if a promise was broken.
+func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) error {
 	if how.Duration < torture.MinDuration {
-		return UsageError{fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration, torture.MinDuration)}
+		return app.UsageError{Err: fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration, torture.MinDuration)}
 	}
 	if how.Seed == 0 {
 		how.Seed = 1 + uint64(rand.Uint32()) //nolint:gosec // to be told, not to be kept
@@ -67,10 +68,10 @@ func RunTorture(ctx context.Context, how Torture, out, progress io.Writer) error
 // ListCrashPoints writes the places at which `shop serve` can be made to die, with the role that passes them.
 func ListCrashPoints(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "%s\tPASSED BY\tWHERE THE PROCESS DIES\n", crash.Env)
-	for _, p := range crash.Points() {
+	fmt.Fprintf(table, "%s\tPASSED BY\tWHERE THE PROCESS DIES\n", kill.Env)
+	for _, p := range kill.Points() {
 		flow, _, _ := strings.Cut(string(p), ".")
-		fmt.Fprintf(table, "%s\t%s\t%s\n", p, passedBy[flow], p.Where())
+		fmt.Fprintf(table, "%s\t%s\t%s\n", p, passedBy[flow], kill.Where(p))
 	}
 	return table.Flush()
 }

@@ -1,0 +1,32 @@
+package proof
+
+import (
+	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/proof/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab/pages"
+	"github.com/onceshop/onceshop/web"
+)
+
+// LabSection is the lab's pages on a node of the shop. A node without Redis and NATS has no lab; its
+// pages say so.
+func LabSection() app.Section {
+	return app.Section{
+		Section: web.Section{Path: "/lab", Name: "Lab", Title: "Duplicates lab"},
+		Start: func(e *echo.Echo, shop *web.Web, node app.Node) func() {
+			var l *lab.Lab
+			if node.Redis != nil && node.NATS != nil {
+				l = lab.New(node.Pool, node.Redis, node.NATS, node.Log)
+			}
+			p := pages.New(shop, l, node.Log)
+			p.Register(e)
+			return func() {
+				p.Close()
+				if l != nil {
+					l.Close()
+				}
+			}
+		},
+	}
+}

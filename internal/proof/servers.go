@@ -1,0 +1,136 @@
+// Package proof runs the lab, the bench and the torture for their commands, and the lab's pages.
+package proof
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/embedded"
+)
+
+// stopTimeout bounds the end of a database server.
+const stopTimeout = 10 * time.Second
+
+// servers are started for one run and leave nothing behind.
+type servers struct {
+	config app.Config
+	out    io.Writer
+	dir    string
+	stops  []func()
+}
+
+// stop ends the servers in the reverse order of their start.
+func (s *servers) stop() {
+	for i := len(s.stops) - 1; i >= 0; i-- {
+		s.stops[i]()
+	}
+}
+
+// startForLab starts the servers that the lab needs and config does not name.
+func (s *servers) startForLab(ctx context.Context) error {
+	missing := []struct {
+		given string
+		start func() error
+	}{
+		{s.config.DatabaseURL, func() error { return s.startPostgres(ctx) }},
+		{s.config.RedisURL, s.startRedis},
+		{s.config.NATSURL, s.startNATS},
+	}
+	for _, server := range missing {
+		if server.given != "" {
+			continue
+		}
+		if len(s.stops) == 0 {
+			fmt.Fprintln(s.out, "No demo runs, and the environment does not name all servers. "+
+				"Starting what is missing, for this run only:")
+		}
+		if err := server.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// folder returns a temporary folder for a server's data.
+func (s *servers) folder(name string) (string, error) {
+	if s.dir == "" {
+		dir, err := os.MkdirTemp("", "onceshop-")
+		if err != nil {
+			return "", fmt.Errorf("make a folder for the servers: %w", err)
+		}
+		s.dir = dir
+		s.stops = append(s.stops, func() { _ = os.RemoveAll(dir) })
+		// As root, Postgres runs as another user, which must be able to enter the folder.
+		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the folders in it are closed
+			return "", err
+		}
+	}
+	return filepath.Join(s.dir, name), nil
+}
+
+// step shows what is being started and how long it took.
+func (s *servers) step(name string, run func() error) error {
+	begin := time.Now()
+	fmt.Fprintf(s.out, "  %-28s ", name)
+	if err := run(); err != nil {
+		fmt.Fprintln(s.out, "failed")
+		return err
+	}
+	fmt.Fprintf(s.out, "%.1f s\n", time.Since(begin).Seconds())
+	return nil
+}
+
+func (s *servers) startPostgres(ctx context.Context) error {
+	return s.step("Postgres", func() error {
+		dir, err := s.folder("postgres")
+		if err != nil {
+			return err
+		}
+		server, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: dir, Password: rand.Text(),
+			Progress: func(doing string) { fmt.Fprintf(s.out, "%s … ", doing) }})
+		if err != nil {
+			return err
+		}
+		s.stops = append(s.stops, func() {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+			defer cancel()
+			_ = server.Stop(stop) // its folder goes in any case
+		})
+		s.config.DatabaseURL = server.URL()
+		return nil
+	})
+}
+
+func (s *servers) startRedis() error {
+	return s.step("Redis (in process)", func() error {
+		server, err := embedded.StartRedis()
+		if err != nil {
+			return err
+		}
+		s.stops = append(s.stops, server.Stop)
+		s.config.RedisURL = server.URL()
+		return nil
+	})
+}
+
+func (s *servers) startNATS() error {
+	return s.step("NATS JetStream, synced", func() error {
+		dir, err := s.folder("nats")
+		if err != nil {
+			return err
+		}
+		server, err := embedded.StartNATS(dir)
+		if err != nil {
+			return err
+		}
+		s.stops = append(s.stops, server.Stop)
+		s.config.NATSURL = server.URL()
+		return nil
+	})
+}
