@@ -43,7 +43,7 @@ func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) e
 	fmt.Fprintf(progress, "Torture with --seed %d for %s, in %s\n", how.Seed, how.Duration, dir)
 	report, err := torture.Run(ctx, torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress})
 	broken := len(report.Violations)
-	if how.Keep || broken > 0 || err != nil && ctx.Err() == nil {
+	if how.Keep || broken > 0 || len(report.Troubles) > 0 || err != nil && ctx.Err() == nil {
 		fmt.Fprintf(progress, "All logs are in %s\n", dir)
 		report.Logs = dir
 	} else {
@@ -61,6 +61,10 @@ func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) e
 	}
 	if err == nil && broken > 0 {
 		err = fmt.Errorf("%d violations; run it again with --seed %d", broken, how.Seed)
+	}
+	if err == nil && len(report.Troubles) > 0 {
+		err = fmt.Errorf("no violation, but the harness had trouble, so the run proves too little: "+
+			"run it again with --seed %d", how.Seed)
 	}
 	return err
 }

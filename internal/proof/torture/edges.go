@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/Shopify/toxiproxy/v2/toxics"
@@ -49,10 +51,24 @@ func (e *edge) address() string { return e.proxy.Listen }
 
 // pointTo sends new connections elsewhere and ends those that there are.
 func (e *edge) pointTo(upstream string) error {
-	if err := e.proxy.Update(&toxiproxy.Proxy{Listen: e.proxy.Listen, Upstream: upstream, Enabled: true}); err != nil {
+	err := retryPort(func() error {
+		return e.proxy.Update(&toxiproxy.Proxy{Listen: e.proxy.Listen, Upstream: upstream, Enabled: true})
+	})
+	if err != nil {
 		return fmt.Errorf("point the proxy %s to %s: %w", e.name, upstream, err)
 	}
 	return nil
+}
+
+// retryPort tries again while another program has the port: toxiproxy closes it for a moment when a
+// proxy changes.
+func retryPort(listen func() error) error {
+	err := listen()
+	for try := 0; errors.Is(err, syscall.EADDRINUSE) && try < 20; try++ {
+		time.Sleep(pollPause)
+		err = listen()
+	}
+	return err
 }
 
 // toxic is a way in which the network fails, as toxiproxy names it.
@@ -83,7 +99,7 @@ func (e *edge) shut() { e.proxy.Stop() }
 
 // reopen ends shut. An edge that is open stays as it is.
 func (e *edge) reopen() error {
-	if err := e.proxy.Start(); err != nil && !errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {
+	if err := retryPort(e.proxy.Start); err != nil && !errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {
 		return fmt.Errorf("reopen the proxy %s: %w", e.name, err)
 	}
 	return nil

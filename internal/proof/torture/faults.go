@@ -76,7 +76,7 @@ func (r *run) suffer(ctx context.Context, f fault) {
 	err := kindOf(f.Kind).strike(during, r, f)
 	r.note(disturbance{at: begin, until: r.now(), what: f.Kind, node: f.Node})
 	if err != nil {
-		r.fail("torture", fmt.Sprintf("%s could not be done or taken back: %v", f.Kind, err))
+		r.troubled("the fault %s could not be injected or undone: %v", f.Kind, err)
 		return
 	}
 	r.count.fault(f.Kind)

@@ -6,6 +6,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,7 +102,7 @@ func (n *node) keepAlive(ctx context.Context) {
 	for ctx.Err() == nil {
 		p, err := n.start()
 		if err != nil {
-			n.run.fail("node", n.name+" does not start: "+err.Error())
+			n.run.troubled("%s does not start: %v", n.name, err)
 			return
 		}
 		if answers(ctx, p, n.address) == nil {
@@ -144,10 +147,22 @@ func (n *node) died() {
 		n.deck = n.deck[1:]
 		n.run.count.crash(n.point)
 		n.run.note(disturbance{what: "crash at " + string(n.point), node: n.name})
+	case n.portTaken():
+		n.run.troubled("another program took a port of %s; see %s.log", n.name, n.name)
 	default:
 		n.run.fail("node", fmt.Sprintf("%s ended by itself: %s; see %s.log", n.name, n.process.cmd.ProcessState, n.name))
 	}
 	n.process = nil
+}
+
+// portTaken reports whether the last line of the node's log is the error of a port in use.
+func (n *node) portTaken() bool {
+	log, err := os.ReadFile(filepath.Join(n.run.dir, n.name+".log"))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return strings.Contains(lines[len(lines)-1], "in use by another program")
 }
 
 // end has the process end and returns when it has; keepAlive starts another.

@@ -43,6 +43,8 @@ type Report struct {
 	Drained    time.Duration            `json:"drained_ns"`
 	Happened   []Happened               `json:"happened"`
 	Violations []Violation              `json:"violations"`
+	// Troubles are failures of the harness. Without a violation they mean that the run proved nothing.
+	Troubles []string `json:"harness_troubles,omitempty"`
 }
 
 func answerKind(c call) string {
@@ -62,7 +64,8 @@ func (r *run) report(ctx context.Context, happened []Happened) Report {
 	c := r.count
 	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration), Duration: r.Duration,
 		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
-		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Stalled: c.stalled, Happened: happened, Violations: r.violations}
+		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Stalled: c.stalled, Happened: happened,
+		Violations: r.violations, Troubles: r.troubles}
 	for _, n := range c.crashes {
 		report.Kills += n
 	}
@@ -143,6 +146,9 @@ func (r Report) Write(out io.Writer) {
 			mark = fmt.Sprintf("  (NOT MET: %d wanted)", h.Least)
 		}
 		fmt.Fprintf(out, "  %8d  %s%s\n", h.Times, h.What, mark)
+	}
+	for _, trouble := range r.Troubles {
+		fmt.Fprintf(out, "\nTROUBLE of the harness: %s\n", trouble)
 	}
 	for _, v := range r.Violations {
 		fmt.Fprintf(out, "\nVIOLATED %s %s: %s\n", v.Invariant, v.Order, v.Says)

@@ -54,6 +54,7 @@ type run struct {
 	mu           sync.Mutex
 	disturbances []disturbance
 	violations   []Violation
+	troubles     []string
 }
 
 // disturbance is something that we did, or that happened, to a process.
@@ -132,7 +133,7 @@ func (r *run) lastLong(ctx context.Context) {
 		return
 	}
 	r.tell("going on until there were %d operations, and %d crashes at each point", r.leastOperations(), r.leastCrashes())
-	// Not enough is a violation of its own.
+	// The report says if it was not enough.
 	_ = poll(ctx, r.Duration, func() (bool, error) { return enough(), nil })
 }
 
@@ -201,13 +202,25 @@ func (r *run) violate(invariant, order, says string) {
 	}
 }
 
-// fail is violate for what has no number in the design.
+// troubled records a failure of the harness: a port that another program took, a server that does not
+// start, a fault that could not be injected. It says nothing about the shop and is no violation.
+func (r *run) troubled(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	says := fmt.Sprintf(format, args...)
+	if len(r.troubles) < 20 {
+		r.troubles = append(r.troubles, says)
+		r.tell("TROUBLE of the harness: %s", says)
+	}
+}
+
+// fail is violate for a promise that has no number in the design.
 func (r *run) fail(what, says string) { r.violate(what, "", says) }
 
 // listening sends the provider's events to the node that came up last: it is the one that may have to die over one.
 func (r *run) listening(n *node) {
 	if err := r.servers.webhooks.pointTo(n.address); err != nil {
-		r.fail("proxy", err.Error())
+		r.troubled("%v", err)
 	}
 }
 
