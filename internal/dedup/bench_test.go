@@ -19,7 +19,11 @@ import (
 
 func BenchmarkParseKey(b *testing.B) {
 	const id = "8e03978e-40d5-43e8-bc93-6894a57f9324"
-	for name, header := range map[string]string{"bare": id, "quoted": `"` + id + `"`, "escaped": `"` + strings.Repeat(`\"`, 36) + `"`} {
+	for name, header := range map[string]string{
+		"bare":    id,
+		"quoted":  `"` + id + `"`,
+		"escaped": `"` + strings.Repeat(`\"`, 36) + `"`,
+	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

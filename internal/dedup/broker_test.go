@@ -114,8 +114,9 @@ func TestStreamRemembersOverARestart(t *testing.T) {
 	server := startNATS(t, dir)
 	stream, stored := openStream(t, server, time.Hour)
 	first := publish(t, stream, "test.a", "id", "")
-	// Consumed, too: streams with another retention forget the ids of what is consumed.
-	consumer, err := stored.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, Durable: "reader"})
+	// The message is acknowledged: with another retention, the stream would forget its id.
+	consumer, err := stored.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, Durable: "reader"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +142,8 @@ func TestStreamPublishesABatch(t *testing.T) {
 	const size = 2000
 	batch := make([]dedup.Message, size)
 	for i := range batch {
-		batch[i] = dedup.Message{Subject: "test.a", ID: fmt.Sprint("id.", i), Data: fmt.Append(nil, i), Header: nats.Header{"Number": {fmt.Sprint(i)}}}
+		batch[i] = dedup.Message{Subject: "test.a", ID: fmt.Sprint("id.", i), Data: fmt.Append(nil, i),
+			Header: nats.Header{"Number": {fmt.Sprint(i)}}}
 	}
 	// One of them twice: its acknowledgement is in its place.
 	batch[size-1] = batch[0]
@@ -200,7 +202,8 @@ func TestStreamWithoutAcknowledgements(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	for _, ack := range stream.Publish(ctx, dedup.Message{Subject: "test.a", ID: "1"}, dedup.Message{Subject: "test.a", ID: "2"}) {
+	messages := []dedup.Message{{Subject: "test.a", ID: "1"}, {Subject: "test.a", ID: "2"}}
+	for _, ack := range stream.Publish(ctx, messages...) {
 		if !errors.Is(ack.Err, context.DeadlineExceeded) {
 			t.Errorf("got %+v, want the context's error", ack)
 		}

@@ -6,4 +6,4 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-func TestMain(m *testing.M) { shoptest.Main(m) }
+func TestMain(m *testing.M) { shoptest.ExampleMain(m) }

@@ -265,7 +265,8 @@ func TestReplaysOutliveTheFirstClient(t *testing.T) {
 			t.Errorf("the twin got %+v", answer)
 		}
 		late := &counter{}
-		if answer, err := replays.Do(t.Context(), request("k", "mug"), late.run); err != nil || string(answer.Body) != "done" || late.runs.Load() != 0 {
+		answer, err := replays.Do(t.Context(), request("k", "mug"), late.run)
+		if err != nil || string(answer.Body) != "done" || late.runs.Load() != 0 {
 			t.Errorf("afterwards: %+v, %v, %d runs; want the remembered answer", answer, err, late.runs.Load())
 		}
 	})
@@ -274,12 +275,15 @@ func TestReplaysOutliveTheFirstClient(t *testing.T) {
 func TestReplaysSurviveAPanic(t *testing.T) {
 	t.Parallel()
 	replays := newReplays(t, 1<<20, time.Hour)
-	_, err := replays.Do(t.Context(), request("k", "mug"), func(context.Context) (dedup.Answer, error) { panic("no such thing") })
+	_, err := replays.Do(t.Context(), request("k", "mug"), func(context.Context) (dedup.Answer, error) {
+		panic("no such thing")
+	})
 	if err == nil || !strings.Contains(err.Error(), "no such thing") || !strings.Contains(err.Error(), "memory_test.go") {
 		t.Errorf("the panic became %v, want an error with its message and stack", err)
 	}
 	c := &counter{answer: final("done")}
-	if answer, err := replays.Do(t.Context(), request("k", "mug"), c.run); err != nil || answer.Replayed || c.runs.Load() != 1 {
+	answer, err := replays.Do(t.Context(), request("k", "mug"), c.run)
+	if err != nil || answer.Replayed || c.runs.Load() != 1 {
 		t.Errorf("the next call: %+v, %v after %d runs; want a run of its own", answer, err, c.runs.Load())
 	}
 }
@@ -289,7 +293,8 @@ func TestNoReplays(t *testing.T) {
 	var none *dedup.Replays
 	c := &counter{answer: final("done")}
 	for range 2 {
-		if answer, err := none.Do(t.Context(), request("k", "mug"), c.run); err != nil || !reflect.DeepEqual(answer, c.answer) {
+		answer, err := none.Do(t.Context(), request("k", "mug"), c.run)
+		if err != nil || !reflect.DeepEqual(answer, c.answer) {
 			t.Errorf("got %+v, %v; want the run's answer as it is", answer, err)
 		}
 	}

@@ -207,7 +207,9 @@ func TestRedisThatForgot(t *testing.T) {
 	restarted := mustClaim(t, claims, "restarted", time.Minute)
 	server.Restart()
 	// The pool still holds connections to the server that is gone.
-	shoptest.Eventually(t, soon, "the claim ends on the new server", func() bool { return restarted.Done(t.Context(), time.Minute) == nil })
+	shoptest.Eventually(t, soon, "the claim ends on the new server", func() bool {
+		return restarted.Done(t.Context(), time.Minute) == nil
+	})
 	mustClaim(t, claims, "restarted", time.Minute)
 }
 
