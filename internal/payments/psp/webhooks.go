@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/sethvargo/go-retry"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/payments"
@@ -22,6 +21,8 @@ const (
 	deliveryTimeout = 10 * time.Second
 	deliveryWorkers = 16 // a receiver that hangs on some events still gets the others
 	stormCopies     = 5
+	firstPause      = 200 * time.Millisecond // doubles with each attempt up to maxPause, a quarter more or less
+	maxPause        = 24 * time.Second       // at most 30 s with the quarter
 	stormSpread     = 300 * time.Millisecond // copies are spread at random over it, so events overtake each other
 )
 
@@ -48,7 +49,7 @@ type delivery struct {
 	body    []byte
 	left    *atomic.Int32 // copies of the event that are not delivered yet
 	due     time.Time
-	backoff retry.Backoff
+	pause   time.Duration // before the next attempt
 }
 
 // deliveries returns n copies of e that are due now.
@@ -66,9 +67,7 @@ func deliveries(e event, n int) ([]*delivery, error) {
 	copies := make([]*delivery, n)
 	for i := range copies {
 		copies[i] = &delivery{
-			eventID: e.id, body: body, left: &left, due: time.Now(),
-			// 200 ms, 400 ms, … 24 s, each a quarter more or less: 30 s at the most
-			backoff: retry.WithJitterPercent(25, retry.WithCappedDuration(24*time.Second, retry.NewExponential(200*time.Millisecond))),
+			eventID: e.id, body: body, left: &left, due: time.Now(), pause: firstPause,
 		}
 	}
 	return copies, nil
@@ -149,7 +148,8 @@ func (s *Server) Run(ctx context.Context) error {
 // deliver makes one attempt and queues d again when it fails.
 func (s *Server) deliver(ctx context.Context, d *delivery) {
 	if err := s.post(ctx, d); err != nil {
-		pause, _ := d.backoff.Next()
+		pause := d.pause*3/4 + rand.N(d.pause/2) //nolint:gosec // jitter needs no secrecy
+		d.pause = min(2*d.pause, maxPause)
 		s.cfg.Logger.InfoContext(ctx, "webhook not accepted, will try again", "event", d.eventID, "in", pause, "error", err)
 		d.due = time.Now().Add(pause)
 		s.queue.push(d)
