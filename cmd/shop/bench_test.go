@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,5 +45,15 @@ func TestBenchStops(t *testing.T) {
 	}
 	if found, err := filepath.Glob(filepath.Join(temporary, "*")); err != nil || len(found) > 0 {
 		t.Errorf("left behind: %v, %v", found, err)
+	}
+}
+
+func TestBenchTooShort(t *testing.T) {
+	t.Parallel()
+	needs(t, "bench")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"bench", "--duration=1s"}, []string{"HOME=" + t.TempDir()}, &stdout, &stderr)
+	if says := stderr.String(); code != exitWrongUse || !strings.Contains(says, "--duration 1s") || !strings.Contains(says, "20s") {
+		t.Errorf("exit code %d, %s", code, says)
 	}
 }
