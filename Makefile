@@ -18,7 +18,7 @@ race: ## all tests with the race detector, none from the cache
 	go test -race -count=1 ./...
 
 # What is fuzzed, as package:target.
-targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport payments/psp:FuzzReceiver payments/stripe:FuzzReceiver
+targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport payments/provider/psp:FuzzReceiver payments/provider/stripe:FuzzReceiver
 FUZZTIME ?= 30s
 
 fuzz: ## look for bad input, FUZZTIME=30s for each target

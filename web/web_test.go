@@ -20,9 +20,10 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/dedup"
+	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 	"github.com/onceshop/onceshop/internal/shoptest"
 	"github.com/onceshop/onceshop/internal/timeline"
 	"github.com/onceshop/onceshop/web"
@@ -51,7 +52,7 @@ type shop struct {
 // open starts a demo shop with ten mugs, ten pins and the last one. change may alter it before it opens.
 func open(t *testing.T, change func(*web.Web)) *shop {
 	t.Helper()
-	provider, err := psp.NewServer(psp.Config{Logger: slog.New(slog.DiscardHandler)})
+	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

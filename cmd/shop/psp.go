@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/app"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/demo/psp"
 )
 
 type pspCommand struct {

@@ -19,9 +19,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/onceshop/onceshop/internal/embedded"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/demo/embedded"
+	"github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // What a data folder holds. `--fresh` removes these and nothing else.
@@ -51,7 +52,7 @@ type demo struct {
 func RunDemo(ctx context.Context, config Config, fresh bool, out io.Writer, log *slog.Logger) error {
 	begin := time.Now()
 	config.Demo = true
-	lock, err := embedded.LockFolder(config.DataDir)
+	lock, err := pglocal.LockFolder(config.DataDir)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (d *demo) step(name string, run func() error) error {
 }
 
 func (d *demo) startPostgres(ctx context.Context, password string) error {
-	server, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
+	server, err := pglocal.Start(ctx, pglocal.Config{
 		Dir: filepath.Join(d.config.DataDir, postgresDir), Password: password,
 		Progress: func(doing string) { fmt.Fprintf(d.out, "%s … ", doing) },
 	})

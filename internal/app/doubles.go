@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/onceshop/onceshop/internal/embedded"
-	"github.com/onceshop/onceshop/internal/notify/mailbox"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/demo/embedded"
+	"github.com/onceshop/onceshop/internal/demo/mailbox"
+	"github.com/onceshop/onceshop/internal/demo/psp"
 )
 
 // ServeProvider runs the simulated payment provider until ctx ends. It reports its address through ready.

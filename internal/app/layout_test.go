@@ -24,15 +24,15 @@ var layers = []string{
 	"internal/payments", "internal/notify",
 	"internal/check",
 	"internal/api", "web",
-	"internal/embedded", "internal/app",
+	"internal/demo", "internal/app",
 	"internal/proof",
 	"cmd/shop",
 }
 
 // only lists the packages that alone may import a package.
 var only = map[string][]string{
-	"internal/embedded": {"internal/proof", "internal/app", "cmd/shop"},
-	"internal/proof":    {"cmd/shop"},
+	"internal/demo":  {"internal/proof", "internal/app", "cmd/shop"},
+	"internal/proof": {"cmd/shop"},
 }
 
 // testing packages serve tests; production code never imports them.

@@ -23,7 +23,7 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 

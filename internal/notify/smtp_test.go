@@ -23,7 +23,7 @@ import (
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 
-	"github.com/onceshop/onceshop/internal/notify/mailbox"
+	"github.com/onceshop/onceshop/internal/demo/mailbox"
 )
 
 func newMailer(t *testing.T, smtpURL string, timeout time.Duration) *Mailer {

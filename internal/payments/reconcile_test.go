@@ -17,7 +17,7 @@ import (
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 )
 
 const paidOnce = "paid | succeeded 0 | reserved sold | placed paying paid"

@@ -19,9 +19,10 @@ import (
 
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/dedup"
+	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -244,7 +245,7 @@ type (
 
 func newLine(t testing.TB) *line {
 	t.Helper()
-	provider, err := psp.NewServer(psp.Config{Logger: slog.New(slog.DiscardHandler)})
+	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/app"
-	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/demo/embedded"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // stopTimeout bounds the end of a database server.
@@ -92,7 +93,7 @@ func (s *servers) startPostgres(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		server, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: dir, Password: rand.Text(),
+		server, err := pglocal.Start(ctx, pglocal.Config{Dir: dir, Password: rand.Text(),
 			Progress: func(doing string) { fmt.Fprintf(s.out, "%s … ", doing) }})
 		if err != nil {
 			return err

@@ -15,14 +15,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
-	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // One server per test binary, started by the first test that needs it.
 var cluster struct {
 	once   sync.Once
-	server *embedded.Postgres
+	server *pglocal.Server
 	dir    string
 	err    error
 	count  atomic.Int64
@@ -73,7 +73,7 @@ func Missing(t testing.TB, what string) {
 func DatabaseURL(t testing.TB) string {
 	t.Helper()
 	cluster.once.Do(startCluster)
-	if errors.Is(cluster.err, embedded.ErrNoPostgres) {
+	if errors.Is(cluster.err, pglocal.ErrNoPostgres) {
 		Missing(t, cluster.err.Error())
 	}
 	if cluster.err != nil {
@@ -123,7 +123,7 @@ func startCluster() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cluster.server, cluster.err = embedded.StartPostgres(ctx, embedded.PostgresConfig{
+	cluster.server, cluster.err = pglocal.Start(ctx, pglocal.Config{
 		Dir: cluster.dir, Volatile: true, Settings: []string{"max_connections=300", "log_min_messages=fatal"}})
 	if cluster.err == nil {
 		cluster.err = makeTemplate(ctx)

@@ -8,14 +8,14 @@ import (
 	"os"
 	"testing"
 
-	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // ExampleMain is Main for a package whose godoc examples use DB. An example cannot be skipped while
 // it runs, so without a Postgres none of them is started. In CI they fail.
 func ExampleMain(m *testing.M) {
 	cluster.once.Do(startCluster)
-	if errors.Is(cluster.err, embedded.ErrNoPostgres) && os.Getenv("CI") == "" {
+	if errors.Is(cluster.err, pglocal.ErrNoPostgres) && os.Getenv("CI") == "" {
 		_ = flag.Set("test.skip", "^Example") // the flag exists
 	}
 	Main(m)

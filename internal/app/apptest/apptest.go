@@ -22,11 +22,11 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app"
-	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/demo/embedded"
+	"github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 

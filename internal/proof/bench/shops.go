@@ -17,9 +17,10 @@ import (
 	"github.com/onceshop/onceshop/internal/api"
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/dedup"
+	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -179,7 +180,7 @@ func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orde
 
 // startProvider starts a payment provider in this process, behind real HTTP, and returns a client of it.
 func (b *bench) startProvider(ctx context.Context) (client *psp.Client, address string, err error) {
-	provider, err := psp.NewServer(psp.Config{Logger: slog.New(slog.DiscardHandler)})
+	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, "", fmt.Errorf("start the bench's payment provider: %w", err)
 	}

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/app/apptest"
-	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -22,7 +22,7 @@ import (
 type cluster struct {
 	t       *testing.T
 	dir     string
-	server  *embedded.Postgres
+	server  *pglocal.Server
 	network *network
 	url     string
 }
@@ -74,9 +74,9 @@ func open(t *testing.T) string {
 
 func (c *cluster) start() {
 	c.t.Helper()
-	server, err := embedded.StartPostgres(c.t.Context(), embedded.PostgresConfig{Dir: c.dir, Settings: []string{"max_connections=60", "min_wal_size=32MB", "max_wal_size=48MB"}})
+	server, err := pglocal.Start(c.t.Context(), pglocal.Config{Dir: c.dir, Settings: []string{"max_connections=60", "min_wal_size=32MB", "max_wal_size=48MB"}})
 	if err != nil {
-		if strings.Contains(err.Error(), embedded.ErrNoPostgres.Error()) {
+		if strings.Contains(err.Error(), pglocal.ErrNoPostgres.Error()) {
 			shoptest.Missing(c.t, err.Error())
 		}
 		c.t.Fatal(err)

@@ -22,9 +22,9 @@ import (
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/check"
+	"github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/outbox"
-	"github.com/onceshop/onceshop/internal/payments/psp"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 

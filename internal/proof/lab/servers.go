@@ -21,10 +21,11 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/demo/mailbox"
+	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
-	"github.com/onceshop/onceshop/internal/notify/mailbox"
 	"github.com/onceshop/onceshop/internal/orders"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
@@ -195,7 +196,7 @@ func (s *servers) openLastStream(ctx context.Context) error {
 }
 
 func (s *servers) startProvider(ctx context.Context) error {
-	server, err := psp.NewServer(psp.Config{Logger: slog.New(slog.DiscardHandler)})
+	server, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("start the lab's payment provider: %w", err)
 	}

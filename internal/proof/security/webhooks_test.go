@@ -13,7 +13,7 @@ import (
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/payments/psp"
+	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 )
 
 // The finer points are in internal/api; here a provider's events meet a whole shop whose secret was rotated, while a charge waits for them.

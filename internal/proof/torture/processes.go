@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // process is a child that dies with the run.
@@ -31,7 +31,7 @@ func (r *run) startProcess(name string, env []string, program string, args ...st
 	cmd := exec.Command(program, args...) //nolint:noctx,gosec // it outlives contexts: the run ends it in order; the program is our own, or a server that we found
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, log, log
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, env...)
-	exited, err := embedded.StartProcess(cmd)
+	exited, err := pglocal.StartProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

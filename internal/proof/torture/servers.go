@@ -13,8 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/onceshop/onceshop/internal/embedded"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
 // ErrNoRedis tells how to get what the run cannot do without.
@@ -64,7 +64,7 @@ type postgres struct {
 	edges []*edge
 
 	mu     sync.Mutex
-	server *embedded.Postgres
+	server *pglocal.Server
 	// Pool goes around the edges: it is for the one who checks.
 	pool *pgxpool.Pool
 }
@@ -76,7 +76,7 @@ func (p *postgres) up(ctx context.Context) error {
 	if p.server != nil {
 		return nil
 	}
-	started, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: p.dir, Settings: []string{"max_connections=100"}})
+	started, err := pglocal.Start(ctx, pglocal.Config{Dir: p.dir, Settings: []string{"max_connections=100"}})
 	if err != nil {
 		return fmt.Errorf("start Postgres: %w", err)
 	}

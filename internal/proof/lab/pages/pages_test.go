@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/embedded"
+	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/proof/lab"
 	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/redisclient"

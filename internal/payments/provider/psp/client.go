@@ -1,0 +1,207 @@
+// Package psp talks to the simulated payment provider: the client of its API and the reader of its webhooks.
+package psp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/onceshop/onceshop/internal/payments"
+)
+
+// maxAnswer bounds what the client reads of an answer, in bytes.
+const maxAnswer = 1 << 20
+
+// Client talks to the provider over HTTP. It sends every call exactly once.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+var _ payments.Provider = (*Client)(nil)
+
+// NewClient returns a client of the provider at baseURL (PSP_URL). timeout bounds a whole call,
+// from dialing to the last byte of the answer.
+func NewClient(baseURL string, timeout time.Duration) *Client {
+	return &Client{base: strings.TrimSuffix(baseURL, "/"), http: newHTTPClient(timeout)}
+}
+
+// newHTTPClient keeps enough connections alive for busy callers and follows no redirect: what
+// is sent goes to the configured address or nowhere.
+func newHTTPClient(timeout time.Duration) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 64
+	transport.IdleConnTimeout = 30 * time.Second
+	return &http.Client{
+		Transport:     transport,
+		Timeout:       timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// CloseIdleConnections closes the connections that are kept alive for later calls.
+func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
+
+// Ping reports whether the provider answers.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.get(ctx, "/healthz")
+	return err
+}
+
+// Capture implements payments.Provider. An answer about anything but r is an unknown outcome.
+func (c *Client) Capture(ctx context.Context, key string, r payments.CaptureRequest) (payments.Capture, error) {
+	var got payments.Capture
+	if err := c.post(ctx, "/v1/captures", key, r, &got); err != nil {
+		return payments.Capture{}, err
+	}
+	if got.ID == "" || got.Reference != r.Reference || got.OrderID != r.OrderID || got.Money() != r.Money() {
+		return payments.Capture{}, fmt.Errorf("psp: asked to capture %s for %s, the answer is about %s for %s",
+			r.Money(), r.Reference, got.Money(), got.Reference)
+	}
+	if !slices.Contains([]string{payments.CaptureSucceeded, payments.CaptureDeclined}, got.Status) {
+		return payments.Capture{}, fmt.Errorf("psp: capture %s has the unknown status %q", got.ID, got.Status)
+	}
+	return got, nil
+}
+
+// FindCaptures implements payments.Provider.
+func (c *Client) FindCaptures(ctx context.Context, reference string) ([]payments.Capture, error) {
+	var got struct {
+		Captures []payments.Capture `json:"captures"`
+	}
+	if err := c.list(ctx, "/v1/captures?reference="+url.QueryEscape(reference), &got); err != nil {
+		return nil, err
+	}
+	other := func(f payments.Capture) bool { return f.Reference != reference }
+	if got.Captures == nil || slices.ContainsFunc(got.Captures, other) {
+		return nil, fmt.Errorf("psp: the answer is not the list of captures of %s", reference)
+	}
+	return got.Captures, nil
+}
+
+// Refund implements payments.Provider. An answer about anything but r is an unknown outcome.
+func (c *Client) Refund(ctx context.Context, key string, r payments.RefundRequest) (payments.ProviderRefund, error) {
+	var got payments.ProviderRefund
+	if err := c.post(ctx, "/v1/refunds", key, r, &got); err != nil {
+		return payments.ProviderRefund{}, err
+	}
+	if got.ID == "" || got.CaptureID != r.CaptureID || got.Amount != r.Amount {
+		return payments.ProviderRefund{}, fmt.Errorf("psp: asked to give back %d of %s, the answer is about %d of %s",
+			r.Amount, r.CaptureID, got.Amount, got.CaptureID)
+	}
+	return got, nil
+}
+
+// FindRefunds implements payments.Provider.
+func (c *Client) FindRefunds(ctx context.Context, captureID string) ([]payments.ProviderRefund, error) {
+	var got struct {
+		Refunds []payments.ProviderRefund `json:"refunds"`
+	}
+	if err := c.list(ctx, "/v1/refunds?capture_id="+url.QueryEscape(captureID), &got); err != nil {
+		return nil, err
+	}
+	other := func(f payments.ProviderRefund) bool { return f.CaptureID != captureID }
+	if got.Refunds == nil || slices.ContainsFunc(got.Refunds, other) {
+		return nil, fmt.Errorf("psp: the answer is not the list of refunds of %s", captureID)
+	}
+	return got.Refunds, nil
+}
+
+// post sends in once and decodes a 200 into out.
+func (c *Client) post(ctx context.Context, path, key string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("psp: encode the request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("psp: %w", err)
+	}
+	// Without GetBody the transport cannot repeat the request. With it, it would, unasked,
+	// because of the Idempotency-Key, when a kept-alive connection breaks.
+	req.GetBody = nil
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", key)
+	status, answer, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return refusal(path, status, answer)
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("psp: unreadable answer: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) list(ctx context.Context, path string, out any) error {
+	answer, err := c.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("psp: unreadable answer: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("psp: %w", err)
+	}
+	status, answer, err := c.do(req)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("psp: the provider answered %d", status)
+	}
+	return answer, err
+}
+
+func (c *Client) do(req *http.Request) (status int, answer []byte, err error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, fmt.Errorf("psp: %w", err)
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return 0, nil, fmt.Errorf("psp: read the answer: %w", err)
+	}
+	if len(answer) > maxAnswer {
+		return 0, nil, errors.New("psp: the answer is too long")
+	}
+	return resp.StatusCode, answer, nil
+}
+
+// refusal turns an answer to a POST that is not 200 into an error. It is final only when the
+// provider itself says so, with a code: a bare 404 may come from anything on the way. A 422 is
+// not: money may have moved under the key with another body.
+func refusal(path string, status int, answer []byte) error {
+	var p problem
+	final := status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusConflict && path == "/v1/refunds"
+	if err := json.Unmarshal(answer, &p); err != nil || p.Code == "" {
+		return fmt.Errorf("psp: the provider answered %d without a code", status)
+	}
+	if !final {
+		return fmt.Errorf("psp: the provider answered %d: %w", status, &p)
+	}
+	return fmt.Errorf("%w: %w", payments.ErrRefused, &p)
+}
+
+// problem is what the client reads of an error answer (RFC 9457).
+type problem struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+func (p *problem) Error() string { return p.Code + ": " + p.Detail }

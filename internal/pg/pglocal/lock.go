@@ -1,0 +1,30 @@
+package pglocal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// LockFolder creates dir when it is missing and reserves it for this process until the returned file is closed or the
+// process ends, however it ends. Two servers on one data folder would destroy it.
+func LockFolder(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create the data folder (SHOP_DATA_DIR): %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data folder (SHOP_DATA_DIR): %w", err)
+	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return file, nil
+	}
+	file.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s is in use by another running shop: stop that one, or set SHOP_DATA_DIR to another folder", dir)
+	}
+	return nil, fmt.Errorf("lock %s: %w", dir, err)
+}
