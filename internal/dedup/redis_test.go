@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -277,42 +275,40 @@ func TestClaimHeedsItsContext(t *testing.T) {
 	mustClaim(t, claims, "work", time.Minute)
 }
 
-func TestClaimWhoseAnswerIsLost(t *testing.T) {
+func TestClaimWhoseReplyIsLost(t *testing.T) {
 	t.Parallel()
 	eachRedis(t, func(t *testing.T, url string) {
-		proxy := startCutter(t, url, "")
-		client := redisClient(t, proxy.url)
+		lossy := startLossy(t, url)
+		client := redisClient(t, lossy.url)
 		shoptest.Eventually(t, soon, "Redis is connected", func() bool { return client.Ping(t.Context()).Err() == nil })
 		claims := dedup.NewClaims(client, "test:").Patient()
-		proxy.cut.Store(1)
+		lossy.loseNext.Store(true)
 		_, err := claims.Claim(t.Context(), "work", time.Minute)
 		if err == nil || errors.Is(err, dedup.ErrBusy) || errors.Is(err, dedup.ErrDone) {
-			t.Errorf("got %v; whether the claim is ours is not known", err)
+			t.Errorf("got %v; it is unknown whether the claim is ours", err)
 		}
-		if sent := proxy.sets.Load(); sent != 1 {
+		if sent := lossy.sets.Load(); sent != 1 {
 			t.Errorf("the command was sent %d times, want once", sent)
 		}
 		wantClaimError(t, patientClaims(t, url), "work", dedup.ErrBusy) // the server has it
 	})
 }
 
-// A Cluster's client repeats commands whatever it is told. The repeat then finds the claim taken,
-// by itself.
+// A Cluster's client repeats commands whatever its options. The repeat finds its own claim.
 func TestClaimThatAClusterRepeats(t *testing.T) {
 	t.Parallel()
-	server, addr := startCluster(t)
-	proxy := startCutter(t, server.URL(), addr)
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}, MaxRetries: -1, DialTimeout: soon})
+	lossy := startLossyCluster(t)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{lossy.addr}, MaxRetries: -1, DialTimeout: soon})
 	t.Cleanup(func() { _ = client.Close() })
 	claims := dedup.NewClaims(client, "test:").Patient()
 	shoptest.Eventually(t, soon, "the cluster is up", func() bool {
 		_, err := claims.Claim(t.Context(), "probe", time.Minute)
 		return err == nil || errors.Is(err, dedup.ErrBusy)
 	})
-	before := proxy.sets.Load()
-	proxy.cut.Store(1)
+	before := lossy.sets.Load()
+	lossy.loseNext.Store(true)
 	claim := mustClaim(t, claims, "work", time.Minute)
-	if sent := proxy.sets.Load() - before; sent != 2 {
+	if sent := lossy.sets.Load() - before; sent != 2 {
 		t.Errorf("the command was sent %d times, want 2, or this tests nothing", sent)
 	}
 	wantClaimError(t, claims, "work", dedup.ErrBusy)
@@ -322,119 +318,63 @@ func TestClaimThatAClusterRepeats(t *testing.T) {
 	wantClaimError(t, claims, "work", dedup.ErrDone)
 }
 
-// startCluster starts a Redis that is a cluster of its own and tells its clients to come to addr,
-// where nothing listens yet.
-func startCluster(t *testing.T) (server *shoptest.RedisServer, addr string) {
+// lossy is a proxy in front of Redis that can lose the reply to a SET, which the server has done.
+type lossy struct {
+	url, addr string
+	sets      atomic.Int64
+	loseNext  atomic.Bool
+}
+
+func startLossy(t *testing.T, url string) *lossy {
 	t.Helper()
-	addr = shoptest.FreeAddr(t)
-	server = shoptest.StartRedis(t, "--cluster-enabled", "yes", "--cluster-port", port(t, shoptest.FreeAddr(t)),
-		"--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", port(t, addr))
-	options, err := redis.ParseURL(server.URL())
+	server := addrOf(t, url)
+	proxy := shoptest.StartProxy(t, server)
+	l := &lossy{url: strings.Replace(url, server, proxy.Addr(), 1), addr: proxy.Addr()}
+	proxy.OnSend(func(sent []byte) shoptest.Fate {
+		if !bytes.Contains(bytes.ToLower(sent), []byte("\r\nset\r\n")) {
+			return shoptest.Pass
+		}
+		l.sets.Add(1)
+		if l.loseNext.CompareAndSwap(true, false) {
+			return shoptest.LoseAnswer
+		}
+		return shoptest.Pass
+	})
+	return l
+}
+
+// startLossyCluster starts a Redis Cluster of one node, whose clients reach it through the proxy.
+func startLossyCluster(t *testing.T) *lossy {
+	t.Helper()
+	_, busPort, err := net.SplitHostPort(shoptest.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := redis.NewClient(options)
+	url := shoptest.StartRedis(t, "--cluster-enabled", "yes", "--cluster-port", busPort).URL()
+	lossy := startLossy(t, url)
+	host, port, err := net.SplitHostPort(lossy.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(&redis.Options{Addr: addrOf(t, url)})
 	defer client.Close()
-	if err := client.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
+	for _, err := range []error{
+		client.ConfigSet(t.Context(), "cluster-announce-ip", host).Err(),
+		client.ConfigSet(t.Context(), "cluster-announce-port", port).Err(),
+		client.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	return server, addr
+	return lossy
 }
 
-func port(t *testing.T, addr string) string {
-	t.Helper()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
-// cutter is a proxy in front of Redis that loses answers to SET: the server has done it, the client
-// never hears.
-type cutter struct {
-	url  string
-	sets atomic.Int64 // SETs passed on
-	cut  atomic.Int64 // answers to lose
-}
-
-// startCutter listens on addr, or with "" on any free port, and passes on to the server at url.
-func startCutter(t *testing.T, url, addr string) *cutter {
+func addrOf(t *testing.T, url string) string {
 	t.Helper()
 	options, err := redis.ParseURL(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cutter{url: strings.Replace(url, options.Addr, listener.Addr().String(), 1)}
-	var serving sync.WaitGroup
-	ended := make(chan struct{})
-	serving.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { c.serve(client, options.Addr, ended) })
-		}
-	})
-	t.Cleanup(func() {
-		close(ended)
-		listener.Close()
-		serving.Wait()
-	})
-	return c
-}
-
-func (c *cutter) serve(client net.Conn, to string, ended <-chan struct{}) {
-	defer client.Close()
-	server, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	var losing atomic.Bool
-	var pumps sync.WaitGroup
-	over := make(chan struct{}, 2)
-	pumps.Go(func() {
-		pump(server, client, func(sent []byte) bool {
-			if bytes.Contains(bytes.ToLower(sent), []byte("\r\nset\r\n")) {
-				c.sets.Add(1)
-				losing.Store(c.cut.Add(-1) >= 0)
-			}
-			return true
-		})
-		over <- struct{}{}
-	})
-	pumps.Go(func() {
-		pump(client, server, func([]byte) bool { return !losing.Load() })
-		over <- struct{}{}
-	})
-	select {
-	case <-over:
-	case <-ended:
-	}
-	client.Close()
-	server.Close()
-	pumps.Wait()
-}
-
-// pump copies until either side ends or pass refuses what came.
-func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
-	buffer := make([]byte, 16<<10)
-	for {
-		n, err := from.Read(buffer)
-		if err != nil || !pass(buffer[:n]) {
-			return
-		}
-		if _, err := to.Write(buffer[:n]); err != nil {
-			return
-		}
-	}
+	return options.Addr
 }
