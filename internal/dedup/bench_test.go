@@ -15,7 +15,7 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// What a strategy costs. Run: go test -run '^$' -bench . ./internal/dedup
+// The cost of each strategy. Run: go test -run '^$' -bench . ./internal/dedup
 
 func BenchmarkParseKey(b *testing.B) {
 	const id = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -58,8 +58,8 @@ func BenchmarkRequestIDOf(b *testing.B) {
 	}
 }
 
-// BenchmarkReplays is the whole of what memory does for a request. A hit is what a repeated request
-// costs on the node that has answered it; a miss is what a first one pays for it.
+// BenchmarkReplays measures the cost of memory for a repeated request (a hit) and for a first one
+// (a miss).
 func BenchmarkReplays(b *testing.B) {
 	customer, meaning := uuid.New(), dedup.FingerprintOf("mug")
 	answer := final(strings.Repeat("b", 300))
@@ -119,7 +119,7 @@ func BenchmarkReplays(b *testing.B) {
 	})
 }
 
-// count writes a number into an id, so that each is another.
+// count writes a number into an id.
 func count(id []byte, n int) {
 	for i := range 8 {
 		id[i] = byte(n >> (8 * i))

@@ -80,8 +80,7 @@ func TestStreamStopsARepeat(t *testing.T) {
 	if again := publish(t, stream, "test.a", "id", "body"); again != want {
 		t.Errorf("the repeat got %+v, want %+v", again, want)
 	}
-	// The server compares ids alone, over the whole stream: an id must say what kind of thing it
-	// names.
+	// The server compares only ids, over the whole stream: an id must include its kind.
 	if other := publish(t, stream, "test.b", "id", "another body"); other != want {
 		t.Errorf("the same id on another subject got %+v, want %+v", other, want)
 	}
@@ -145,7 +144,7 @@ func TestStreamPublishesABatch(t *testing.T) {
 		batch[i] = dedup.Message{Subject: "test.a", ID: fmt.Sprint("id.", i), Data: fmt.Append(nil, i),
 			Header: nats.Header{"Number": {fmt.Sprint(i)}}}
 	}
-	// One of them twice: its acknowledgement is in its place.
+	// One message twice: its ack is in its place.
 	batch[size-1] = batch[0]
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()

@@ -103,12 +103,12 @@ func TestSeenIsBounded(t *testing.T) {
 	}
 }
 
-// request names a request that differs from others only by what is given.
+// request returns the id of a request with the key and the meaning.
 func request(key dedup.Key, meaning any) dedup.RequestID {
 	return dedup.RequestIDOf("place", uuid.Nil, key, dedup.FingerprintOf(meaning))
 }
 
-// counter is a run that counts how often it happened and returns what it was given.
+// counter is a run that counts its calls and returns a fixed answer.
 type counter struct {
 	runs   atomic.Int64
 	answer dedup.Answer

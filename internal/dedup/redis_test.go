@@ -19,7 +19,7 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// soon bounds what must happen, on any machine.
+// soon bounds every wait, on a busy machine.
 const soon = 20 * time.Second
 
 // eachRedis runs the test against the Redis of the demo and a real one.
@@ -50,7 +50,7 @@ func redisClient(t *testing.T, url string) redis.UniversalClient {
 	return client
 }
 
-// patientClient has the time that a busy machine may need, also to connect.
+// patientClient has time limits for a busy machine.
 func patientClient(t testing.TB, url string) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(url)
@@ -181,7 +181,7 @@ func TestClaimsOfAnotherPrefix(t *testing.T) {
 	})
 }
 
-// A node that goes on without Redis has a Claim of zero value to finish.
+// A caller that goes on without Redis finishes a zero Claim.
 func TestNoClaim(t *testing.T) {
 	t.Parallel()
 	var none dedup.Claim
@@ -211,8 +211,9 @@ func TestRedisThatForgot(t *testing.T) {
 	mustClaim(t, claims, "restarted", time.Minute)
 }
 
-// wantQuickDoubt fails unless every call returns an error that leaves the decision to the database,
-// and the fastest in time: on a busy machine any single one may have to wait for the processor.
+// wantQuickDoubt fails unless every call returns an error that leaves the decision to the database.
+// Only the fastest call has to meet the limit: on a busy machine any call can wait for the
+// processor.
 func wantQuickDoubt(t *testing.T, limit time.Duration, call func() error) {
 	t.Helper()
 	const calls = 5

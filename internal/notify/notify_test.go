@@ -27,7 +27,7 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// patience is how long a busy machine may take for what happens at once.
+// patience bounds every wait, on a busy machine.
 const patience = 20 * time.Second
 
 const redisPrefix = "test:"
@@ -75,8 +75,7 @@ func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	// A connection that stands is not the first thing for which a busy machine overdraws the time
-	// that Redis is given.
+	// Connect first: on a busy machine, a connection can take longer than Redis's time limit.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_ = client.Ping(ctx).Err() // some of the tests have no Redis
@@ -169,7 +168,7 @@ func try(t *testing.T, n node, event outbox.Event) error {
 	}
 }
 
-// letter is a mail that the server has been given and has not answered.
+// letter is a mail that waits for the answer of the server.
 type letter struct {
 	raw    string
 	answer chan error
@@ -291,7 +290,7 @@ func TestReceiptOfAPaidOrder(t *testing.T) {
 	}
 }
 
-// However Redis is, an event that comes twenty times at once to two nodes becomes one mail.
+// An event that is delivered twenty times at once to two nodes becomes one mail, with any Redis.
 func TestReceiptOfTwentyTwins(t *testing.T) {
 	t.Parallel()
 	for name, redis := range map[string]func(*testing.T) string{
@@ -381,7 +380,7 @@ func muteServer(t *testing.T, passOn string) net.Listener {
 	return l
 }
 
-// What happens to Redis while a receipt is on its way costs at most the trip to the database.
+// Whatever happens to Redis during a send, the receipt is sent once.
 func TestReceiptWhenRedisFailsInMidSend(t *testing.T) {
 	t.Parallel()
 	for name, happens := range map[string]func(*shoptest.RedisServer){
@@ -423,8 +422,7 @@ func TestReceiptWhenRedisFailsInMidSend(t *testing.T) {
 	}
 }
 
-// While Redis lives, it alone stops a second delivery: this node's database is gone, and it does
-// not notice.
+// Redis alone stops a second delivery: the node that gets it has no database and does not need it.
 func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -452,7 +450,7 @@ func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 		}
 		return blind.HandlePaid(t.Context(), event) == nil
 	})
-	// Without Redis's memory the same node has to ask the database, and cannot.
+	// When Redis has forgotten, the node needs the database.
 	redis.FlushAll()
 	wantRetry(t, blind.HandlePaid(t.Context(), event), time.Second, time.Second)
 	post.none(t)
@@ -461,8 +459,7 @@ func TestReceiptIsStoppedByRedisAlone(t *testing.T) {
 	}
 }
 
-// A sender that died between claim and send holds the claim until its lease ends, in the database
-// as in Redis.
+// A sender that died before the send holds its claims until their leases end.
 func TestReceiptOfADeadSender(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -519,8 +516,8 @@ func TestReceiptOfADeadSender(t *testing.T) {
 	}
 }
 
-// A sender that dies after the mail server accepted the mail leaves no record of it. The next sender
-// sends it again, with the same Message-ID, and no other does.
+// A sender that dies after the mail server accepted the mail leaves no record of it. The next
+// sender sends it again, with the same Message-ID, and no other does.
 func TestReceiptAcceptedButNotRecorded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -545,8 +542,7 @@ func TestReceiptAcceptedButNotRecorded(t *testing.T) {
 	s.recorded(t, event, true, 2)
 }
 
-// A sender that slept through its lease and then fails does not give away the claim of the one that
-// took over.
+// A sender that fails after its lease does not release the claim of its successor.
 func TestReceiptOfASenderThatSleptThroughItsLease(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -628,8 +624,8 @@ func TestReceiptWhenTheMailServerFails(t *testing.T) {
 	s.recorded(t, event, true, 5)
 }
 
-// A send that failed gives its claims back, so that the next try need not wait for their leases. On
-// a busy machine Redis can miss it; not for every one of some orders.
+// A failed send releases its claims, so that the next try need not wait for their leases. On a busy
+// machine the release can miss its time limit in Redis, but not for every order.
 func TestReceiptThatFailedIsFreeAgain(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -663,8 +659,7 @@ func TestReceiptOfNoOrder(t *testing.T) {
 	}
 }
 
-// The whole way, with every event twice in the stream and two nodes that consume it: one mail for
-// each order.
+// Every event is in the stream twice and two nodes consume it: each order gets one mail.
 func TestReceiptsThroughTheBroker(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)

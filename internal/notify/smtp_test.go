@@ -322,8 +322,8 @@ func TestLoginOnlyOverTLS(t *testing.T) {
 	}
 }
 
-// startScript is a server that knows fixed answers by the first word of a command, never
-// answers where it has none, and hangs up where the answer is empty.
+// startScript starts a server with a fixed reply for the first word of each command. Without a
+// reply it stays silent, and with an empty one it closes the connection.
 func startScript(t *testing.T, greeting string, answers map[string]string) (smtpURL string) {
 	t.Helper()
 	l := listen(t)
@@ -394,7 +394,7 @@ func TestPingEnds(t *testing.T) {
 	}
 }
 
-// What was taken must not be sent again because the goodbye went wrong.
+// An error after the acceptance does not make Send fail.
 func TestSendSucceedsOnceTheServerHasTheMessage(t *testing.T) {
 	t.Parallel()
 	answers := map[string]string{"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go", ".": "250 taken"}

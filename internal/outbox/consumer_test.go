@@ -26,7 +26,7 @@ const (
 
 var errBroken = errors.New("it is broken")
 
-// newConsumer opens the durable consumer; a failed event comes again almost at once.
+// newConsumer opens a consumer that retries a failed event almost at once.
 func newConsumer(t *testing.T, streams *Streams, handle func(context.Context, Event) error) *Consumer {
 	t.Helper()
 	c, err := NewConsumer(t.Context(), streams, consumerName, paid, handle, quiet)
@@ -77,7 +77,7 @@ func (c *tally) of(ids ...uuid.UUID) (counts []int) {
 	return counts
 }
 
-// settled waits until the consumer has seen all of the stream and owes no acknowledgement.
+// settled waits until every event in the stream is delivered and acknowledged.
 func (b *bundle) settled(t *testing.T) {
 	t.Helper()
 	shoptest.Eventually(t, patience, "all events are acknowledged", func() bool {
@@ -90,7 +90,7 @@ func (b *bundle) settled(t *testing.T) {
 	})
 }
 
-// ackWithin makes the broker deliver again, after d, what was not acknowledged.
+// ackWithin sets how long the broker waits for an acknowledgement.
 func (b *bundle) ackWithin(t *testing.T, d time.Duration) {
 	t.Helper()
 	consumer, err := b.js.Consumer(t.Context(), EventStream, consumerName)
@@ -290,7 +290,7 @@ func TestConsumerNeverBuriesWhatPasses(t *testing.T) {
 	}
 }
 
-// An event that was put off again and again has all its tries left.
+// Delays do not count as failed tries.
 func TestConsumerCountsFailuresOnly(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -333,7 +333,7 @@ func TestConsumerSlowHandlerHoldsUpNobody(t *testing.T) {
 	})
 }
 
-// What a node that stops had not begun goes to another at once: the broker would wait for a minute.
+// A node that stops hands its waiting events to another at once, instead of after ackWait.
 func TestConsumerGivesBackWhatItHasNotBegun(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -375,8 +375,7 @@ func TestRetryError(t *testing.T) {
 	}
 }
 
-// The work is done and the node dies before the broker hears of it: the event comes again, to
-// another node.
+// A node that dies before it acknowledges its work: another node gets the event again.
 func TestConsumerLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -404,8 +403,7 @@ func TestConsumerLostAcknowledgement(t *testing.T) {
 	}
 }
 
-// A handler that outlasts the broker's patience meets its twin; the guard of the effect is the
-// handler's own.
+// A handler that takes longer than ackWait runs again at the same time. It guards its own effect.
 func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -440,8 +438,7 @@ func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 	}
 }
 
-// The same event under two message ids, as after the duplicate window, is for the handler to
-// recognize.
+// One event under two message ids, as after the duplicate window: the handler recognizes it.
 func TestConsumerSeesATwinInTheStream(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// bury lets a consumer give up on every event in the stream.
+// bury makes every event in the stream a dead letter.
 func (b *bundle) bury(t *testing.T) {
 	t.Helper()
 	c := newConsumer(t, b.streams, func(context.Context, Event) error { return errBroken })
@@ -84,7 +84,7 @@ func TestLettersOfAnEmptyBroker(t *testing.T) {
 	}
 }
 
-// Ten clicks on retry: the event is handed out once, and the letter is gone.
+// Ten clicks on retry publish the event once and delete the letter.
 func TestRetryOfALetter(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

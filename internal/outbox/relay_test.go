@@ -252,8 +252,8 @@ func TestRelayDrainsAfterAnOutage(t *testing.T) {
 			}
 			proxy.Cut()
 			bringBack(proxy)
-			// What was published into the void reaches the broker with the new connection, and
-			// again from the table.
+			// The client sends its buffered messages on the new connection, and the relay sends
+			// them again.
 			shoptest.Eventually(t, patience, "the backlog is drained", func() bool {
 				_, _ = relay.RunOnce(within(t, time.Second))
 				return b.unsent(t) == 0
@@ -368,7 +368,8 @@ func (b *bundle) backlog(t *testing.T, n int) {
 		FROM generate_series(1, $1) n`, n)
 }
 
-// sentOnce fails unless each of n events is marked with a place of its own in the stream.
+// sentOnce fails unless the stream has n messages and each of n events is marked with its own
+// number.
 func (b *bundle) sentOnce(t *testing.T, n int) {
 	t.Helper()
 	stream, err := b.js.Stream(t.Context(), EventStream)

@@ -19,10 +19,10 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// patience is how long a busy machine may take for what happens at once.
+// patience bounds every wait, on a busy machine.
 const patience = 20 * time.Second
 
-// What a shop's settings are by default.
+// The defaults of a shop.
 const (
 	lease  = 30 * time.Second
 	window = 10 * time.Minute
@@ -139,7 +139,7 @@ func (b *bundle) unsent(t *testing.T) int {
 	return b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND stream_seq IS NULL")
 }
 
-// stored returns all messages of a stream, or none where the stream is missing.
+// stored returns all messages of a stream, or none if there is no such stream.
 func stored(t *testing.T, js jetstream.JetStream, stream string) []*jetstream.RawStreamMsg {
 	t.Helper()
 	s, err := js.Stream(t.Context(), stream)
