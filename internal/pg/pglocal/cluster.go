@@ -86,7 +86,7 @@ func ownerUnderRoot(data string) (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil //nolint:gosec // 32 bits, which macOS calls -2
 	}
-	return nil, errors.New("Postgres does not run as root, and there is no user postgres or nobody: run as another user")
+	return nil, errors.New("there is no user postgres or nobody, and Postgres does not run as root: run as another user")
 }
 
 // version is the major version that made the data; 0 when there are none yet.
