@@ -76,7 +76,7 @@ Exit code 1 if anything was sold twice or an answer was not true.`
 }
 
 func (c *benchCommand) Run(p *program) error {
-	return proof.Bench(p.ctx, p.config, c.Duration, c.Orders, c.JSON, p.stdout, p.stderr, slog.New(slog.DiscardHandler))
+	return proof.Bench(p.ctx, p.config, c.Duration, c.Orders, c.JSON, p.stdout, p.stderr)
 }
 
 type tortureCommand struct {

@@ -11,9 +11,9 @@ import (
 // PlaceAll runs Place for requests that share every batch.
 func PlaceAll(ctx context.Context, s *Service, requests []PlaceOrder) ([]coalesce.Outcome[dedup.Answer], error) {
 	outcomes := make([]coalesce.Outcome[dedup.Answer], len(requests))
-	waiting := make([]int, len(requests))
+	var waiting []int
 	for i := range requests {
-		waiting[i] = i
+		waiting = append(waiting, i)
 	}
 	for len(waiting) > 0 {
 		var asked []PlaceOrder

@@ -279,7 +279,7 @@ func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, drafts []draft, ou
 		}
 		for n, line := range d.order.Lines {
 			lines.OrderIds = append(lines.OrderIds, d.order.ID)
-			lines.Lines = append(lines.Lines, int32(n+1)) //nolint:gosec // an order has few lines
+			lines.Lines = append(lines.Lines, int32(n+1))
 			lines.Skus = append(lines.Skus, line.SKU)
 			lines.Names = append(lines.Names, line.Name)
 			lines.Quantities = append(lines.Quantities, line.Quantity)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,7 +18,7 @@ import (
 // Bench measures the shop beside a naive twin for about the duration or, if there are orders, an empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
 // It writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
 // not right.
-func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
+func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer) error {
 	if duration < bench.MinDuration {
 		return app.UsageError{Err: fmt.Errorf("--duration %s is too short to measure anything: give it %s or more", duration, bench.MinDuration)}
 	}
@@ -28,7 +27,7 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 	}
 	begin := time.Now()
 	var report interface{ Write(io.Writer) }
-	err := withBenchServers(ctx, config, progress, log, func(ctx context.Context, databaseURL, natsURL string) error {
+	err := withBenchServers(ctx, config, progress, func(ctx context.Context, databaseURL, natsURL string) error {
 		pool, err := pg.Open(ctx, databaseURL, 4)
 		if err != nil {
 			return app.UsageError{Err: err}
@@ -80,7 +79,7 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 
 // withBenchServers runs on the servers that the environment names, or else on some that end with the run and leave nothing. Those that
 // share a running demo's servers with buyers would measure the buyers too.
-func withBenchServers(ctx context.Context, config app.Config, progress io.Writer, log *slog.Logger, run func(ctx context.Context, databaseURL, natsURL string) error) error {
+func withBenchServers(ctx context.Context, config app.Config, progress io.Writer, run func(ctx context.Context, databaseURL, natsURL string) error) error {
 	own := &servers{config: config, out: progress}
 	defer own.stop()
 	if config.DatabaseURL == "" || config.NATSURL == "" {

@@ -77,7 +77,7 @@ func shortTTLs() Experiment {
 		Naive: Twin{Title: "SET NX with a guessed TTL", Expect: Duplicates, Run: redisTTLNaive,
 			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "the row has a lease as well", Expect: Holds, Run: redisTTLGuarded,
-			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.lost", "internal/dedup/redis.go:Claim.finish"}},
+			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.notClaimed", "internal/dedup/redis.go:Claim.finish"}},
 	}
 }
 
@@ -95,7 +95,7 @@ func flushed() Experiment {
 		Naive: Twin{Title: "Redis is the record", Expect: Duplicates, Run: redisFlushNaive,
 			Code: []string{"internal/proof/lab/redis_naive.go:naiveSender.sendOnce"}},
 		Guarded: Twin{Title: "the row is the record", Expect: Holds, Run: redisFlushGuarded,
-			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.lost"}},
+			Code: []string{"internal/notify/notify.go:Service.sendOnce", "internal/notify/notify.go:Service.notClaimed"}},
 	}
 }
 

@@ -65,7 +65,7 @@ func (e *edge) pointTo(upstream string) error {
 func retryPort(listen func() error) error {
 	err := listen()
 	for try := 0; errors.Is(err, syscall.EADDRINUSE) && try < 20; try++ {
-		time.Sleep(pollPause)
+		<-time.After(pollPause)
 		err = listen()
 	}
 	return err
