@@ -19,7 +19,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
@@ -268,11 +267,7 @@ func TestDeadLettersWithoutABroker(t *testing.T) {
 
 func openBroker(t *testing.T) (jetstream.JetStream, *outbox.Streams) {
 	t.Helper()
-	broker, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	broker := shoptest.NATS(t, t.TempDir())
 	conn, err := nats.Connect(broker.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,6 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/dedup"
-	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
@@ -52,21 +51,10 @@ type shop struct {
 // open starts a demo shop with ten mugs, ten pins and the last one. change may alter it before it opens.
 func open(t *testing.T, change func(*web.Web)) *shop {
 	t.Helper()
-	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listening := httptest.NewServer(provider)
-	t.Cleanup(func() {
-		listening.Close()
-		if err := provider.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	replays := dedup.NewReplays(1<<20, time.Minute)
 	t.Cleanup(replays.Close)
 	database := shoptest.DatabaseURL(t)
-	s := &shop{t: t, database: database, provider: listening.URL, pool: shoptest.Pool(t, database)}
+	s := &shop{t: t, database: database, provider: shoptest.Provider(t, shoptest.ProviderOptions{}), pool: shoptest.Pool(t, database)}
 	s.pages = web.Web{Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}}, Orders: orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), Payments: s.payments(s.pool),
 		Accounts: accounts.New(s.pool, true), Signer: accounts.NewSigner(strings.Repeat("s", 32)),
 		Replays: replays, Timeline: timeline.New(s.pool), Streams: make(chan struct{}, 10), Demo: true, Log: slog.New(slog.DiscardHandler)}

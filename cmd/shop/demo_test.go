@@ -65,6 +65,7 @@ func dataDir(t *testing.T) string {
 
 func startDemo(t *testing.T, dir string, args ...string) *demoProcess {
 	t.Helper()
+	needs(t, "demo")
 	d := &demoProcess{cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"demo"}, args...)...), output: &transcript{}, exited: make(chan error, 1)}
 	d.cmd.Env = append(os.Environ(), asShop+"=1", "SHOP_DATA_DIR="+dir)
 	d.cmd.Stderr = d.output
@@ -218,6 +219,7 @@ func TestTwoDemos(t *testing.T) {
 
 func TestNamedPortIsTaken(t *testing.T) {
 	t.Parallel()
+	needs(t, "demo")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -24,14 +24,10 @@ const (
 )
 
 type commands struct {
-	Demo    demoCommand    `cmd:"" help:"The whole shop on this machine, with every server it needs. Ctrl-C stops it."`
 	Serve   serveCommand   `cmd:"" help:"The service against real servers, named in the environment."`
 	Migrate migrateCommand `cmd:"" help:"The database schema."`
 	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
 	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
-	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`
-	Mailbox mailboxCommand `cmd:"" help:"The mail sink alone: SMTP, and a page that lists what arrived."`
-	NATS    natsCommand    `cmd:"" name:"nats" hidden:"" help:"A NATS server with JetStream on NATS_URL."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
 	kong.Plugins
 }

@@ -41,9 +41,9 @@ func TestWrongUse(t *testing.T) {
 		args, environ []string
 		says          []string
 	}{
-		"no command":       {nil, nil, []string{"demo", "serve"}},
+		"no command":       {nil, nil, []string{"serve", "migrate"}},
 		"unknown command":  {[]string{"sell"}, nil, []string{"sell", "--help"}},
-		"unknown flag":     {[]string{"demo", "--fast"}, nil, []string{"--fast"}},
+		"unknown flag":     {[]string{"serve", "--fast"}, nil, []string{"--fast"}},
 		"wrong part":       {[]string{"serve", "--only=half"}, nil, []string{"--only", "web", "workers"}},
 		"nothing is named": {[]string{"serve"}, nil, []string{"DATABASE_URL", "REDIS_URL", "NATS_URL", "SMTP_URL", "PSP_URL", "PSP_WEBHOOK_SECRET", "SHOP_SECRET", "shop demo"}},
 		"web needs less":   {[]string{"serve", "--only=web"}, []string{"DATABASE_URL=postgres://x"}, []string{"missing settings: PSP_URL, PSP_WEBHOOK_SECRET, SHOP_SECRET:"}},
@@ -75,7 +75,7 @@ func TestWrongUse(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"--help"}, {"demo", "--help"}, {"import", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"import", "--help"}} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), args, nil, &stdout, &stderr); code != exitFine || !strings.Contains(stdout.String(), "Usage: shop") {
 			t.Errorf("%v: exit code %d, %s", args, code, stdout.String())

@@ -139,7 +139,7 @@ func (a *App) connectProvider() error {
 	if err != nil {
 		return err
 	}
-	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout), map[string]api.EventReader{webhookPath: receiver.Read}
+	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout), map[string]api.EventReader{WebhookPath: receiver.Read}
 	return nil
 }
 

@@ -24,14 +24,15 @@ var layers = []string{
 	"internal/payments", "internal/notify",
 	"internal/check",
 	"internal/api", "web",
-	"internal/demo", "internal/app",
+	"internal/app",
+	"internal/demo",
 	"internal/proof",
 	"cmd/shop",
 }
 
 // only lists the packages that alone may import a package.
 var only = map[string][]string{
-	"internal/demo":  {"internal/proof", "internal/app", "cmd/shop"},
+	"internal/demo":  {"internal/proof", "cmd/shop"},
 	"internal/proof": {"cmd/shop"},
 }
 

@@ -8,35 +8,33 @@ import (
 	"syscall"
 )
 
-// address is a setting that names where to listen.
-type address struct{ setting, value, fallback string }
-
-func (c Config) webAddress() address { return address{"SHOP_ADDR", c.Addr, "127.0.0.1:8080"} }
-func (c Config) opsAddress() address { return address{"SHOP_OPS_ADDR", c.OpsAddr, "127.0.0.1:9090"} }
-func (c Config) pspAddress() address { return address{"SHOP_PSP_ADDR", c.PSPAddr, "127.0.0.1:8090"} }
-func (c Config) mailboxAddress() address {
-	return address{"SHOP_MAILBOX_ADDR", c.MailboxAddr, "127.0.0.1:8025"}
+// ListenWeb opens the public address.
+func (c Config) ListenWeb() (net.Listener, error) {
+	return Listen("SHOP_ADDR", c.Addr, "127.0.0.1:8080")
 }
-func (c Config) smtpAddress() address {
-	return address{"SHOP_MAILBOX_SMTP_ADDR", c.MailboxSMTPAddr, "127.0.0.1:1025"}
+
+// ListenOps opens the address for operators.
+func (c Config) ListenOps() (net.Listener, error) {
+	return Listen("SHOP_OPS_ADDR", c.OpsAddr, "127.0.0.1:9090")
 }
 
 // nextPorts is how far to look for a free port when a default one is taken.
 const nextPorts = 100
 
-// listen opens the address. When nobody named it and its port is taken, the next free one is used.
-func listen(a address) (net.Listener, error) {
-	named := a.value != ""
+// Listen opens the address that a setting names. Without a value it opens the fallback's port or, when that is taken, the
+// next free one.
+func Listen(setting, value, fallback string) (net.Listener, error) {
+	named := value != ""
 	if !named {
-		a.value = a.fallback
+		value = fallback
 	}
-	host, portText, err := net.SplitHostPort(a.value)
+	host, portText, err := net.SplitHostPort(value)
 	if err != nil {
-		return nil, UsageError{fmt.Errorf("%s %q is not an address such as %s", a.setting, a.value, a.fallback)}
+		return nil, UsageError{fmt.Errorf("%s %q is not an address such as %s", setting, value, fallback)}
 	}
 	port, err := strconv.Atoi(portText)
 	if err != nil {
-		return nil, UsageError{fmt.Errorf("%s %q has no port number, as in %s", a.setting, a.value, a.fallback)}
+		return nil, UsageError{fmt.Errorf("%s %q has no port number, as in %s", setting, value, fallback)}
 	}
 	for try := 0; ; try++ {
 		listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port+try)))
@@ -44,11 +42,11 @@ func listen(a address) (net.Listener, error) {
 		case err == nil:
 			return listener, nil
 		case !errors.Is(err, syscall.EADDRINUSE):
-			return nil, fmt.Errorf("%s: %w", a.setting, err)
+			return nil, fmt.Errorf("%s: %w", setting, err)
 		case named:
-			return nil, fmt.Errorf("%s: %s is in use by another program: stop it, or name another port", a.setting, a.value)
+			return nil, fmt.Errorf("%s: %s is in use by another program: stop it, or name another port", setting, value)
 		case try == nextPorts:
-			return nil, fmt.Errorf("%s: no free port from %d to %d: name one", a.setting, port, port+try)
+			return nil, fmt.Errorf("%s: no free port from %d to %d: name one", setting, port, port+try)
 		}
 	}
 }

@@ -12,7 +12,7 @@ func Serve(ctx context.Context, config Config, role Role, log *slog.Logger) erro
 		return err
 	}
 	defer a.Close()
-	ops, err := listen(config.opsAddress())
+	ops, err := config.ListenOps()
 	if err != nil {
 		return err
 	}
@@ -20,7 +20,7 @@ func Serve(ctx context.Context, config Config, role Role, log *slog.Logger) erro
 	if !role.Web {
 		return a.Run(ctx, nil, ops)
 	}
-	web, err := listen(config.webAddress())
+	web, err := config.ListenWeb()
 	if err != nil {
 		_ = ops.Close()
 		return err

@@ -53,7 +53,7 @@ func MigrateUp(ctx context.Context, config Config, out io.Writer) error {
 			return err
 		}
 		fmt.Fprintf(out, "added %d products; raise their stock with `shop import` or POST /v1/deliveries\n", len(catalog))
-		return addCatalog(ctx, shop)
+		return AddCatalog(ctx, shop)
 	})
 }
 

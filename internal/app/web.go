@@ -15,9 +15,10 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-// Where the provider sends its events: the simulator, or Stripe.
 const (
-	webhookPath       = "/v1/webhooks/payments"
+	// WebhookPath is where the simulated provider sends its events.
+	WebhookPath = "/v1/webhooks/payments"
+	// stripeWebhookPath is where Stripe sends its own.
 	stripeWebhookPath = "/v1/webhooks/stripe"
 )
 

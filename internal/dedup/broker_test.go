@@ -11,22 +11,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/dedup"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-func startNATS(t testing.TB, dir string) *embedded.NATS {
+func startNATS(t testing.TB, dir string) *shoptest.NATSServer {
 	t.Helper()
-	server, err := embedded.StartNATS(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
-	return server
+	return shoptest.NATS(t, dir)
 }
 
 // openStream opens the stream "TEST" of the subjects "test.>" on the server.
-func openStream(t testing.TB, server *embedded.NATS, window time.Duration) (*dedup.Stream, jetstream.Stream) {
+func openStream(t testing.TB, server *shoptest.NATSServer, window time.Duration) (*dedup.Stream, jetstream.Stream) {
 	t.Helper()
 	conn, err := nats.Connect(server.URL())
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceshop/onceshop/internal/dedup"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -22,17 +21,12 @@ import (
 // soon bounds every wait, on a busy machine.
 const soon = 20 * time.Second
 
-// eachRedis runs the test against the Redis of the demo and a real one.
+// eachRedis runs the test against the small Redis that the demo uses and a real one.
 func eachRedis(t *testing.T, test func(t *testing.T, url string)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		server, err := embedded.StartRedis()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(server.Stop)
-		test(t, server.URL())
+		test(t, shoptest.Miniredis(t))
 	})
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()

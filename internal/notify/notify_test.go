@@ -19,7 +19,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/dedup"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -665,11 +664,7 @@ func TestReceiptsThroughTheBroker(t *testing.T) {
 	s := newShop(t)
 	smtpURL, all := startMailbox(t)
 	redisURL := shoptest.Redis(t)
-	broker, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	broker := shoptest.NATS(t, t.TempDir())
 	quiet := slog.New(slog.DiscardHandler)
 	open := func() (jetstream.JetStream, *outbox.Streams) {
 		conn, err := nats.Connect(broker.URL())

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -23,7 +22,7 @@ import (
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 
-	"github.com/onceshop/onceshop/internal/demo/mailbox"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 func newMailer(t *testing.T, smtpURL string, timeout time.Duration) *Mailer {
@@ -50,25 +49,11 @@ type received struct {
 // startMailbox returns the URL of a real mailbox, and a function that reads all it holds.
 func startMailbox(t *testing.T) (smtpURL string, all func() []received) {
 	t.Helper()
-	box, err := mailbox.Open("", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := listen(t)
-	served := make(chan error, 1)
-	go func() { served <- box.ServeSMTP(l) }()
-	pages := httptest.NewServer(box.Handler())
-	t.Cleanup(func() {
-		pages.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := errors.Join(box.Shutdown(ctx), <-served); err != nil {
-			t.Errorf("mailbox: %v", err)
-		}
-	})
+	smtpURL, pages := shoptest.Mailbox(t)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	get := func(path string, out any) {
 		t.Helper()
-		res, err := pages.Client().Get(pages.URL + path)
+		res, err := client.Get(pages + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +65,7 @@ func startMailbox(t *testing.T) (smtpURL string, all func() []received) {
 			t.Fatal(err)
 		}
 	}
-	return "smtp://" + l.Addr().String(), func() []received {
+	return smtpURL, func() []received {
 		t.Helper()
 		var list struct{ Messages []received }
 		get("/api/v1/messages", &list)

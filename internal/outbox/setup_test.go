@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -34,7 +33,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // bundle is a database and a broker with the streams.
 type bundle struct {
 	pool    *pgxpool.Pool
-	broker  *embedded.NATS
+	broker  *shoptest.NATSServer
 	js      jetstream.JetStream
 	streams *Streams
 }
@@ -46,14 +45,9 @@ func setup(t *testing.T) *bundle {
 	return b
 }
 
-func startNATS(t testing.TB, dir string) *embedded.NATS {
+func startNATS(t testing.TB, dir string) *shoptest.NATSServer {
 	t.Helper()
-	broker, err := embedded.StartNATS(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	return broker
+	return shoptest.NATS(t, dir)
 }
 
 func connect(t testing.TB, address string) *nats.Conn {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/dedup"
-	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
@@ -245,17 +243,9 @@ type (
 
 func newLine(t testing.TB) *line {
 	t.Helper()
-	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listening := httptest.NewServer(provider)
-	l := &line{address: listening.URL, provider: psp.NewClient(listening.URL, timing.ProviderTimeout)}
-	t.Cleanup(func() {
-		l.provider.CloseIdleConnections()
-		_ = provider.Close() // it has no log that could fail
-		listening.Close()
-	})
+	address := shoptest.Provider(t, shoptest.ProviderOptions{})
+	l := &line{address: address, provider: psp.NewClient(address, timing.ProviderTimeout)}
+	t.Cleanup(l.provider.CloseIdleConnections)
 	return l
 }
 

@@ -12,8 +12,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
@@ -22,9 +24,8 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
-	"github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/shoptest"
@@ -53,8 +54,8 @@ const WebhookSecret = "whsec_c2VjcmV0IGZvciB0ZXN0cw=="
 // provider runs by then and sends its webhooks to the first node.
 func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	t.Helper()
-	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a secret for tests, 32 bytes long", "PSP_WEBHOOK_SECRET=" + WebhookSecret,
-		"DATABASE_URL=" + shoptest.DatabaseURL(t), "SHOP_PSP_ADDR=127.0.0.1:0", "SHOP_MAILBOX_ADDR=127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR=127.0.0.1:0"})
+	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a secret for tests, 32 bytes long",
+		"PSP_WEBHOOK_SECRET=" + WebhookSecret, "DATABASE_URL=" + shoptest.DatabaseURL(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,53 +71,56 @@ func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	for _, f := range change {
 		f(&s.Config)
 	}
-	for n, listener := range listeners {
-		s.startNode(t, listener, n == 0)
+	Seed(t, s.Pool)
+	for _, listener := range listeners {
+		s.startNode(t, listener)
 	}
 	return s
 }
 
 func (s *Shop) startServers(t testing.TB) {
 	t.Helper()
-	redis, err := embedded.StartRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(redis.Stop)
 	dir := t.TempDir()
-	broker, err := embedded.StartNATS(filepath.Join(dir, "nats"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	s.Config.RedisURL, s.Config.NATSURL = redis.URL(), broker.URL()
+	s.Config.RedisURL = shoptest.Miniredis(t)
+	s.Config.NATSURL = shoptest.NATS(t, filepath.Join(dir, "nats")).URL()
 	s.PSPLog = filepath.Join(dir, "provider.jsonl")
-	background(t, func(ctx context.Context, ready func()) error {
-		provider := psp.Config{LogPath: s.PSPLog, WebhookURL: s.Nodes[0] + "/v1/webhooks/payments", WebhookSecret: WebhookSecret, Logger: Log(t)}
-		return app.ServeProvider(ctx, s.Config, provider, func(at net.Addr) {
-			s.Config.PSPURL = "http://" + at.String()
-			ready()
-		})
+	s.Config.PSPURL = shoptest.Provider(t, shoptest.ProviderOptions{
+		Log: s.PSPLog, WebhookURL: s.Nodes[0] + app.WebhookPath, WebhookSecret: WebhookSecret,
 	})
-	background(t, func(ctx context.Context, ready func()) error {
-		return app.ServeMailbox(ctx, s.Config, "", Log(t), func(smtp, page net.Addr) {
-			s.Config.SMTPURL, s.Mailbox = "smtp://"+smtp.String()+"?tls=none", "http://"+page.String()
-			ready()
-		})
-	})
+	s.Config.SMTPURL, s.Mailbox = shoptest.Mailbox(t)
 }
 
-func (s *Shop) startNode(t testing.TB, web net.Listener, seed bool) {
+// stock is a delivery of what the tests buy.
+const stock = `delivery_id,line,sku,quantity
+opening,1,MUG-ONCE,1000
+opening,2,TEE-ONCE,1000
+opening,3,PIN-KEY,5000
+opening,4,NOTE-LOG,1000
+opening,5,LAMP-LEASE,200
+opening,6,LAST-ONE,1
+`
+
+// Seed adds the demo's customers, the catalog and stock.
+func Seed(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	if err := accounts.New(pool, true).SeedDemo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shop := orders.New(pool, orders.DefaultExpiry, time.Now, Log(t))
+	if err := app.AddCatalog(t.Context(), shop); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shop.Import(t.Context(), strings.NewReader(stock), "onceshop-demo", false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Shop) startNode(t testing.TB, web net.Listener) {
 	t.Helper()
 	log := slog.New(slog.NewJSONHandler(io.MultiWriter(s.Log, testOutput(t)), nil))
 	a, err := app.New(t.Context(), s.Config, app.Everything, log)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if seed {
-		if err := a.Seed(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 	}
 	ops := loopback(t)
 	s.Ops = append(s.Ops, "http://"+ops.Addr().String())

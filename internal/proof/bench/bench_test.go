@@ -17,7 +17,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/onceshop/onceshop/internal/check"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -268,11 +267,7 @@ func TestGrownTablesKeepTheirGuards(t *testing.T) {
 
 func startBroker(t *testing.T) *nats.Conn {
 	t.Helper()
-	server, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
+	server := shoptest.NATS(t, t.TempDir())
 	broker, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,6 @@ import (
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/check"
-	"github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/shoptest"
@@ -69,7 +68,6 @@ func setup(t *testing.T, s settings) *world {
 	w.Nodes = []string{"http://" + shoptest.FreeAddr(t)}
 	w.environ = map[string]string{"DATABASE_URL": s.database, "REDIS_URL": w.redis.URL(), "NATS_URL": w.broker.url,
 		"SHOP_SECRET": "a secret for tests, 32 bytes long", "PSP_WEBHOOK_SECRET": apptest.WebhookSecret,
-		"SHOP_PSP_ADDR": "127.0.0.1:0", "SHOP_MAILBOX_ADDR": "127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR": "127.0.0.1:0",
 		"SHOP_TOKEN_RATE_LIMIT": "0", "SHOP_GUEST_RATE_LIMIT": "0", // crowds come from one address here
 		// As short as the windows may be: whoever dies is followed soon.
 		"SHOP_PROVIDER_TIMEOUT": "1500ms", "SHOP_CHARGE_LEASE": "7s", "SHOP_RELAY_LEASE": "3s"}
@@ -77,7 +75,7 @@ func setup(t *testing.T, s settings) *world {
 	w.startWitnesses(s)
 	w.environ["PSP_URL"], w.environ["SMTP_URL"] = w.Config.PSPURL, w.Config.SMTPURL
 	w.Config = w.config()
-	seed(t, w.Config)
+	apptest.Seed(t, w.Pool)
 	return w
 }
 
@@ -97,60 +95,16 @@ func (w *world) list() (environ []string) {
 	return environ
 }
 
-func seed(t *testing.T, config app.Config) {
-	t.Helper()
-	a, err := app.New(t.Context(), config, app.OnlyWeb, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	if err := a.Seed(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// startWitnesses runs the provider and the mailbox in this process: they must outlive every fault.
+// startWitnesses runs the provider and the mailbox, which must outlive every fault.
 func (w *world) startWitnesses(s settings) {
-	t := w.t
-	t.Helper()
-	w.PSPLog = filepath.Join(t.TempDir(), "provider.jsonl")
-	provider := psp.Config{LogPath: w.PSPLog, WebhookSecret: apptest.WebhookSecret, Slow: s.slow, Logger: quiet}
+	w.t.Helper()
+	w.PSPLog = filepath.Join(w.t.TempDir(), "provider.jsonl")
+	options := shoptest.ProviderOptions{Log: w.PSPLog, WebhookSecret: apptest.WebhookSecret, Slow: s.slow}
 	if s.webhooks {
-		provider.WebhookURL = w.Nodes[0] + "/v1/webhooks/payments"
+		options.WebhookURL = w.Nodes[0] + app.WebhookPath
 	}
-	config := w.config()
-	background(t, func(ctx context.Context, ready func()) error {
-		return app.ServeProvider(ctx, config, provider, func(at net.Addr) {
-			w.Config.PSPURL = "http://" + at.String()
-			ready()
-		})
-	})
-	background(t, func(ctx context.Context, ready func()) error {
-		return app.ServeMailbox(ctx, config, "", quiet, func(smtp, page net.Addr) {
-			w.Config.SMTPURL, w.Mailbox = "smtp://"+smtp.String()+"?tls=none", "http://"+page.String()
-			ready()
-		})
-	})
-}
-
-// background runs a server until the test ends and returns when it is ready.
-func background(t *testing.T, serve func(ctx context.Context, ready func()) error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- serve(ctx, func() { close(ready) }) }()
-	select {
-	case <-ready:
-	case err := <-done:
-		cancel()
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	w.Config.PSPURL = shoptest.Provider(w.t, options)
+	w.Config.SMTPURL, w.Mailbox = shoptest.Mailbox(w.t)
 }
 
 // node starts the first node and waits until it is ready. Further settings are of the form NAME=value.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -14,17 +13,9 @@ import (
 // setup returns a lab on servers of its own.
 func setup(t *testing.T) *Lab {
 	t.Helper()
-	cache, err := embedded.StartRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cache.Stop)
-	broker, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	client, err := redisclient.Open(cache.URL())
+	cache := shoptest.Miniredis(t)
+	broker := shoptest.NATS(t, t.TempDir())
+	client, err := redisclient.Open(cache)
 	if err != nil {
 		t.Fatal(err)
 	}

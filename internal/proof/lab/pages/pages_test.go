@@ -17,7 +17,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/proof/lab"
 	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/redisclient"
@@ -40,17 +39,9 @@ type site struct {
 // open starts a demo with a lab on servers of its own. change may alter the shop.
 func open(t *testing.T, change func(*web.Web)) *site {
 	t.Helper()
-	cache, err := embedded.StartRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cache.Stop)
-	broker, err := embedded.StartNATS(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	client, err := redisclient.Open(cache.URL())
+	cache := shoptest.Miniredis(t)
+	broker := shoptest.NATS(t, t.TempDir())
+	client, err := redisclient.Open(cache)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package app
+package demo
 
 import (
 	"context"
@@ -11,14 +11,18 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/demo/mailbox"
 	"github.com/onceshop/onceshop/internal/demo/psp"
 )
 
+// drainTimeout is how long requests in flight may take after the stop signal.
+const drainTimeout = 10 * time.Second
+
 // ServeProvider runs the simulated payment provider until ctx ends. It reports its address through ready.
-func ServeProvider(ctx context.Context, config Config, provider psp.Config, ready func(net.Addr)) error {
-	listener, err := listen(config.pspAddress())
+func ServeProvider(ctx context.Context, config app.Config, provider psp.Config, ready func(net.Addr)) error {
+	listener, err := app.Listen("SHOP_PSP_ADDR", config.PSPAddr, "127.0.0.1:8090")
 	if err != nil {
 		return err
 	}
@@ -35,17 +39,20 @@ func ServeProvider(ctx context.Context, config Config, provider psp.Config, read
 	return group.Wait()
 }
 
-// ServeMailbox runs the mail sink until ctx ends; dir "" keeps nothing. It reports its addresses, SMTP and page, through ready.
-func ServeMailbox(ctx context.Context, config Config, dir string, log *slog.Logger, ready func(smtp, page net.Addr)) error {
+// ServeMailbox runs the mail sink until ctx ends; with dir "" it keeps nothing. It reports its addresses, SMTP and page,
+// through ready.
+func ServeMailbox(
+	ctx context.Context, config app.Config, dir string, log *slog.Logger, ready func(smtp, page net.Addr),
+) error {
 	box, err := mailbox.Open(dir, log)
 	if err != nil {
 		return fmt.Errorf("open the mailbox: %w", err)
 	}
-	smtp, err := listen(config.smtpAddress())
+	smtp, err := app.Listen("SHOP_MAILBOX_SMTP_ADDR", config.MailboxSMTPAddr, "127.0.0.1:1025")
 	if err != nil {
 		return err
 	}
-	page, err := listen(config.mailboxAddress())
+	page, err := app.Listen("SHOP_MAILBOX_ADDR", config.MailboxAddr, "127.0.0.1:8025")
 	if err != nil {
 		_ = smtp.Close()
 		return err
@@ -64,7 +71,7 @@ func ServeMailbox(ctx context.Context, config Config, dir string, log *slog.Logg
 }
 
 // ServeBroker runs a NATS server with JetStream on NATS_URL until ctx ends.
-func ServeBroker(ctx context.Context, config Config, dir string) error {
+func ServeBroker(ctx context.Context, config app.Config, dir string) error {
 	broker, err := embedded.StartNATSAt(dir, config.NATSURL)
 	if err != nil {
 		return err
@@ -76,7 +83,9 @@ func ServeBroker(ctx context.Context, config Config, dir string) error {
 
 // serveHTTP serves until ctx ends, then lets requests finish.
 func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: time.Minute,
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

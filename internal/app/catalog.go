@@ -1,18 +1,10 @@
 package app
 
 import (
-	"bytes"
 	"context"
-	_ "embed"
-	"fmt"
 
 	"github.com/onceshop/onceshop/internal/orders"
 )
-
-// The opening stock comes as a supplier's file does, so a restart of the demo imports it again and nothing happens.
-//
-//go:embed seed.csv
-var openingStock []byte
 
 // catalog is what a new shop sells until its owner puts other products into the table.
 var catalog = []orders.Product{
@@ -24,21 +16,8 @@ var catalog = []orders.Product{
 	{SKU: "LAST-ONE", Name: "The Last One", Currency: "EUR", UnitPrice: 12000, Description: "A numbered print, 1 of 1. However many buyers press at once, one gets it."},
 }
 
-// Seed adds the demo's customers, products and opening stock, each once.
-func (a *App) Seed(ctx context.Context) error {
-	if err := a.accounts.SeedDemo(ctx); err != nil {
-		return err
-	}
-	if err := addCatalog(ctx, a.orders); err != nil {
-		return err
-	}
-	if _, err := a.orders.Import(ctx, bytes.NewReader(openingStock), "onceshop-demo", false); err != nil {
-		return fmt.Errorf("import the opening stock: %w", err)
-	}
-	return nil
-}
-
-func addCatalog(ctx context.Context, shop *orders.Service) error {
+// AddCatalog gives the shop its first products, without stock. Products that exist stay as they are.
+func AddCatalog(ctx context.Context, shop *orders.Service) error {
 	for position, product := range catalog {
 		if err := shop.AddProduct(ctx, product, position); err != nil {
 			return err

@@ -1,4 +1,6 @@
-package app
+// Package demo runs the whole shop on one machine: Postgres from this machine's programs, Redis, NATS, a simulated payment
+// provider and a mailbox in this process, and a node of the shop with a few products.
+package demo
 
 import (
 	"cmp"
@@ -19,9 +21,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/demo/psp"
-	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
@@ -32,7 +34,7 @@ const (
 	mailboxDir  = "mailbox"
 	pspLog      = "provider.jsonl"
 	secretsFile = "secrets.json"
-	runningFile = "running.json"
+	schemaFile  = "schema.json"
 )
 
 // stopTimeout is how long the database may take to shut down in order.
@@ -40,16 +42,16 @@ const stopTimeout = 10 * time.Second
 
 // demo is the whole shop on one machine. Its servers stop in the reverse order of their start.
 type demo struct {
-	config Config
+	config app.Config
 	out    io.Writer
 	log    *slog.Logger
 	group  *errgroup.Group
 	stops  []func()
 }
 
-// RunDemo starts every server that the environment does not name, migrates, seeds, says on out where everything is, and
-// serves until ctx ends. With fresh, the data of earlier runs is removed first.
-func RunDemo(ctx context.Context, config Config, fresh bool, out io.Writer, log *slog.Logger) error {
+// Run starts every server that the environment does not name, migrates, seeds, prints the addresses on out, and serves
+// until ctx ends. With fresh, it first removes the data of earlier runs.
+func Run(ctx context.Context, config app.Config, fresh bool, out io.Writer, log *slog.Logger) error {
 	begin := time.Now()
 	config.Demo = true
 	lock, err := pglocal.LockFolder(config.DataDir)
@@ -58,10 +60,17 @@ func RunDemo(ctx context.Context, config Config, fresh bool, out io.Writer, log 
 	}
 	defer lock.Close()
 	if fresh {
-		for _, name := range []string{postgresDir, natsDir, mailboxDir, pspLog, secretsFile, runningFile} {
+		for _, name := range []string{
+			postgresDir, natsDir, mailboxDir, pspLog, secretsFile, schemaFile, app.RunningFile,
+		} {
 			if err := os.RemoveAll(filepath.Join(config.DataDir, name)); err != nil {
 				return fmt.Errorf("start over: %w", err)
 			}
+		}
+	}
+	if config.DatabaseURL == "" {
+		if err := checkSchema(config.DataDir); err != nil {
+			return err
 		}
 	}
 	fmt.Fprintf(out, "onceshop demo, data in %s\n\n", config.DataDir)
@@ -75,12 +84,12 @@ func RunDemo(ctx context.Context, config Config, fresh bool, out io.Writer, log 
 }
 
 func (d *demo) run(ctx context.Context, begin time.Time) error {
-	web, err := listen(d.config.webAddress())
+	web, err := d.config.ListenWeb()
 	if err != nil {
 		return err
 	}
 	defer web.Close()
-	ops, err := listen(d.config.opsAddress())
+	ops, err := d.config.ListenOps()
 	if err != nil {
 		return err
 	}
@@ -88,25 +97,28 @@ func (d *demo) run(ctx context.Context, begin time.Time) error {
 	if d.config.PublicURL == "" {
 		d.config.PublicURL = "http://" + web.Addr().String()
 	}
-	if err := d.startServers(ctx, "http://"+web.Addr().String()+webhookPath); err != nil {
+	if err := d.startServers(ctx, "http://"+web.Addr().String()+app.WebhookPath); err != nil {
 		return err
 	}
-	a, err := New(ctx, d.config, Everything, d.log)
+	a, err := app.New(ctx, d.config, app.Everything, d.log)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	if err := d.step("schema and products", func() error { return d.prepare(ctx, a) }); err != nil {
+	if err := d.step("schema and products", func() error { return seed(ctx, d.config.DatabaseURL) }); err != nil {
 		return err
 	}
-	running := Running{Pid: os.Getpid(), Shop: "http://" + web.Addr().String(), Ops: "http://" + ops.Addr().String(), Provider: d.config.PSPURL, Mailbox: d.config.MailboxAddr,
-		DatabaseURL: d.config.DatabaseURL, RedisURL: d.config.RedisURL, NATSURL: d.config.NATSURL, SMTPURL: d.config.SMTPURL}
-	path := filepath.Join(d.config.DataDir, runningFile)
+	running := app.Running{
+		Pid: os.Getpid(), Shop: "http://" + web.Addr().String(), Ops: "http://" + ops.Addr().String(),
+		Provider: d.config.PSPURL, Mailbox: d.config.MailboxAddr, DatabaseURL: d.config.DatabaseURL,
+		RedisURL: d.config.RedisURL, NATSURL: d.config.NATSURL, SMTPURL: d.config.SMTPURL,
+	}
+	path := filepath.Join(d.config.DataDir, app.RunningFile)
 	if err := writePrivate(path, running); err != nil {
 		return err
 	}
 	defer os.Remove(path) //nolint:errcheck // a stale file is recognized by its process
-	fmt.Fprintf(d.out, "\nReady in %.1f s.\n%s", time.Since(begin).Seconds(), running.welcome())
+	fmt.Fprintf(d.out, "\nReady in %.1f s.\n%s", time.Since(begin).Seconds(), welcome(running))
 	err = a.Run(ctx, web, ops)
 	fmt.Fprintln(d.out, "\nStopping.")
 	return err
@@ -132,7 +144,10 @@ func (d *demo) startServers(ctx context.Context, webhookURL string) error {
 		{"Redis (in process)", d.config.RedisURL, d.startRedis},
 		{"NATS JetStream (in process)", d.config.NATSURL, d.startNATS},
 		{"mailbox", d.config.SMTPURL, func() error { return d.startMailbox(ctx) }},
-		{"payment provider", cmp.Or(d.config.PSPURL, d.config.StripeSecretKey), func() error { return d.startProvider(ctx, webhookURL) }},
+		{
+			"payment provider", cmp.Or(d.config.PSPURL, d.config.StripeSecretKey),
+			func() error { return d.startProvider(ctx, webhookURL) },
+		},
 	}
 	for _, s := range steps {
 		if s.given != "" {
@@ -173,7 +188,8 @@ func (d *demo) startPostgres(ctx context.Context, password string) error {
 		case <-stopping:
 			return nil
 		default:
-			return errors.New("the database server has ended by itself; its log is " + filepath.Join(d.config.DataDir, postgresDir, "postgres.log"))
+			return fmt.Errorf("the database server has ended by itself; its log is %s",
+				filepath.Join(d.config.DataDir, postgresDir, "postgres.log"))
 		}
 	})
 	d.stops = append(d.stops, func() {
@@ -210,7 +226,8 @@ func (d *demo) startNATS() error {
 
 func (d *demo) startMailbox(ctx context.Context) error {
 	return d.background(ctx, func(ctx context.Context, ready func()) error {
-		return ServeMailbox(ctx, d.config, filepath.Join(d.config.DataDir, mailboxDir), d.log, func(smtp, page net.Addr) {
+		dir := filepath.Join(d.config.DataDir, mailboxDir)
+		return ServeMailbox(ctx, d.config, dir, d.log, func(smtp, page net.Addr) {
 			d.config.SMTPURL, d.config.MailboxAddr = "smtp://"+smtp.String()+"?tls=none", "http://"+page.String()
 			ready()
 		})
@@ -218,7 +235,10 @@ func (d *demo) startMailbox(ctx context.Context) error {
 }
 
 func (d *demo) startProvider(ctx context.Context, webhookURL string) error {
-	provider := psp.Config{LogPath: filepath.Join(d.config.DataDir, pspLog), WebhookURL: webhookURL, WebhookSecret: d.config.PSPWebhookSecret, Logger: d.log}
+	provider := psp.Config{
+		LogPath: filepath.Join(d.config.DataDir, pspLog), Logger: d.log,
+		WebhookURL: webhookURL, WebhookSecret: d.config.PSPWebhookSecret,
+	}
 	return d.background(ctx, func(ctx context.Context, ready func()) error {
 		return ServeProvider(ctx, d.config, provider, func(at net.Addr) {
 			d.config.PSPURL = "http://" + at.String()
@@ -250,52 +270,8 @@ func (d *demo) background(ctx context.Context, serve func(ctx context.Context, r
 	}
 }
 
-func (d *demo) prepare(ctx context.Context, a *App) error {
-	if _, err := pg.Migrate(ctx, a.pool); err != nil {
-		return err
-	}
-	return a.Seed(ctx)
-}
-
-// Running is what a demo tells other commands about itself, in its data folder.
-type Running struct {
-	Pid         int    `json:"pid"`
-	Shop        string `json:"shop"`
-	Ops         string `json:"ops"`
-	Provider    string `json:"provider"`
-	Mailbox     string `json:"mailbox"`
-	DatabaseURL string `json:"database_url"`
-	RedisURL    string `json:"redis_url"`
-	NATSURL     string `json:"nats_url"`
-	SMTPURL     string `json:"smtp_url"`
-}
-
-// WithDemo fills in the database of the demo that runs on the data folder, if the environment names none, and with it
-// the addresses of that demo's other servers.
-func (c Config) WithDemo() (Config, error) {
-	if c.DatabaseURL != "" {
-		return c, nil
-	}
-	data, err := os.ReadFile(filepath.Join(c.DataDir, runningFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, c.RequireDatabase()
-	}
-	var running Running
-	if err == nil {
-		err = json.Unmarshal(data, &running)
-	}
-	if err != nil {
-		return c, fmt.Errorf("read where the demo runs: %w", err)
-	}
-	c.DatabaseURL = running.DatabaseURL
-	c.RedisURL = cmp.Or(c.RedisURL, running.RedisURL)
-	c.NATSURL = cmp.Or(c.NATSURL, running.NATSURL)
-	c.PSPURL = cmp.Or(c.PSPURL, running.Provider)
-	c.MailboxAddr = cmp.Or(c.MailboxAddr, running.Mailbox)
-	return c, nil
-}
-
-func (r Running) welcome() string {
+// welcome is what a newcomer reads once everything runs.
+func welcome(r app.Running) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `
   Shop        %s

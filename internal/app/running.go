@@ -1,0 +1,52 @@
+package app
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// RunningFile is the file in the data folder in which a running demo publishes its addresses.
+const RunningFile = "running.json"
+
+// Running is the content of RunningFile: where the servers of a demo are.
+type Running struct {
+	Pid         int    `json:"pid"`
+	Shop        string `json:"shop"`
+	Ops         string `json:"ops"`
+	Provider    string `json:"provider"`
+	Mailbox     string `json:"mailbox"`
+	DatabaseURL string `json:"database_url"`
+	RedisURL    string `json:"redis_url"`
+	NATSURL     string `json:"nats_url"`
+	SMTPURL     string `json:"smtp_url"`
+}
+
+// WithDemo fills in the database of the demo that runs on the data folder, if the environment names none, and with it
+// the addresses of that demo's other servers.
+func (c Config) WithDemo() (Config, error) {
+	if c.DatabaseURL != "" {
+		return c, nil
+	}
+	data, err := os.ReadFile(filepath.Join(c.DataDir, RunningFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, c.RequireDatabase()
+	}
+	var running Running
+	if err == nil {
+		err = json.Unmarshal(data, &running)
+	}
+	if err != nil {
+		return c, fmt.Errorf("read where the demo runs: %w", err)
+	}
+	c.DatabaseURL = running.DatabaseURL
+	c.RedisURL = cmp.Or(c.RedisURL, running.RedisURL)
+	c.NATSURL = cmp.Or(c.NATSURL, running.NATSURL)
+	c.PSPURL = cmp.Or(c.PSPURL, running.Provider)
+	c.MailboxAddr = cmp.Or(c.MailboxAddr, running.Mailbox)
+	return c, nil
+}

@@ -1,0 +1,195 @@
+package shoptest
+
+import (
+	"bytes"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/pg/pglocal"
+)
+
+// program is the result of the build, one for each test binary.
+var program struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// Program returns the path of the built program. All test binaries of a checkout share one file, which
+// is built again only when its sources have changed. SHOP_PROGRAM names a program that is built already.
+func Program(t testing.TB) string {
+	t.Helper()
+	program.once.Do(func() { program.path, program.err = buildProgram() })
+	if program.err != nil {
+		t.Fatal(program.err)
+	}
+	return program.path
+}
+
+func buildProgram() (string, error) {
+	if path := os.Getenv("SHOP_PROGRAM"); path != "" {
+		return filepath.Abs(path)
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	hash := fnv.New64a()
+	hash.Write([]byte(root))
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("onceshop-program-%d-%x", os.Getuid(), hash.Sum64()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	// Of test binaries that start together, one builds and the others find its program.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", dir, err)
+	}
+	path := filepath.Join(dir, "shop")
+	build := exec.Command("go", "build", "-o", path, "./cmd/shop")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// moduleRoot is the folder of go.mod at or above the test's package.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("no go.mod above the test")
+		}
+		dir = parent
+	}
+}
+
+// ProviderOptions are the settings of a Provider. The zero value keeps everything in memory and sends no webhooks.
+type ProviderOptions struct {
+	WebhookURL    string
+	WebhookSecret string
+	Log           string        // a file that keeps every capture and refund
+	Slow          time.Duration // how long pm_slow takes; 0: the default
+}
+
+var providerLine = regexp.MustCompile(`Payment provider on (http://\S+)\n`)
+
+// Provider runs the simulated payment provider until the test ends and returns its address.
+func Provider(t testing.TB, o ProviderOptions) string {
+	t.Helper()
+	args := []string{"psp"}
+	if o.WebhookURL != "" {
+		args = append(args, "--webhook-url", o.WebhookURL)
+	}
+	if o.Log != "" {
+		args = append(args, "--log", o.Log)
+	}
+	if o.Slow != 0 {
+		args = append(args, "--slow", o.Slow.String())
+	}
+	return runProgram(t, providerLine, []string{"SHOP_PSP_ADDR=127.0.0.1:0", "PSP_WEBHOOK_SECRET=" + o.WebhookSecret}, args...)[0]
+}
+
+var mailboxLine = regexp.MustCompile(`SMTP on (\S+), page on (http://\S+)\n`)
+
+// Mailbox runs the mail sink until the test ends. It returns the URL to send mail to and the address of its pages and API.
+func Mailbox(t testing.TB) (smtpURL, pageURL string) {
+	t.Helper()
+	found := runProgram(t, mailboxLine, []string{"SHOP_MAILBOX_ADDR=127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR=127.0.0.1:0"}, "mailbox")
+	return "smtp://" + found[0] + "?tls=none", found[1]
+}
+
+const (
+	readyWithin = 30 * time.Second
+	stopWithin  = 10 * time.Second
+)
+
+// runProgram runs a command of the program until the test ends. It returns what the pattern's groups match in the
+// output, once the output has a match. A program without the command skips the test.
+func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command(Program(t), args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, environ...)
+	out := &output{pattern: ready, found: make(chan []string, 1)}
+	cmd.Stdout, cmd.Stderr = out, out
+	exited, err := pglocal.StartProcess(cmd)
+	if err != nil {
+		t.Fatalf("start shop %s: %v", args[0], err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only when the process is gone
+		select {
+		case <-exited:
+		case <-time.After(stopWithin):
+			_ = cmd.Process.Kill()
+			<-exited
+			t.Errorf("shop %s did not stop", args[0])
+		}
+		if t.Failed() {
+			t.Logf("output of shop %s:\n%s", args[0], out)
+		}
+	})
+	select {
+	case found := <-out.found:
+		return found
+	case <-exited:
+		if strings.Contains(out.String(), "unexpected argument "+args[0]) {
+			t.Skipf("this build has no command %s", args[0])
+		}
+		t.Fatalf("shop %s ended: %s", args[0], cmd.ProcessState)
+	case <-time.After(readyWithin):
+		t.Fatalf("shop %s is not ready within %s", args[0], readyWithin)
+	}
+	return nil
+}
+
+// output keeps what a process writes and sends the groups of the pattern's first match.
+type output struct {
+	pattern *regexp.Regexp
+	found   chan []string
+
+	mu   sync.Mutex
+	text bytes.Buffer
+	sent bool
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Write(p)
+	if o.sent {
+		return len(p), nil
+	}
+	if match := o.pattern.FindStringSubmatch(o.text.String()); match != nil {
+		o.sent = true
+		o.found <- match[1:]
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
