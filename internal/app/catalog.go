@@ -16,7 +16,8 @@ var catalog = []orders.Product{
 	{SKU: "LAST-ONE", Name: "The Last One", Currency: "EUR", UnitPrice: 12000, Description: "A numbered print, 1 of 1. However many buyers press at once, one gets it."},
 }
 
-// AddCatalog gives the shop its first products, without stock. Products that exist stay as they are.
+// AddCatalog gives the shop its first products, without stock. Products that exist stay as they
+// are.
 func AddCatalog(ctx context.Context, shop *orders.Service) error {
 	for position, product := range catalog {
 		if err := shop.AddProduct(ctx, product, position); err != nil {

@@ -21,8 +21,8 @@ func (c Config) ListenOps() (net.Listener, error) {
 // nextPorts is how far to look for a free port when a default one is taken.
 const nextPorts = 100
 
-// Listen opens the address that a setting names. Without a value it opens the fallback's port or, when that is taken, the
-// next free one.
+// Listen opens the address that a setting names. Without a value it opens the fallback's port or,
+// when that is taken, the next free one.
 func Listen(setting, value, fallback string) (net.Listener, error) {
 	named := value != ""
 	if !named {

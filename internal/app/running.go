@@ -26,8 +26,8 @@ type Running struct {
 	SMTPURL     string `json:"smtp_url"`
 }
 
-// WithDemo fills in the database of the demo that runs on the data folder, if the environment names none, and with it
-// the addresses of that demo's other servers.
+// WithDemo fills in the database of the demo that runs on the data folder, if the environment names
+// none, and with it the addresses of that demo's other servers.
 func (c Config) WithDemo() (Config, error) {
 	if c.DatabaseURL != "" {
 		return c, nil

@@ -1,5 +1,6 @@
-// Package demo runs the whole shop on one machine: Postgres from this machine's programs, Redis, NATS, a simulated payment
-// provider and a mailbox in this process, and a node of the shop with a few products.
+// Package demo runs the whole shop on one machine: Postgres from this machine's programs, Redis,
+// NATS, a simulated payment provider and a mailbox in this process, and a node of the shop with a
+// few products.
 package demo
 
 import (
@@ -49,8 +50,8 @@ type demo struct {
 	stops  []func()
 }
 
-// Run starts every server that the environment does not name, migrates, seeds, prints the addresses on out, and serves
-// until ctx ends. With fresh, it first removes the data of earlier runs.
+// Run starts every server that the environment does not name, migrates, seeds, prints the addresses
+// on out, and serves until ctx ends. With fresh, it first removes the data of earlier runs.
 func Run(ctx context.Context, config app.Config, fresh bool, out io.Writer, log *slog.Logger) error {
 	begin := time.Now()
 	config.Demo = true
@@ -124,7 +125,8 @@ func (d *demo) run(ctx context.Context, begin time.Time) error {
 	return err
 }
 
-// startServers starts what the environment does not name, and writes the addresses into the configuration.
+// startServers starts what the environment does not name, and writes the addresses into the
+// configuration.
 func (d *demo) startServers(ctx context.Context, webhookURL string) error {
 	secrets, err := loadSecrets(filepath.Join(d.config.DataDir, secretsFile))
 	if err != nil {
@@ -247,8 +249,8 @@ func (d *demo) startProvider(ctx context.Context, webhookURL string) error {
 	})
 }
 
-// background runs a server beside the shop and returns when it is ready or has failed. It outlives ctx until its
-// turn to stop comes.
+// background runs a server beside the shop and returns when it is ready or has failed. It outlives
+// ctx until its turn to stop comes.
 func (d *demo) background(ctx context.Context, serve func(ctx context.Context, ready func()) error) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ready, done := make(chan struct{}), make(chan struct{})

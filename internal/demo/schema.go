@@ -13,8 +13,9 @@ import (
 	"github.com/onceshop/onceshop/db/migrations"
 )
 
-// checkSchema compares the migrations that made the data in dir with those of this program, and records those of this
-// program. The database itself keeps only their numbers, which a changed migration does not change.
+// checkSchema compares the migrations that made the data in dir with those of this program, and
+// records those of this program. The database itself keeps only their numbers, which a changed
+// migration does not change.
 func checkSchema(dir string) error {
 	path := filepath.Join(dir, schemaFile)
 	ours, err := checksums()

@@ -14,7 +14,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// The opening stock is a supplier's file: a restart of the demo imports it again, and nothing happens.
+// The opening stock is a supplier's file: a restart of the demo imports it again, and nothing
+// happens.
 //
 //go:embed seed.csv
 var openingStock []byte

@@ -20,7 +20,8 @@ import (
 // drainTimeout is how long requests in flight may take after the stop signal.
 const drainTimeout = 10 * time.Second
 
-// ServeProvider runs the simulated payment provider until ctx ends. It reports its address through ready.
+// ServeProvider runs the simulated payment provider until ctx ends. It reports its address through
+// ready.
 func ServeProvider(ctx context.Context, config app.Config, provider psp.Config, ready func(net.Addr)) error {
 	listener, err := app.Listen("SHOP_PSP_ADDR", config.PSPAddr, "127.0.0.1:8090")
 	if err != nil {
@@ -39,8 +40,8 @@ func ServeProvider(ctx context.Context, config app.Config, provider psp.Config, 
 	return group.Wait()
 }
 
-// ServeMailbox runs the mail sink until ctx ends; with dir "" it keeps nothing. It reports its addresses, SMTP and page,
-// through ready.
+// ServeMailbox runs the mail sink until ctx ends; with dir "" it keeps nothing. It reports its
+// addresses, SMTP and page, through ready.
 func ServeMailbox(
 	ctx context.Context, config app.Config, dir string, log *slog.Logger, ready func(smtp, page net.Addr),
 ) error {

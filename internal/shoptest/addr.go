@@ -7,9 +7,10 @@ import (
 	"testing"
 )
 
-// FreeAddr returns an address of 127.0.0.1 where nothing listens and where nothing will by chance: its port is none of
-// those that systems hand out by themselves (Linux from 32768 up, macOS from 49152 up), and no other test is given it
-// while this one runs, in whichever process. What says so is the UDP port of that number, which is taken for as long.
+// FreeAddr returns an address of 127.0.0.1 where nothing listens and where nothing will by chance:
+// its port is none of those that systems hand out by themselves (Linux from 32768 up, macOS from
+// 49152 up), and no other test is given it while this one runs, in whichever process. What says so
+// is the UDP port of that number, which is taken for as long.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for {

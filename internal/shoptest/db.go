@@ -48,7 +48,8 @@ func Main(m *testing.M) {
 			// An embedded NATS server that stops while its streams are at work leaves these behind.
 			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
 			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-			// A connection that breaks while toxiproxy hands its bytes on leaves the hand and the reader behind.
+			// A connection that breaks while toxiproxy hands its bytes on leaves the hand and the
+			// reader behind.
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 		); err != nil {

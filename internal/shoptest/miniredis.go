@@ -7,7 +7,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// Miniredis starts a small Redis inside the test's process and returns its URL. It needs no redis-server on the machine.
+// Miniredis starts a small Redis inside the test's process and returns its URL. It needs no
+// redis-server on the machine.
 func Miniredis(t testing.TB) string {
 	t.Helper()
 	server := miniredis.NewMiniRedis()
@@ -27,8 +28,8 @@ func Miniredis(t testing.TB) string {
 	return "redis://" + server.Addr() + "/0"
 }
 
-// expireKeys moves the clock of the keys' times to live, which miniredis leaves to its caller. After a stall keys live
-// longer, never shorter: a lease must not end early.
+// expireKeys moves the clock of the keys' times to live, which miniredis leaves to its caller.
+// After a stall keys live longer, never shorter: a lease must not end early.
 func expireKeys(server *miniredis.Miniredis, quit <-chan struct{}) {
 	const step = 100 * time.Millisecond
 	tick := time.NewTicker(step)

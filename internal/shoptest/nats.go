@@ -11,11 +11,12 @@ import (
 // NATSServer is a NATS server with JetStream inside the test's process.
 type NATSServer struct{ server *server.Server }
 
-// natsStart keeps servers that start at the same time apart: the library sets package variables meanwhile.
+// natsStart keeps servers that start at the same time apart: the library sets package variables
+// meanwhile.
 var natsStart sync.Mutex
 
-// NATS starts a server on a free port whose streams live in dir and survive Stop. Every publish is on disk before it is
-// acknowledged. The server stops when the test ends.
+// NATS starts a server on a free port whose streams live in dir and survive Stop. Every publish is
+// on disk before it is acknowledged. The server stops when the test ends.
 func NATS(t testing.TB, dir string) *NATSServer {
 	t.Helper()
 	return StartNATS(t, &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, StoreDir: dir, SyncAlways: true})
@@ -43,7 +44,8 @@ func StartNATS(t testing.TB, options *server.Options) *NATSServer {
 // URL is the server's address.
 func (n *NATSServer) URL() string { return n.server.ClientURL() }
 
-// Stop closes the clients' connections and returns when the streams are safe on disk. Stopping twice is fine.
+// Stop closes the clients' connections and returns when the streams are safe on disk. Stopping
+// twice is fine.
 func (n *NATSServer) Stop() {
 	n.server.Shutdown()
 	n.server.WaitForShutdown()

@@ -24,8 +24,9 @@ var program struct {
 	err  error
 }
 
-// Program returns the path of the built program. All test binaries of a checkout share one file, which
-// is built again only when its sources have changed. SHOP_PROGRAM names a program that is built already.
+// Program returns the path of the built program. All test binaries of a checkout share one file,
+// which is built again only when its sources have changed. SHOP_PROGRAM names a program that is
+// built already.
 func Program(t testing.TB) string {
 	t.Helper()
 	program.once.Do(func() { program.path, program.err = buildProgram() })
@@ -85,7 +86,8 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// ProviderOptions are the settings of a Provider. The zero value keeps everything in memory and sends no webhooks.
+// ProviderOptions are the settings of a Provider. The zero value keeps everything in memory and
+// sends no webhooks.
 type ProviderOptions struct {
 	WebhookURL    string
 	WebhookSecret string
@@ -108,15 +110,18 @@ func Provider(t testing.TB, o ProviderOptions) string {
 	if o.Slow != 0 {
 		args = append(args, "--slow", o.Slow.String())
 	}
-	return runProgram(t, providerLine, []string{"SHOP_PSP_ADDR=127.0.0.1:0", "PSP_WEBHOOK_SECRET=" + o.WebhookSecret}, args...)[0]
+	environ := []string{"SHOP_PSP_ADDR=127.0.0.1:0", "PSP_WEBHOOK_SECRET=" + o.WebhookSecret}
+	return runProgram(t, providerLine, environ, args...)[0]
 }
 
 var mailboxLine = regexp.MustCompile(`SMTP on (\S+), page on (http://\S+)\n`)
 
-// Mailbox runs the mail sink until the test ends. It returns the URL to send mail to and the address of its pages and API.
+// Mailbox runs the mail sink until the test ends. It returns the URL to send mail to and the
+// address of its pages and API.
 func Mailbox(t testing.TB) (smtpURL, pageURL string) {
 	t.Helper()
-	found := runProgram(t, mailboxLine, []string{"SHOP_MAILBOX_ADDR=127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR=127.0.0.1:0"}, "mailbox")
+	environ := []string{"SHOP_MAILBOX_ADDR=127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR=127.0.0.1:0"}
+	found := runProgram(t, mailboxLine, environ, "mailbox")
 	return "smtp://" + found[0] + "?tls=none", found[1]
 }
 
@@ -125,12 +130,14 @@ const (
 	stopWithin  = 10 * time.Second
 )
 
-// runProgram runs a command of the program until the test ends. It returns what the pattern's groups match in the
-// output, once the output has a match. A program without the command skips the test.
+// runProgram runs a command of the program until the test ends. It returns what the pattern's
+// groups match in the output, once the output has a match. A program without the command skips the
+// test.
 func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...string) []string {
 	t.Helper()
 	cmd := exec.Command(Program(t), args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, environ...)
+	ours := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}
+	cmd.Env = append(ours, environ...)
 	out := &output{pattern: ready, found: make(chan []string, 1)}
 	cmd.Stdout, cmd.Stderr = out, out
 	exited, err := pglocal.StartProcess(cmd)

@@ -17,9 +17,11 @@ const (
 	Pass Fate = iota
 	// LoseRequest cuts the connection before the server hears of it.
 	LoseRequest
-	// LoseAnswer sends it on and cuts the connection as soon as the server answers: the client never hears.
+	// LoseAnswer sends it on and cuts the connection as soon as the server answers: the client
+	// never hears.
 	LoseAnswer
-	// Detach sends it on, and the server does not hear that the client leaves, until it has answered.
+	// Detach sends it on, and the server does not hear that the client leaves, until it has
+	// answered.
 	Detach
 )
 
@@ -65,8 +67,8 @@ func StartProxy(t testing.TB, to string) *Proxy {
 // Addr is where clients find the server through the proxy.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// OnSend lets decide see what clients send, as it comes, and say what becomes of it. While it waits, so does what was
-// sent. Connections use it side by side.
+// OnSend lets decide see what clients send, as it comes, and say what becomes of it. While it
+// waits, so does what was sent. Connections use it side by side.
 func (p *Proxy) OnSend(decide func(sent []byte) Fate) { p.onSend.Store(&decide) }
 
 // Deafen loses all that the server says, on connections that stay open, or ends that.

@@ -17,7 +17,8 @@ func Redis(t testing.TB) string {
 	return StartRedis(t).URL()
 }
 
-// RedisServer is a redis-server process that belongs to one test. It keeps nothing on disk: a killed one has forgotten everything.
+// RedisServer is a redis-server process that belongs to one test. It keeps nothing on disk: a
+// killed one has forgotten everything.
 type RedisServer struct {
 	t      testing.TB
 	args   []string
@@ -27,8 +28,8 @@ type RedisServer struct {
 	exited chan struct{}
 }
 
-// StartRedis starts a Redis server on a free port of 127.0.0.1, with further options of its command line such as
-// "--maxmemory-policy", "noeviction". The server is killed when the test ends.
+// StartRedis starts a Redis server on a free port of 127.0.0.1, with further options of its command
+// line such as "--maxmemory-policy", "noeviction". The server is killed when the test ends.
 func StartRedis(t testing.TB, options ...string) *RedisServer {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")

@@ -1,5 +1,5 @@
-// Package apptest runs the whole shop for a test: real nodes, a database of its own, and its own Redis, NATS,
-// payment provider and mailbox behind real sockets.
+// Package apptest runs the whole shop for a test: real nodes, a database of its own, and its own
+// Redis, NATS, payment provider and mailbox behind real sockets.
 package apptest
 
 import (
@@ -50,8 +50,8 @@ type Shop struct {
 // WebhookSecret is what the provider of every test shop signs with.
 const WebhookSecret = "whsec_c2VjcmV0IGZvciB0ZXN0cw=="
 
-// Start runs a shop with this many nodes until the test ends. Change may adapt the settings before the nodes start; the
-// provider runs by then and sends its webhooks to the first node.
+// Start runs a shop with this many nodes until the test ends. Change may adapt the settings before
+// the nodes start; the provider runs by then and sends its webhooks to the first node.
 func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	t.Helper()
 	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a secret for tests, 32 bytes long",
@@ -131,7 +131,8 @@ func (s *Shop) startNode(t testing.TB, web net.Listener) {
 	})
 }
 
-// Client talks to a node as the owner of the token and checks every answer against the OpenAPI document.
+// Client talks to a node as the owner of the token and checks every answer against the OpenAPI
+// document.
 func (s *Shop) Client(t testing.TB, node int, token string) *apitest.Client {
 	return apitest.NewClient(t, s.Nodes[node], token)
 }

@@ -1,4 +1,5 @@
-// Package embedded runs Redis and NATS JetStream inside the demo's process, each on a free port of 127.0.0.1.
+// Package embedded runs Redis and NATS JetStream inside the demo's process, each on a free port of
+// 127.0.0.1.
 package embedded
 
 import (

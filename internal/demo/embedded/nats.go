@@ -25,12 +25,13 @@ type NATS struct {
 	lock   *os.File
 }
 
-// oneStart keeps servers that tests start at the same time apart: the library sets package variables meanwhile.
+// oneStart keeps servers that tests start at the same time apart: the library sets package
+// variables meanwhile.
 var oneStart sync.Mutex
 
-// StartNATS starts a NATS server whose streams live in dir (created when missing) and survive Stop. Every publish is on
-// disk before it is acknowledged. It returns once clients can connect; only clients that know URL get in. A dir that
-// another running server uses is an error.
+// StartNATS starts a NATS server whose streams live in dir (created when missing) and survive Stop.
+// Every publish is on disk before it is acknowledged. It returns once clients can connect; only
+// clients that know URL get in. A dir that another running server uses is an error.
 func StartNATS(dir string) (*NATS, error) {
 	return startOn(dir, "127.0.0.1", server.RANDOM_PORT, "shop", newPassword())
 }
@@ -99,7 +100,8 @@ func startNATS(s *server.Server) error {
 // URL is the server's address, nats://…, with its password.
 func (n *NATS) URL() string { return n.url }
 
-// Stop closes the clients' connections, and returns when the streams are safe on disk. Stopping twice is fine.
+// Stop closes the clients' connections, and returns when the streams are safe on disk. Stopping
+// twice is fine.
 func (n *NATS) Stop() {
 	n.server.Shutdown()
 	n.server.WaitForShutdown()

@@ -40,8 +40,9 @@ func StartRedis() (*Redis, error) {
 	return r, nil
 }
 
-// moveTime lets keys expire: miniredis's clock for TTLs stands still unless somebody moves it. When this process has stalled, keys
-// live longer, never shorter: a lease that ended early would be no lease.
+// moveTime lets keys expire: miniredis's clock for TTLs stands still unless somebody moves it. When
+// this process has stalled, keys live longer, never shorter: a lease that ended early would be no
+// lease.
 func (r *Redis) moveTime(quit <-chan struct{}) {
 	tick := time.NewTicker(redisTick)
 	defer tick.Stop()

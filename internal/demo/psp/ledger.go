@@ -17,7 +17,8 @@ import (
 type ledger struct {
 	keyTTL time.Duration
 
-	// mu is held from the look at a key until its effect is on disk: that is why one key has one effect.
+	// mu is held from the look at a key until its effect is on disk: that is why one key has one
+	// effect.
 	mu        sync.Mutex
 	log       *appendLog // nil: memory only
 	keys      map[string]*keyRecord
@@ -137,7 +138,8 @@ func (l *ledger) remember(e entry) *keyRecord {
 	return rec
 }
 
-// markDelivered records that the receiver accepted an event, so that a restart does not send it again.
+// markDelivered records that the receiver accepted an event, so that a restart does not send it
+// again.
 func (l *ledger) markDelivered(eventID string, now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -134,7 +134,8 @@ func newProblem(status int, code, format string, args ...any) *problem {
 	}
 }
 
-// handle answers what h returns as an error: a *problem as it is, all else as a 500 without details.
+// handle answers what h returns as an error: a *problem as it is, all else as a 500 without
+// details.
 func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r)
@@ -193,7 +194,8 @@ func (s *Server) wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// hang never answers: it holds the request until the client or the server goes away and cuts the line.
+// hang never answers: it holds the request until the client or the server goes away and cuts the
+// line.
 func (s *Server) hang(ctx context.Context) {
 	select {
 	case <-ctx.Done():

@@ -138,8 +138,9 @@ func (s *Server) requeue() error {
 	return nil
 }
 
-// Run delivers webhooks, each until it is answered with 2xx, until ctx ends; then it lets go of
-// the requests held unanswered and returns nil. What is undelivered by then is delivered after a restart.
+// Run delivers webhooks, each until it is answered with 2xx, until ctx ends; then it lets go of the
+// requests held unanswered and returns nil. What is undelivered by then is delivered after a
+// restart.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.release()
 	var workers errgroup.Group

@@ -21,7 +21,8 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// ErrNoPostgres means that this machine has no Postgres and that none could be downloaded. Its text names the ways out.
+// ErrNoPostgres means that this machine has no Postgres and that none could be downloaded. Its text
+// names the ways out.
 var ErrNoPostgres = errors.New(`no Postgres found and none could be downloaded; choose one:
   Debian, Ubuntu:  apt-get install postgresql
   macOS:           brew install postgresql@17
@@ -66,8 +67,9 @@ func machine(ctx context.Context) source {
 	return s
 }
 
-// cacheFolder keeps downloads of all data folders, so that tests in temporary folders share one. Root's lies where the
-// unprivileged user that runs the server can reach it, which root's home is not.
+// cacheFolder keeps downloads of all data folders, so that tests in temporary folders share one.
+// Root's lies where the unprivileged user that runs the server can reach it, which root's home is
+// not.
 func cacheFolder() string {
 	if os.Geteuid() == 0 && runtime.GOOS == "linux" {
 		return "/var/cache/onceshop"
@@ -96,8 +98,8 @@ func newestFirst(pattern string) []string {
 	return dirs
 }
 
-// find returns binaries of the wanted major version (0: the best there are) that the given user can run. It downloads some
-// when this machine has none at all.
+// find returns binaries of the wanted major version (0: the best there are) that the given user can
+// run. It downloads some when this machine has none at all.
 func (s source) find(ctx context.Context, want int, as *syscall.Credential, progress func(string)) (binaries, error) {
 	found, skipped := s.installed(ctx, as)
 	if s.pgBin != "" && len(found) == 0 {
@@ -151,7 +153,8 @@ func (s source) installed(ctx context.Context, as *syscall.Credential) (found []
 
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// probe runs dir's postgres as the given user to learn its version. fs.ErrNotExist: dir does not hold both programs.
+// probe runs dir's postgres as the given user to learn its version. fs.ErrNotExist: dir does not
+// hold both programs.
 func probe(ctx context.Context, dir string, as *syscall.Credential) (binaries, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -187,8 +190,8 @@ func (s source) downloads() string {
 	return filepath.Join(s.cache, "postgres-"+string(downloadedPostgres), "bin")
 }
 
-// download fetches Postgres into the cache. When ctx ends it returns at once; the transfer itself cannot be interrupted,
-// goes on in the background, and starts nothing.
+// download fetches Postgres into the cache. When ctx ends it returns at once; the transfer itself
+// cannot be interrupted, goes on in the background, and starts nothing.
 func (s source) download(ctx context.Context, as *syscall.Credential) (binaries, error) {
 	if s.cache == "" {
 		return binaries{}, errors.New("no folder to download Postgres to: HOME is not set")
@@ -206,7 +209,8 @@ func (s source) download(ctx context.Context, as *syscall.Credential) (binaries,
 	return probe(ctx, s.downloads(), as)
 }
 
-// fetch downloads and unpacks beside the final place and then renames, so that nobody meets half a Postgres.
+// fetch downloads and unpacks beside the final place and then renames, so that nobody meets half a
+// Postgres.
 func (s source) fetch() error {
 	if err := os.MkdirAll(s.cache, 0o755); err != nil {
 		return err
@@ -241,7 +245,8 @@ func (s source) fetch() error {
 	return nil
 }
 
-// openToAll lets every user read and run what is in the tree and enter the cache, whatever our umask says.
+// openToAll lets every user read and run what is in the tree and enter the cache, whatever our
+// umask says.
 func openToAll(cache, tree string) error {
 	if err := os.Chmod(cache, 0o755); err != nil {
 		return err

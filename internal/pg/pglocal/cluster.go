@@ -67,7 +67,8 @@ func (k *cluster) settle() error {
 	return os.Chmod(k.dir, info.Mode().Perm()|0o111) // the data inside keeps its own, closed rights
 }
 
-// ownerUnderRoot is the unprivileged user who runs the server: the one who owns the data already, else postgres, else nobody.
+// ownerUnderRoot is the unprivileged user who runs the server: the one who owns the data already,
+// else postgres, else nobody.
 func ownerUnderRoot(data string) (*syscall.Credential, error) {
 	if info, err := os.Stat(data); err == nil {
 		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != 0 {
@@ -110,8 +111,9 @@ func (k *cluster) version() (int, error) {
 	return major, nil
 }
 
-// environment is what Postgres' programs get to see of ours: no secrets, no PG… variables that would change their defaults.
-// The fixed locale keeps messages in English, the fixed zone keeps times in UTC and spares initdb a search.
+// environment is what Postgres' programs get to see of ours: no secrets, no PG… variables that
+// would change their defaults. The fixed locale keeps messages in English, the fixed zone keeps
+// times in UTC and spares initdb a search.
 func environment() []string {
 	env := []string{"LC_ALL=C", "TZ=UTC"}
 	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
@@ -122,7 +124,8 @@ func environment() []string {
 	return env
 }
 
-// command prepares one of Postgres' programs to run as the data's owner; see attributes for death and its condition.
+// command prepares one of Postgres' programs to run as the data's owner; see attributes for death
+// and its condition.
 func (k *cluster) command(ctx context.Context, death syscall.Signal, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(k.binaries.dir, program), args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = k.dir, environment(), attributes(k.owner, death)
@@ -145,8 +148,8 @@ func (k *cluster) checkReachable(ctx context.Context) error {
 	return err
 }
 
-// initialize makes the data folder. It appears whole or not at all: what an interrupted call leaves behind has another
-// name, and the next call removes it.
+// initialize makes the data folder. It appears whole or not at all: what an interrupted call leaves
+// behind has another name, and the next call removes it.
 func (k *cluster) initialize(ctx context.Context) error {
 	const prefix = "initdb-"
 	leftovers, _ := filepath.Glob(filepath.Join(k.dir, prefix+"*")) // the only error is a malformed pattern
@@ -205,8 +208,8 @@ func (k *cluster) handOver(dir string) error {
 
 func (k *cluster) pidFile() string { return filepath.Join(k.data(), "postmaster.pid") }
 
-// recorded is what the server noted about itself in the data folder: its process id and its state ("starting", "ready",
-// "stopping"). 0 when there is nothing legible.
+// recorded is what the server noted about itself in the data folder: its process id and its state
+// ("starting", "ready", "stopping"). 0 when there is nothing legible.
 func (k *cluster) recorded() (pid int, state string) {
 	text, err := os.ReadFile(k.pidFile())
 	if err != nil {
@@ -223,8 +226,8 @@ func (k *cluster) recorded() (pid int, state string) {
 	return pid, state
 }
 
-// stopLeftover stops the server that a killed process may have left on the data, and otherwise makes sure that a stale
-// note about one does not keep Postgres from starting.
+// stopLeftover stops the server that a killed process may have left on the data, and otherwise
+// makes sure that a stale note about one does not keep Postgres from starting.
 func (k *cluster) stopLeftover(ctx context.Context) error {
 	pid, _ := k.recorded()
 	if !k.servedBy(pid) {
@@ -258,7 +261,8 @@ func (k *cluster) awaitGone(ctx context.Context, pid int) (bool, error) {
 	return true, nil
 }
 
-// servedBy tells whether the process is a server on this data, rather than another one that got its number since.
+// servedBy tells whether the process is a server on this data, rather than another one that got its
+// number since.
 func (k *cluster) servedBy(pid int) bool {
 	if pid <= 0 {
 		return false
@@ -267,9 +271,10 @@ func (k *cluster) servedBy(pid int) bool {
 	return strings.Contains(line, "postgres ") && strings.Contains(line, " -D "+k.data()+" ")
 }
 
-// disownNote changes a stale note: Postgres refuses to start while any process has the number in it. Our own number it
-// ignores, being its child's, yet goes on to check the noted shared memory, so that a server which is alive after all is
-// never doubled; that is why the note is not removed unless it is illegible.
+// disownNote changes a stale note: Postgres refuses to start while any process has the number in
+// it. Our own number it ignores, being its child's, yet goes on to check the noted shared memory,
+// so that a server which is alive after all is never doubled; that is why the note is not removed
+// unless it is illegible.
 func (k *cluster) disownNote(pid int) error {
 	text, err := os.ReadFile(k.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {

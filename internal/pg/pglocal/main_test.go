@@ -14,8 +14,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// helperEnv makes the test binary a process that starts Postgres on the named folder, prints its process id, and waits to
-// be killed.
+// helperEnv makes the test binary a process that starts Postgres on the named folder, prints its
+// process id, and waits to be killed.
 const helperEnv = "PGLOCAL_TEST_SERVE"
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// helper runs this test binary as a process that serves Postgres on dir, and returns it and the lines it prints.
+// helper runs this test binary as a process that serves Postgres on dir, and returns it and the
+// lines it prints.
 func helper(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -52,7 +53,8 @@ func helper(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-// folder is a new folder in memory, where there is such a thing, that other users can reach, as t.TempDir is not.
+// folder is a new folder in memory, where there is such a thing, that other users can reach, as
+// t.TempDir is not.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "pglocal-test-") //nolint:usetesting // see above
@@ -100,7 +102,8 @@ func poll(ctx context.Context, condition func() bool) bool {
 	return true
 }
 
-// needPostgres skips the test when err says that this machine has no Postgres; in CI it must have one.
+// needPostgres skips the test when err says that this machine has no Postgres; in CI it must have
+// one.
 func needPostgres(t *testing.T, err error) {
 	t.Helper()
 	if !errors.Is(err, ErrNoPostgres) {

@@ -35,7 +35,8 @@ type Config struct {
 	Progress func(string) // told in a few words what takes time ("creating the database"); may be nil
 }
 
-// Server is a running Postgres, a child of this process. On Linux it stops when this process dies, however it dies.
+// Server is a running Postgres, a child of this process. On Linux it stops when this process dies,
+// however it dies.
 type Server struct {
 	cmd    *exec.Cmd
 	url    string
@@ -43,15 +44,17 @@ type Server struct {
 	done   chan struct{}   // and its folder is free for the next
 }
 
-// Start starts a server on c.Dir, creating the data on the first call, and returns once the database "shop"
-// answers. A server that an earlier process left behind on c.Dir is stopped first; a c.Dir in use by another running
-// process is an error. When ctx ends early, nothing is left running. After that ctx has no further effect.
+// Start starts a server on c.Dir, creating the data on the first call, and returns once the
+// database "shop" answers. A server that an earlier process left behind on c.Dir is stopped first;
+// a c.Dir in use by another running process is an error. When ctx ends early, nothing is left
+// running. After that ctx has no further effect.
 //
-// The programs come from PG_BIN, the usual places of Linux distributions and Homebrew, or PATH, else from a download that
-// is kept in the user's cache folder (root on Linux: /var/cache/onceshop). Without any the error is ErrNoPostgres.
+// The programs come from PG_BIN, the usual places of Linux distributions and Homebrew, or PATH,
+// else from a download that is kept in the user's cache folder (root on Linux:
+// /var/cache/onceshop). Without any the error is ErrNoPostgres.
 //
-// Postgres refuses to run as root: under root the server runs as the user postgres, else nobody, who then owns the data
-// and must be able to reach c.Dir.
+// Postgres refuses to run as root: under root the server runs as the user postgres, else nobody,
+// who then owns the data and must be able to reach c.Dir.
 func Start(ctx context.Context, c Config) (*Server, error) {
 	return startFrom(ctx, c, machine(ctx))
 }
@@ -110,9 +113,9 @@ func (p *Server) Pid() int { return p.cmd.Process.Pid }
 // Done is closed when the server has exited, for whatever reason.
 func (p *Server) Done() <-chan struct{} { return p.done }
 
-// Stop closes the clients' connections, and returns when the server has written everything and exited. When ctx ends
-// before that, it ends the server at once, which costs the next start a recovery but no committed data, and returns an
-// error. Stopping a server that has exited is fine.
+// Stop closes the clients' connections, and returns when the server has written everything and
+// exited. When ctx ends before that, it ends the server at once, which costs the next start a
+// recovery but no committed data, and returns an error. Stopping a server that has exited is fine.
 func (p *Server) Stop(ctx context.Context) error {
 	_ = p.cmd.Process.Signal(syscall.SIGINT) // fails only when the server is gone
 	select {
@@ -136,7 +139,8 @@ func (p *Server) quit() {
 	}
 }
 
-// serve starts the server and waits until the database answers, a few times over where trying again helps.
+// serve starts the server and waits until the database answers, a few times over where trying again
+// helps.
 func (k *cluster) serve(ctx context.Context) (*Server, error) {
 	_ = os.Rename(k.logFile(), k.logFile()+".1") // keeps the previous run's for whoever looks into its end
 	for attempt := 1; ; attempt++ {
@@ -189,7 +193,8 @@ func (k *cluster) launch(ctx context.Context, port int) (*Server, error) {
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	// SIGINT is an orderly shutdown also when this process is killed: open transactions roll back, the rest is kept.
+	// SIGINT is an orderly shutdown also when this process is killed: open transactions roll back,
+	// the rest is kept.
 	cmd := k.command(ctx, syscall.SIGINT, "postgres", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 
@@ -281,7 +286,8 @@ func (k *cluster) passes() bool {
 		strings.Contains(tail, "is still in use") // backends of a killed server have not all noticed
 }
 
-// freePort returns a port of 127.0.0.1 that was free a moment ago; the caller has to cope with losing it.
+// freePort returns a port of 127.0.0.1 that was free a moment ago; the caller has to cope with
+// losing it.
 func freePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package psp talks to the simulated payment provider: the client of its API and the reader of its webhooks.
+// Package psp talks to the simulated payment provider: the client of its API and the reader of its
+// webhooks.
 package psp
 
 import (

@@ -22,8 +22,8 @@ type Receiver struct {
 	now     func() time.Time
 }
 
-// NewReceiver accepts any of the secrets, which white space separates: while a secret is rotated, the old one and the
-// new one are both named.
+// NewReceiver accepts any of the secrets, which white space separates: while a secret is rotated,
+// the old one and the new one are both named.
 func NewReceiver(secrets string, now func() time.Time) (*Receiver, error) {
 	r := &Receiver{secrets: strings.Fields(secrets), now: now}
 	for _, secret := range r.secrets {
@@ -34,7 +34,8 @@ func NewReceiver(secrets string, now func() time.Time) (*Receiver, error) {
 	return r, nil
 }
 
-// Read checks the signature and decodes the event. What the provider cannot have meant is payments.ErrNotSigned too.
+// Read checks the signature and decodes the event. What the provider cannot have meant is
+// payments.ErrNotSigned too.
 func (r *Receiver) Read(header http.Header, body []byte) (payments.Event, error) {
 	id := header.Get("webhook-id")
 	seconds, err := strconv.ParseInt(header.Get("webhook-timestamp"), 10, 64)

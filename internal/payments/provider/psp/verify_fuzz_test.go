@@ -13,8 +13,9 @@ import (
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 )
 
-// FuzzReceiver signs any message as the provider does: it is taken within five minutes, either way, and not with any one bit of it changed.
-// Unsigned, the same is never taken, whatever stands in the headers.
+// FuzzReceiver signs any message as the provider does: it is taken within five minutes, either way,
+// and not with any one bit of it changed. Unsigned, the same is never taken, whatever stands in the
+// headers.
 func FuzzReceiver(f *testing.F) {
 	f.Add("msg_1", int64(0), "capture", uint16(0), uint8(1), "")
 	f.Add("msg_1", int64(300), "c\"\\\u2028", uint16(9), uint8(0x20), "v1,")
