@@ -74,7 +74,7 @@ func TestRequestsHaveTheShapeOfTheAPI(t *testing.T) {
 // every status.
 func startMock(t *testing.T, note func(status int)) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+filepath.Join("..", "..", "..", "tools", "go.mod"), "-n", "stripe-mock")
+	command := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../../../tools/go.mod", "-n", "stripe-mock")
 	path, err := command.Output()
 	if err != nil {
 		var failed *exec.ExitError
