@@ -1,5 +1,5 @@
-// Package onceshop holds the source of the flows that this program was built from, for pages that show
-// code beside what it does.
+// Package onceshop holds the source of the flows that this program was built from, for pages that
+// show code beside what it does.
 package onceshop
 
 import "embed"

@@ -15,11 +15,13 @@ import (
 
 const (
 	adminCookie = "shop_admin"
-	// adminAge is how long an operator stays signed in. Nothing else ends a session everywhere: it is not stored.
+	// adminAge is how long an operator stays signed in. Nothing else ends a session everywhere: it
+	// is not stored.
 	adminAge = 8 * time.Hour
 )
 
-// adminOnly lets operators pass, and in the demo everybody. Whoever only looks is led to the sign-in page.
+// adminOnly lets operators pass, and in the demo everybody. Whoever only looks is led to the
+// sign-in page.
 func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if w.Demo || w.isAdmin(c) {
@@ -28,12 +30,15 @@ func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 		if method := c.Request().Method; method == http.MethodGet || method == http.MethodHead {
 			return seeOther(c, "/admin/login?next="+url.QueryEscape(c.Request().URL.Path))
 		}
-		return w.render(c, http.StatusForbidden, errorPage, page{Title: "That is for operators", Content: failure{http.StatusForbidden,
-			"That is for operators", "Nothing was changed. Your session may have ended: sign in at /admin and try again."}})
+		return w.render(c, http.StatusForbidden, errorPage,
+			page{Title: "That is for operators", Content: failure{http.StatusForbidden,
+				"That is for operators", "Nothing was changed. Your session may have ended: sign in at /admin and try " +
+					"again."}})
 	}
 }
 
-// isAdmin reports whether the request carries a session that has not ended. When it does is part of what is signed.
+// isAdmin reports whether the request carries a session that has not ended. When it does is part of
+// what is signed.
 func (w *Web) isAdmin(c echo.Context) bool {
 	text, ok := w.cookie(c, adminCookie, adminCookie)
 	ends, err := strconv.ParseInt(text, 10, 64)
@@ -66,7 +71,8 @@ func (w *Web) logIn(c echo.Context) error {
 	customer, err := w.Accounts.Authenticate(c.Request().Context(), strings.TrimSpace(form.Get("token")))
 	if errors.Is(err, accounts.ErrUnauthorized) || err == nil && !customer.Admin {
 		w.Log.WarnContext(c.Request().Context(), "an operator's sign-in was refused", "peer", c.RealIP())
-		return w.render(c, http.StatusForbidden, loginPage, page{Title: "Sign in", Content: login{Next: next, Wrong: true}})
+		return w.render(c, http.StatusForbidden, loginPage,
+			page{Title: "Sign in", Content: login{Next: next, Wrong: true}})
 	}
 	if err != nil {
 		return err
@@ -82,7 +88,8 @@ func (w *Web) logOut(c echo.Context) error {
 	return seeOther(c, "/")
 }
 
-// setAdminCookie is strict: unlike a cart, a session must not come along when another site leads here.
+// setAdminCookie is strict: unlike a cart, a session must not come along when another site leads
+// here.
 func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
 	c.SetCookie(&http.Cookie{Name: w.cookieName(adminCookie), Value: value, Path: "/", MaxAge: int(age.Seconds()), //nolint:gosec // the demo runs without https
 		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteStrictMode})

@@ -21,14 +21,16 @@ import (
 const (
 	// adminRows is how many rows an operators' list shows at once.
 	adminRows = 50
-	// brokerTimeout bounds the wait for the broker, whose absence is no reason to keep an operator waiting.
+	// brokerTimeout bounds the wait for the broker, whose absence is no reason to keep an operator
+	// waiting.
 	brokerTimeout = 3 * time.Second
 )
 
 func (w *Web) registerAdmin(e *echo.Echo) {
 	for path, page := range map[string]echo.HandlerFunc{
-		"/admin": w.showStock, "/admin/stock/:sku": w.showMovements, "/admin/orders": w.showAllOrders, "/admin/orders/:id": w.showAnyOrder,
-		"/admin/charges": w.showCharges, "/admin/events": w.showQuarantine, "/admin/letters": w.showLetters,
+		"/admin": w.showStock, "/admin/stock/:sku": w.showMovements, "/admin/orders": w.showAllOrders,
+		"/admin/orders/:id": w.showAnyOrder,
+		"/admin/charges":    w.showCharges, "/admin/events": w.showQuarantine, "/admin/letters": w.showLetters,
 	} {
 		e.GET(path, page, guard, w.adminOnly)
 		e.HEAD(path, page, guard, w.adminOnly)
@@ -178,8 +180,9 @@ func (w *Web) showQuarantine(c echo.Context) error {
 
 // What the page of dead letters says after a retry, by the value of ?notice=.
 var letterNotices = map[string]string{
-	"retried": "The event is on its way to its consumers again. If they give up once more, it comes back as a new letter.",
-	"gone":    "That letter is not there any more: it was retried already.",
+	"retried": "The event is on its way to its consumers again. If they give up once more, it comes back as a new " +
+		"letter.",
+	"gone": "That letter is not there any more: it was retried already.",
 }
 
 // letterList is the dead letters, unless the broker does not answer.
@@ -229,8 +232,11 @@ func (w *Web) retryLetter(c echo.Context) error {
 		return seeOther(c, "/admin/letters?notice=gone")
 	case err != nil:
 		w.logFailure(c, err)
-		return w.renderLetters(c, http.StatusServiceUnavailable, "The broker did not answer: it may have happened or not. When it is back, retry again if the letter is still there.", letterList{Unconnected: true})
+		return w.renderLetters(c, http.StatusServiceUnavailable,
+			"The broker did not answer: it may have happened or not. When it is back, retry again if the letter is "+
+				"still there.", letterList{Unconnected: true})
 	}
-	w.Log.InfoContext(ctx, "an operator retried a dead letter", "dead_seq", seq, "consumer", letter.Consumer, "event_id", letter.Event.ID, "order_id", letter.Event.OrderID)
+	w.Log.InfoContext(ctx, "an operator retried a dead letter", "dead_seq", seq, "consumer", letter.Consumer,
+		"event_id", letter.Event.ID, "order_id", letter.Event.OrderID)
 	return seeOther(c, "/admin/letters?notice=retried")
 }

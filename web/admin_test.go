@@ -26,7 +26,8 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-var counterPages = []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events", "/admin/letters"}
+var counterPages = []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
+	"/admin/letters"}
 
 func serious(w *web.Web) { w.Demo = false }
 
@@ -70,7 +71,8 @@ func TestCounterOutsideTheDemo(t *testing.T) {
 	refused(b)
 
 	page := b.get("/admin/charges").want(200, "/admin/login")
-	b.post("/admin/login", url.Values{"token": {" " + admin + "\n"}, "next": {page.field("next")}}).want(200, "/admin/charges", "Sign out")
+	b.post("/admin/login", url.Values{"token": {" " + admin + "\n"}, "next": {page.field("next")}}).want(200,
+		"/admin/charges", "Sign out")
 	for _, path := range counterPages {
 		b.get(path).want(200, path, "Sign out")
 	}
@@ -86,7 +88,8 @@ func TestSignInLeadsToTheCounterOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for next, want := range map[string]string{"": "/admin", "/admin/orders": "/admin/orders", "https://evil.example": "/admin", "//evil.example": "/admin",
+	for next, want := range map[string]string{"": "/admin", "/admin/orders": "/admin/orders",
+		"https://evil.example": "/admin", "//evil.example": "/admin",
 		"/\\evil.example": "/admin", "/administrator": "/admin", "/section": "/section", "/cart": "/admin"} {
 		b := s.browser()
 		b.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -107,7 +110,8 @@ func TestAdminCookie(t *testing.T) {
 		}
 		b := s.browser()
 		b.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-		cookie, err := http.ParseSetCookie(b.post("/admin/login", url.Values{"token": {admin}}).header.Get("Set-Cookie"))
+		cookie, err := http.ParseSetCookie(b.post("/admin/login",
+			url.Values{"token": {admin}}).header.Get("Set-Cookie"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +119,8 @@ func TestAdminCookie(t *testing.T) {
 		if secure {
 			name = "__Host-shop_admin"
 		}
-		if cookie.Name != name || !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode || cookie.Secure != secure || cookie.Path != "/" || cookie.MaxAge != 8*60*60 {
+		if cookie.Name != name || !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode ||
+			cookie.Secure != secure || cookie.Path != "/" || cookie.MaxAge != 8*60*60 {
 			t.Errorf("cookie %s", cookie.Raw)
 		}
 		if strings.Contains(cookie.Value, admin) {
@@ -157,7 +162,8 @@ func TestUnknownChargesOnTop(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	var numbers []string
-	for _, buy := range [][2]string{{"MUG-ONCE", "pm_ok"}, {"PIN-KEY", "pm_error_before_capture"}, {"LAST-ONE", "pm_ok"}} {
+	for _, buy := range [][2]string{{"MUG-ONCE", "pm_ok"}, {"PIN-KEY", "pm_error_before_capture"},
+		{"LAST-ONE", "pm_ok"}} {
 		b.add(buy[0])
 		page := b.post("/checkout", b.checkoutForm(buy[1])).want(200, "/orders/")
 		numbers = append(numbers, strings.TrimPrefix(page.path, "/orders/"))
@@ -167,11 +173,14 @@ func TestUnknownChargesOnTop(t *testing.T) {
 	for _, link := range regexp.MustCompile(`/admin/orders/([0-9a-f-]{36})`).FindAllStringSubmatch(page.body, -1) {
 		seen = append(seen, link[1])
 	}
-	if want := []string{numbers[1], numbers[2], numbers[1], numbers[0]}; strings.Join(seen, " ") != strings.Join(want, " ") {
+	if want := []string{numbers[1], numbers[2], numbers[1], numbers[0]}; strings.Join(seen, " ") != strings.Join(want,
+		" ") {
 		t.Errorf("charges of the orders %v, want %v", seen, want)
 	}
-	b.get("/admin/orders").want(200, "/admin/orders", numbers[0], numbers[1], numbers[2], "paying", "paid", "alice@example.com", "MUG-ONCE")
-	s.browser().get("/admin/orders/"+numbers[1]).want(200, "/admin/orders/", "unknown", "The order was placed", "1 × <a")
+	b.get("/admin/orders").want(200, "/admin/orders", numbers[0], numbers[1], numbers[2], "paying", "paid",
+		"alice@example.com", "MUG-ONCE")
+	s.browser().get("/admin/orders/"+numbers[1]).want(200, "/admin/orders/", "unknown", "The order was placed",
+		"1 × <a")
 }
 
 func TestMovementsPageByPage(t *testing.T) {
@@ -183,24 +192,29 @@ func TestMovementsPageByPage(t *testing.T) {
 	}
 	s.deliver(lines...)
 	b := s.browser()
-	first := b.get("/admin/stock/MUG-ONCE").want(200, "/admin/stock/MUG-ONCE", "70 of", "later-59", "later-10", "+1").without("later-09", "opening")
+	first := b.get("/admin/stock/MUG-ONCE").want(200, "/admin/stock/MUG-ONCE", "70 of", "later-59", "later-10",
+		"+1").without("later-09", "opening")
 	older := regexp.MustCompile(`href="(\?before=[0-9]+)"`).FindStringSubmatch(first.body)
 	if older == nil {
 		t.Fatalf("no way to older movements:\n%s", first.body)
 	}
-	b.get("/admin/stock/MUG-ONCE"+older[1]).want(200, "/admin/stock/MUG-ONCE", "later-09", "later-00", "opening", "+10").without("later-10", "Older ones")
+	b.get("/admin/stock/MUG-ONCE"+older[1]).want(200, "/admin/stock/MUG-ONCE", "later-09", "later-00", "opening",
+		"+10").without("later-10", "Older ones")
 }
 
 func TestQuarantineShowsWhatContradicts(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	s.browser().get("/admin/events").want(200, "/admin/events", "makes sense")
-	event := payments.Event{ID: "evt_odd", Type: "capture.succeeded", At: time.Now(), Payload: []byte(`{"type": "<b>odd</b>"}`),
-		Capture: &payments.Capture{ID: "cap_odd", Reference: uuid.NewString(), Status: payments.CaptureSucceeded, Amount: 1, Currency: "EUR"}}
+	event := payments.Event{ID: "evt_odd", Type: "capture.succeeded", At: time.Now(),
+		Payload: []byte(`{"type": "<b>odd</b>"}`),
+		Capture: &payments.Capture{ID: "cap_odd", Reference: uuid.NewString(), Status: payments.CaptureSucceeded,
+			Amount: 1, Currency: "EUR"}}
 	if err := s.pages.Payments.Receive(t.Context(), event); err != nil {
 		t.Fatal(err)
 	}
-	s.browser().get("/admin/events").want(200, "/admin/events", "evt_odd", "for the unknown charge "+event.Capture.Reference, "&lt;b&gt;odd").without("<b>odd")
+	s.browser().get("/admin/events").want(200, "/admin/events", "evt_odd",
+		"for the unknown charge "+event.Capture.Reference, "&lt;b&gt;odd").without("<b>odd")
 }
 
 // ten clicks on the retry of a dead letter, over two nodes: its event is delivered once more.
@@ -210,7 +224,8 @@ func TestRetryOfADeadLetter(t *testing.T) {
 	event := outbox.Event{ID: uuid.New(), Type: orders.EventPaid, OrderID: uuid.New(), CreatedAt: time.Now()}
 	bury(t, js, event, "the mail server <said> no")
 	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(js) })
-	page := s.browser().get("/admin/letters").want(200, "/admin/letters", "order.paid", event.ID.String(), "receipts", "the mail server &lt;said&gt; no")
+	page := s.browser().get("/admin/letters").want(200, "/admin/letters", "order.paid", event.ID.String(), "receipts",
+		"the mail server &lt;said&gt; no")
 	action := regexp.MustCompile(`action="(/admin/letters/[0-9]+/retry)"`).FindStringSubmatch(page.body)
 	if action == nil {
 		t.Fatalf("no way to retry:\n%s", page.body)
@@ -223,12 +238,13 @@ func TestRetryOfADeadLetter(t *testing.T) {
 		answer.want(200, "/admin/letters", "None: every event was handled")
 	}
 	var delivered atomic.Int64
-	consumer, err := outbox.NewConsumer(t.Context(), streams, "receipts", orders.EventPaid, func(_ context.Context, got outbox.Event) error {
-		if got.ID == event.ID {
-			delivered.Add(1)
-		}
-		return nil
-	}, slog.New(slog.DiscardHandler))
+	consumer, err := outbox.NewConsumer(t.Context(), streams, "receipts", orders.EventPaid,
+		func(_ context.Context, got outbox.Event) error {
+			if got.ID == event.ID {
+				delivered.Add(1)
+			}
+			return nil
+		}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,12 +23,13 @@ const (
 	maxQuantity = 99
 )
 
-// cart is one intent to buy. Key is the idempotency key of the order that comes of it: minted with the cart, new
-// whenever its lines change, and never for any other reason.
+// cart is one intent to buy. Key is the idempotency key of the order that comes of it: minted with
+// the cart, new whenever its lines change, and never for any other reason.
 type cart struct {
 	Key   uuid.UUID            `json:"key"`
 	Lines []orders.LineRequest `json:"lines"`
-	// Email is kept for a buyer who has to come back to the cart; it is no part of the cart's meaning.
+	// Email is kept for a buyer who has to come back to the cart; it is no part of the cart's
+	// meaning.
 	Email string `json:"email,omitempty"`
 }
 
@@ -98,7 +99,8 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 	}
 	var b basket
 	for _, line := range k.Lines {
-		priced := basketLine{Product: orders.Product{SKU: line.SKU, Name: line.SKU}, Quantity: line.Quantity, Max: maxQuantity}
+		priced := basketLine{Product: orders.Product{SKU: line.SKU, Name: line.SKU}, Quantity: line.Quantity,
+			Max: maxQuantity}
 		if at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == line.SKU }); at >= 0 {
 			priced.Product = products[at]
 			priced.Amount = priced.UnitPrice * line.Quantity
@@ -111,8 +113,8 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 	return b, nil
 }
 
-// cartView is the cart on its page. An empty one shows what was Ordered last: a visitor whose browser lost the way to an order
-// looks for it here.
+// cartView is the cart on its page. An empty one shows what was Ordered last: a visitor whose
+// browser lost the way to an order looks for it here.
 type cartView struct {
 	basket
 	Ordered []orders.Order
@@ -146,8 +148,8 @@ func (w *Web) showCart(c echo.Context) error {
 	return w.render(c, http.StatusOK, cartPage, p)
 }
 
-// leaveOrdered leads a visitor whose cart was ordered already to that order, and takes the cart away: the answer to the
-// checkout was lost on its way to the browser.
+// leaveOrdered leads a visitor whose cart was ordered already to that order, and takes the cart
+// away: the answer to the checkout was lost on its way to the browser.
 func (w *Web) leaveOrdered(c echo.Context, v visitor) (bool, error) {
 	id, err := w.orderOf(c.Request().Context(), v)
 	if errors.Is(err, orders.ErrNotFound) {
@@ -215,7 +217,8 @@ func (w *Web) buyer(c echo.Context) (visitor, error) {
 	return v, nil
 }
 
-// orderAgain puts what was ordered once into the cart, beside what is there. The cart's key is a new one.
+// orderAgain puts what was ordered once into the cart, beside what is there. The cart's key is a
+// new one.
 func (w *Web) orderAgain(c echo.Context) error {
 	order, err := w.ownOrder(c)
 	if err != nil {
@@ -245,7 +248,8 @@ func wantedQuantity(action, text string, now int64) (int64, error) {
 	}
 	quantity, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || quantity < 0 || quantity > maxQuantity {
-		return 0, problem.InvalidError{Field: "quantity", Reason: fmt.Sprintf("must be a whole number from 0 to %d", maxQuantity)}
+		return 0, problem.InvalidError{Field: "quantity",
+			Reason: fmt.Sprintf("must be a whole number from 0 to %d", maxQuantity)}
 	}
 	switch action {
 	case "add":

@@ -21,8 +21,8 @@ var checkoutPage = parsePage("checkout.html")
 // askWithin is how long after an order the same basket under another key looks like an accident.
 const askWithin = 10 * time.Minute
 
-// checkout is the checkout form, as it is shown and as it comes back. Key is the cart's: it says which intent this form
-// carries out, whatever the cart has become since.
+// checkout is the checkout form, as it is shown and as it comes back. Key is the cart's: it says
+// which intent this form carries out, whatever the cart has become since.
 type checkout struct {
 	Key    uuid.UUID
 	Email  string
@@ -51,7 +51,8 @@ func (w *Web) showCheckout(c echo.Context) error {
 	return w.renderCheckout(c, http.StatusOK, v, "", checkoutView{checkout: checkout{Email: v.Cart.Email}})
 }
 
-// renderCheckout shows the form for the visitor's cart as it is now. A cart that cannot be ordered is shown instead.
+// renderCheckout shows the form for the visitor's cart as it is now. A cart that cannot be ordered
+// is shown instead.
 func (w *Web) renderCheckout(c echo.Context, status int, v visitor, notice string, view checkoutView) error {
 	b, err := w.basket(c.Request().Context(), v.Cart)
 	if err != nil {
@@ -77,10 +78,12 @@ func readCheckout(c echo.Context) (checkout, error) {
 	if err != nil {
 		again = uuid.Nil
 	}
-	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method"), Again: again}, nil
+	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method"),
+		Again: again}, nil
 }
 
-// submitCheckout places the order that the form's key stands for, unless it stands already, and makes the first try to pay.
+// submitCheckout places the order that the form's key stands for, unless it stands already, and
+// makes the first try to pay.
 func (w *Web) submitCheckout(c echo.Context) error {
 	f, err := readCheckout(c)
 	if err != nil {
@@ -118,11 +121,14 @@ func (w *Web) hold(c echo.Context, v visitor, f checkout) (bool, error) {
 	case len(v.Cart.Lines) == 0:
 		return true, seeOther(c, "/cart?notice=empty")
 	case f.Key != v.Cart.Key:
-		return true, w.renderCheckout(c, http.StatusConflict, v, "Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
+		return true, w.renderCheckout(c, http.StatusConflict, v,
+			"Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
 	case !w.offers(f.Method):
-		return true, w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f, MethodError: "Please choose one of these."})
+		return true, w.renderCheckout(c, http.StatusUnprocessableEntity, v, "",
+			checkoutView{checkout: f, MethodError: "Please choose one of these."})
 	}
-	twin, err := w.Orders.PlacedLately(c.Request().Context(), v.ID, dedup.Key(f.Key.String()), v.Cart.Lines, time.Now().Add(-askWithin))
+	twin, err := w.Orders.PlacedLately(c.Request().Context(), v.ID, dedup.Key(f.Key.String()), v.Cart.Lines,
+		time.Now().Add(-askWithin))
 	switch {
 	case errors.Is(err, orders.ErrNotFound):
 		return false, nil
@@ -137,10 +143,12 @@ func (w *Web) place(c echo.Context, v visitor, email string) (uuid.UUID, error) 
 	if err := w.Accounts.EnsureGuest(c.Request().Context(), v.ID); err != nil {
 		return uuid.Nil, err
 	}
-	command := orders.PlaceOrder{CustomerID: v.ID, Key: dedup.Key(v.Cart.Key.String()), Email: email, Lines: v.Cart.Lines}
-	answer, err := w.once(c, "orders", v.ID, command.Key, command.Fingerprint(), func(ctx context.Context) (dedup.Answer, error) {
-		return w.Orders.Place(ctx, command)
-	})
+	command := orders.PlaceOrder{CustomerID: v.ID, Key: dedup.Key(v.Cart.Key.String()), Email: email,
+		Lines: v.Cart.Lines}
+	answer, err := w.once(c, "orders", v.ID, command.Key, command.Fingerprint(),
+		func(ctx context.Context) (dedup.Answer, error) {
+			return w.Orders.Place(ctx, command)
+		})
 	if errors.Is(err, dedup.ErrKeyReused) {
 		// A twin of this form with another email address came first.
 		return w.Orders.FindByKey(c.Request().Context(), v.ID, command.Key)
@@ -179,7 +187,8 @@ func (f checkout) again() retry {
 
 var againPage = parsePage("again.html")
 
-// askTwice asks whether the buyer wants once more what they have just ordered. Only a yes to this very order goes on.
+// askTwice asks whether the buyer wants once more what they have just ordered. Only a yes to this
+// very order goes on.
 func (w *Web) askTwice(c echo.Context, twin orders.Order, f checkout) error {
 	f.Again = twin.ID
 	content := struct {

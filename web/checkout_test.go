@@ -17,7 +17,8 @@ func TestBuySomething(t *testing.T) {
 	b := s.browser()
 	b.add("MUG-ONCE")
 	b.add("PIN-KEY")
-	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once", "alice@example.com", "€20.50", "The Once Mug")
+	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once", "alice@example.com",
+		"€20.50", "The Once Mug")
 	b.get("/cart").want(200, "/cart", "nothing in it")
 	b.get("/orders").want(200, "/orders", order.path, "Paid", "€20.50")
 	b.get("/").want(200, "/", "9 in stock")
@@ -112,12 +113,14 @@ func TestDeclinedThenAnotherMethod(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	b.add("LAST-ONE")
-	order := b.post("/checkout", b.checkoutForm("pm_insufficient_funds")).want(200, "/orders/", "declined", "not enough money", "set aside")
+	order := b.post("/checkout", b.checkoutForm("pm_insufficient_funds")).want(200, "/orders/", "declined",
+		"not enough money", "set aside")
 	s.wantStock("LAST-ONE", 0)
 	second := url.Values{"try": {order.field("try")}, "payment_method": {"pm_declined"}}
 	b.post(order.path+"/pay", second).want(200, order.path, "the bank behind the card said no")
 
-	// The second form again, as it was and with another method: the same try, so nothing new happens.
+	// The second form again, as it was and with another method: the same try, so nothing new
+	// happens.
 	b.post(order.path+"/pay", second).want(200, order.path, "declined").without("out of date")
 	second.Set("payment_method", "pm_ok")
 	b.post(order.path+"/pay", second).want(200, order.path, "nothing was charged just now")
@@ -139,9 +142,12 @@ func TestUnknownOutcome(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	b.add("MUG-ONCE")
-	order := b.post("/checkout", b.checkoutForm("pm_error_after_capture")).want(200, "/orders/", "do not pay again").without("/pay")
-	order.want(200, order.path, `<noscript><meta http-equiv="refresh" content="3"></noscript>`, `hx-sse:connect="`+order.path+`/events"`)
-	b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}).want(200, order.path, "do not pay again")
+	order := b.post("/checkout", b.checkoutForm("pm_error_after_capture")).want(200, "/orders/",
+		"do not pay again").without("/pay")
+	order.want(200, order.path, `<noscript><meta http-equiv="refresh" content="3"></noscript>`,
+		`hx-sse:connect="`+order.path+`/events"`)
+	b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}).want(200, order.path,
+		"do not pay again")
 	s.wantCaptures(1)
 }
 
@@ -195,7 +201,8 @@ func TestWrongEntriesAreKept(t *testing.T) {
 	b.add("MUG-ONCE")
 	form := b.checkoutForm("pm_ok")
 	form.Set("email", "alice@")
-	page := b.post("/checkout", form).want(422, "/checkout", `value="alice@"`, "Please enter an email address", `aria-invalid="true"`)
+	page := b.post("/checkout", form).want(422, "/checkout", `value="alice@"`, "Please enter an email address",
+		`aria-invalid="true"`)
 	if page.field("key") != form.Get("key") {
 		t.Error("a mistyped email made a new key")
 	}
@@ -207,7 +214,8 @@ func TestWrongEntriesAreKept(t *testing.T) {
 	b.post("/checkout", form).want(200, "/orders/", "Paid, once")
 }
 
-// The database goes away in the middle: nobody knows what happened, and the same form is safe to send again.
+// The database goes away in the middle: nobody knows what happened, and the same form is safe to
+// send again.
 func TestUnavailableAfterTheClick(t *testing.T) {
 	t.Parallel()
 	for name, breaks := range map[string]func(s *shop, w *web.Web){
@@ -233,7 +241,8 @@ func TestUnavailableAfterTheClick(t *testing.T) {
 			breaks(s, &broken)
 
 			b.url = s.serve(broken)
-			page := b.post("/checkout", form).want(503, "/checkout", "may have happened", "Pressing this button again is safe")
+			page := b.post("/checkout", form).want(503, "/checkout", "may have happened",
+				"Pressing this button again is safe")
 			if page.header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
 			}

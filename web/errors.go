@@ -25,7 +25,8 @@ type failure struct {
 
 var (
 	notFound = failure{http.StatusNotFound, "There is nothing here",
-		"The address may be mistyped. If it is an order's: orders are shown only in the browser that they were placed from."}
+		"The address may be mistyped. If it is an order's: orders are shown only in the browser that they were " +
+			"placed from."}
 	noProduct = failure{http.StatusNotFound, "We do not have that",
 		"This thing is not sold here, or not any more. What we do have is on one shelf."}
 	unavailable = failure{http.StatusServiceUnavailable, "The shop is out of breath",
@@ -37,10 +38,12 @@ var (
 // failureOf turns any error into what a visitor is told. Nothing of an unexpected error is shown.
 func failureOf(err error) failure {
 	if invalid, ok := errors.AsType[problem.InvalidError](err); ok {
-		return failure{http.StatusBadRequest, "That did not make sense to us", "The form's " + invalid.Field + " " + invalid.Reason + ". Please go back and try again."}
+		return failure{http.StatusBadRequest, "That did not make sense to us",
+			"The form's " + invalid.Field + " " + invalid.Reason + ". Please go back and try again."}
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return failure{http.StatusRequestEntityTooLarge, "That was too much", "The form was larger than anything this shop asks for. Nothing was changed."}
+		return failure{http.StatusRequestEntityTooLarge, "That was too much",
+			"The form was larger than anything this shop asks for. Nothing was changed."}
 	}
 	switch {
 	case errors.Is(err, orders.ErrNotFound):
@@ -48,9 +51,13 @@ func failureOf(err error) failure {
 	case errors.Is(err, errNoProduct):
 		return noProduct
 	case errors.Is(err, ratelimit.ErrTooMany):
-		return failure{http.StatusTooManyRequests, "One at a time, please", "More came from your network than this shop takes at once. Nothing was changed: please try again in a moment."}
+		return failure{http.StatusTooManyRequests, "One at a time, please",
+			"More came from your network than this shop takes at once. Nothing was changed: please try again in a " +
+				"moment."}
 	case errors.Is(err, errCard):
-		return failure{http.StatusBadRequest, "Please keep your card number", "Something you typed looks like the number of a payment card. This shop never asks for one and keeps none, so nothing was changed."}
+		return failure{http.StatusBadRequest, "Please keep your card number",
+			"Something you typed looks like the number of a payment card. This shop never asks for one and keeps " +
+				"none, so nothing was changed."}
 	case errors.Is(err, errCrossSite):
 		return failure{http.StatusForbidden, "That did not come from this shop",
 			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}
@@ -62,15 +69,18 @@ func failureOf(err error) failure {
 		case known.Code == http.StatusNotFound:
 			return notFound
 		case known.Code == http.StatusMethodNotAllowed:
-			return failure{known.Code, "That does not work here", "This page cannot be used in that way. Nothing was changed."}
+			return failure{known.Code, "That does not work here",
+				"This page cannot be used in that way. Nothing was changed."}
 		case known.Code < http.StatusInternalServerError:
-			return failure{known.Code, "That did not make sense to us", "Nothing was changed. Please go back and try again."}
+			return failure{known.Code, "That did not make sense to us",
+				"Nothing was changed. Please go back and try again."}
 		}
 	}
 	return internal
 }
 
-// WriteError answers a request outside /v1 that ended in err with a page. It logs what the visitor is not told.
+// WriteError answers a request outside /v1 that ended in err with a page. It logs what the visitor
+// is not told.
 func (w *Web) WriteError(c echo.Context, err error) {
 	if c.Response().Committed {
 		return
@@ -90,7 +100,8 @@ func (w *Web) WriteError(c echo.Context, err error) {
 }
 
 func (w *Web) logFailure(c echo.Context, err error) {
-	w.Log.ErrorContext(c.Request().Context(), "page failed", "method", c.Request().Method, "route", c.Path(), "error", err)
+	w.Log.ErrorContext(c.Request().Context(), "page failed", "method", c.Request().Method, "route", c.Path(), "error",
+		err)
 }
 
 var retryPage = parsePage("retry.html")

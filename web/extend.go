@@ -16,8 +16,8 @@ type Section struct {
 	Name, Title string
 }
 
-// ParsePage returns the template of a page that another package serves inside the shop's layout. Its files define "content", and
-// "head" for style sheets of their own.
+// ParsePage returns the template of a page that another package serves inside the shop's layout.
+// Its files define "content", and "head" for style sheets of their own.
 func ParsePage(files fs.FS, funcs template.FuncMap, names ...string) *template.Template {
 	layout := template.Must(template.New("layout.html").Funcs(pageFuncs).Funcs(funcs).ParseFS(pageFiles, "layout.html"))
 	return template.Must(layout.ParseFS(files, names...))
@@ -28,7 +28,8 @@ func (w *Web) Render(c echo.Context, status int, tmpl *template.Template, title 
 	return w.render(c, status, tmpl, page{Title: title, Content: content})
 }
 
-// Operators returns what such a page is registered with, if it is for operators, and in the demo for everybody.
+// Operators returns what such a page is registered with, if it is for operators, and in the demo
+// for everybody.
 func (w *Web) Operators() []echo.MiddlewareFunc { return []echo.MiddlewareFunc{guard, w.adminOnly} }
 
 // Stream is an answer of server-sent events for a page with htmx.
@@ -37,7 +38,8 @@ type Stream struct{ *stream }
 // StartStream begins the answer.
 func StartStream(c echo.Context) Stream { return Stream{startStream(c)} }
 
-// SendHTML sends what the page takes in. A browser that comes back says the id of the last it got, as Last-Event-ID.
+// SendHTML sends what the page takes in. A browser that comes back says the id of the last it got,
+// as Last-Event-ID.
 func (s Stream) SendHTML(id, html string) error {
 	return s.send("id: " + id + "\ndata: " + strings.ReplaceAll(strings.TrimSpace(html), "\n", "\ndata: "))
 }

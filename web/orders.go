@@ -21,8 +21,8 @@ const (
 	ordersPerPage = 20
 	// maxTries bounds the number that a form to pay may carry.
 	maxTries = 1000
-	// quietAfter is how long after the last event of an order, unless its payment is open, no more are awaited: the receipt of
-	// a paid order goes out within seconds.
+	// quietAfter is how long after the last event of an order, unless its payment is open, no more
+	// are awaited: the receipt of a paid order goes out within seconds.
 	quietAfter = 10 * time.Second
 )
 
@@ -151,12 +151,14 @@ func (w *Web) payOrder(c echo.Context) error {
 	case errors.Is(err, errOutdated):
 		return seeOther(c, "/orders/"+order.ID.String()+"?notice=outdated")
 	case err != nil:
-		return w.askAgain(c, err, retry{Action: c.Request().URL.Path, Fields: map[string]string{"try": form.Get("try"), "payment_method": chosen}})
+		return w.askAgain(c, err, retry{Action: c.Request().URL.Path,
+			Fields: map[string]string{"try": form.Get("try"), "payment_method": chosen}})
 	}
 	return seeOther(c, "/orders/"+order.ID.String())
 }
 
-// ownOrder returns the visitor's order of the path. Another's is answered like one that does not exist.
+// ownOrder returns the visitor's order of the path. Another's is answered like one that does not
+// exist.
 func (w *Web) ownOrder(c echo.Context) (orders.Order, error) {
 	id, err := uuid.Parse(c.Param("id"))
 	if err != nil || len(c.Param("id")) != 36 {

@@ -19,9 +19,11 @@ func TestReceipt(t *testing.T) {
 	b.add("PIN-KEY")
 	order := b.post("/checkout", b.checkoutForm("pm_declined")).want(200, "/orders/", "declined").without("/receipt")
 	b.get(order.path+"/receipt").want(404, order.path)
-	order = b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}).want(200, "/orders/", `href="`+order.path+`/receipt"`)
+	order = b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_ok"}}).want(200, "/orders/",
+		`href="`+order.path+`/receipt"`)
 	id := strings.TrimPrefix(order.path, "/orders/")
-	b.get(order.path+"/receipt").want(200, order.path, "Receipt", id, "The Once Mug", "€14.00", "Idempotency Key Pin", "€6.50", "€20.50", "alice@example.com").
+	b.get(order.path+"/receipt").want(200, order.path, "Receipt", id, "The Once Mug", "€14.00", "Idempotency Key Pin",
+		"€6.50", "€20.50", "alice@example.com").
 		without("Refunded")
 
 	s.refund(id, 500)
@@ -43,8 +45,9 @@ func (s *shop) refund(orderID string, amount int64) {
 	if err := s.pages.Accounts.EnsureGuest(s.t.Context(), admin); err != nil {
 		s.t.Fatal(err)
 	}
-	_, err = s.pages.Payments.Refund(s.t.Context(), payments.RefundCharge{CustomerID: admin, Key: dedup.Key(uuid.NewString()),
-		ChargeID: charges[len(charges)-1].ID, Amount: &amount})
+	_, err = s.pages.Payments.Refund(s.t.Context(),
+		payments.RefundCharge{CustomerID: admin, Key: dedup.Key(uuid.NewString()),
+			ChargeID: charges[len(charges)-1].ID, Amount: &amount})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -62,7 +65,8 @@ func TestTheSameAgainIsAskedFirst(t *testing.T) {
 	b.add("PIN-KEY")
 	b.add("MUG-ONCE")
 	second := b.checkoutForm("pm_ok")
-	ask := b.post("/checkout", second).want(409, "/checkout", "You ordered exactly this", "a moment ago", order.path, "Do you want it a second time?")
+	ask := b.post("/checkout", second).want(409, "/checkout", "You ordered exactly this", "a moment ago", order.path,
+		"Do you want it a second time?")
 	b.post("/checkout", second).want(409, "/checkout", "Do you want it a second time?") // a reload is no yes
 	b.post("/checkout", first).want(200, order.path).without("second time")             // nor is a replay asked
 	s.wantOrders(1)
@@ -79,7 +83,8 @@ func TestTheSameAgainIsAskedFirst(t *testing.T) {
 	s.wantOrders(1)
 	again := b.twin()
 	twice := b.post("/checkout", yes).want(200, "/orders/", "Paid, once")
-	if replay := again.post("/checkout", yes).want(200, "/orders/"); replay.path != twice.path || twice.path == order.path {
+	if replay := again.post("/checkout", yes).want(200, "/orders/"); replay.path != twice.path ||
+		twice.path == order.path {
 		t.Errorf("orders %s, %s and its replay %s", order.path, twice.path, replay.path)
 	}
 	s.wantOrders(2)

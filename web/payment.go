@@ -27,13 +27,19 @@ var (
 		{ID: "pm_insufficient_funds", Name: "Test card without enough money on it"},
 	}
 	faultyCards = []method{
-		{ID: "pm_timeout_before_capture", Name: "No answer, no money", Hint: "The provider goes silent before it takes anything."},
-		{ID: "pm_timeout_after_capture", Name: "No answer, money taken", Hint: "The provider takes the money, and its answer never arrives."},
-		{ID: "pm_error_before_capture", Name: "Error, no money", Hint: "The provider fails with an error before it takes anything."},
-		{ID: "pm_error_after_capture", Name: "Error, money taken", Hint: "The provider takes the money, and then answers with an error."},
+		{ID: "pm_timeout_before_capture", Name: "No answer, no money",
+			Hint: "The provider goes silent before it takes anything."},
+		{ID: "pm_timeout_after_capture", Name: "No answer, money taken",
+			Hint: "The provider takes the money, and its answer never arrives."},
+		{ID: "pm_error_before_capture", Name: "Error, no money",
+			Hint: "The provider fails with an error before it takes anything."},
+		{ID: "pm_error_after_capture", Name: "Error, money taken",
+			Hint: "The provider takes the money, and then answers with an error."},
 		{ID: "pm_slow", Name: "Slow answer", Hint: "The payment works, but the answer takes three seconds."},
-		{ID: "pm_webhook_first", Name: "News before the answer", Hint: "The provider's event about the payment arrives before its answer."},
-		{ID: "pm_webhook_storm", Name: "The same news five times", Hint: "The provider sends each event five times, in any order."},
+		{ID: "pm_webhook_first", Name: "News before the answer",
+			Hint: "The provider's event about the payment arrives before its answer."},
+		{ID: "pm_webhook_storm", Name: "The same news five times",
+			Hint: "The provider sends each event five times, in any order."},
 	}
 	realCards   = []method{{ID: "pm_ok", Name: "Card"}}
 	stripeCards = []method{
@@ -78,18 +84,21 @@ func (w *Web) offers(id string) bool {
 	return offer.ChosenFaulty || choose(offer.Usual, id)
 }
 
-// errOutdated reports a form that stands for a try to pay that was made in another way: nothing was charged for it.
+// errOutdated reports a form that stands for a try to pay that was made in another way: nothing was
+// charged for it.
 var errOutdated = errors.New("web: this try to pay was made before, with another method")
 
-// pay makes a numbered try to pay for the order and returns nil when the order's page can tell what came of it. The number is
-// that of the charges declined before the form was made: repeating the form, however, repeats the try, and after a decline
-// comes a new one. That two tries cannot both take money is for payments to see to.
+// pay makes a numbered try to pay for the order and returns nil when the order's page can tell what
+// came of it. The number is that of the charges declined before the form was made: repeating the
+// form, however, repeats the try, and after a decline comes a new one. That two tries cannot both
+// take money is for payments to see to.
 func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID string) error {
 	command := payments.ChargeOrder{CustomerID: customer, OrderID: orderID, PaymentMethod: methodID,
 		Key: dedup.Key("pay-" + orderID.String() + "-" + strconv.Itoa(try))}
-	_, err := w.once(c, "charges", customer, command.Key, command.Fingerprint(), func(ctx context.Context) (dedup.Answer, error) {
-		return w.Payments.Charge(ctx, command)
-	})
+	_, err := w.once(c, "charges", customer, command.Key, command.Fingerprint(),
+		func(ctx context.Context) (dedup.Answer, error) {
+			return w.Payments.Charge(ctx, command)
+		})
 	_, live := errors.AsType[payments.InProgressError](err)
 	_, paid := errors.AsType[payments.AlreadyPaidError](err)
 	switch {

@@ -13,9 +13,11 @@ func TestProductPage(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	b.get("/").want(200, "/", `href="/products/MUG-ONCE"`)
-	b.get("/products/MUG-ONCE").want(200, "/products/", "The Once Mug", "Made once.", "€14.00", "10 in stock", `max="10"`,
+	b.get("/products/MUG-ONCE").want(200, "/products/", "The Once Mug", "Made once.", "€14.00", "10 in stock",
+		`max="10"`,
 		"/static/art/mug-once.svg", `href="/products/PIN-KEY"`, `href="/products/LAST-ONE"`).without("of this shop")
-	b.post("/cart", url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"3"}}).want(200, "/cart", "In your cart: 3 × The Once Mug.", `href="/products/MUG-ONCE"`)
+	b.post("/cart", url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"3"}}).want(200, "/cart",
+		"In your cart: 3 × The Once Mug.", `href="/products/MUG-ONCE"`)
 	for _, sku := range []string{"NO-SUCH", "mug-once", "MUG-ONCE%00", "../cart", "%2e%2e"} {
 		b.get("/products/"+sku).want(404, "/", `href="/"`)
 	}

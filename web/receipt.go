@@ -35,5 +35,6 @@ func (w *Web) showReceipt(c echo.Context) error {
 	if paid < 0 || (order.Status != orders.Paid && order.Status != orders.Refunded) {
 		return orders.ErrNotFound
 	}
-	return w.render(c, http.StatusOK, receiptPage, page{Title: "Receipt", Content: receiptView{Order: order, Charge: charges[paid]}})
+	return w.render(c, http.StatusOK, receiptPage,
+		page{Title: "Receipt", Content: receiptView{Order: order, Charge: charges[paid]}})
 }

@@ -28,7 +28,8 @@ var pageFuncs = template.FuncMap{
 
 // parsePage returns a page's template, which defines "content", inside the layout.
 func parsePage(name string) *template.Template {
-	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html", "timeline.html", "shelf.html", name))
+	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html",
+		"timeline.html", "shelf.html", name))
 }
 
 // page is what the layout shows; Content is for the page's own template.
@@ -49,13 +50,17 @@ type link struct{ To, Text string }
 
 // notices are what a redirect can have said on the page it leads to, by the value of ?notice=.
 var notices = map[string]string{
-	"short":    "Nothing was ordered: not all of it is in stock any more. Your cart is as you left it, with what is left beside each line.",
-	"empty":    "Nothing was ordered: this cart is empty.",
-	"full":     fmt.Sprintf("Your cart holds %d different products, and that is all it can hold. Order these first.", maxLines),
-	"outdated": "The page you came from was out of date, so nothing was charged just now. This is where your order stands.",
+	"short": "Nothing was ordered: not all of it is in stock any more. Your cart is as you left it, with what " +
+		"is left beside each line.",
+	"empty": "Nothing was ordered: this cart is empty.",
+	"full": fmt.Sprintf("Your cart holds %d different products, and that is all it can hold. Order these first.",
+		maxLines),
+	"outdated": "The page you came from was out of date, so nothing was charged just now. This is where your order " +
+		"stands.",
 }
 
-// render answers with a page. A page without a notice of its own shows the one that the address names.
+// render answers with a page. A page without a notice of its own shows the one that the address
+// names.
 func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
 	p.CartUnits, p.Path = w.visitor(c).Cart.units(), c.Request().URL.Path
 	p.Demo, p.Sections = w.Demo, w.Sections

@@ -15,13 +15,15 @@ import (
 const (
 	// lookEvery is how often a stream looks for news in the database.
 	lookEvery = time.Second
-	// beatAfter is how long a stream stays silent at most: what is between here and the browser may cut a silent connection.
+	// beatAfter is how long a stream stays silent at most: what is between here and the browser may
+	// cut a silent connection.
 	beatAfter = 15 * time.Second
 	// streamFor is how long a stream lasts at most. The page then asks for another.
 	streamFor = 2 * time.Minute
 	// writeWithin is how long a browser may take to accept one message.
 	writeWithin = 10 * time.Second
-	// askAgainAfter is when a page looks again that got a single message, because the node has no place for one more stream.
+	// askAgainAfter is when a page looks again that got a single message, because the node has no
+	// place for one more stream.
 	askAgainAfter = 5 * time.Second
 )
 

@@ -11,7 +11,8 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-// events opens a stream and returns its events as they come, "message: html" if they have no name. It is closed when the stream has ended.
+// events opens a stream and returns its events as they come, "message: html" if they have no name.
+// It is closed when the stream has ended.
 func (b *browser) events(path string) <-chan string {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(b.t.Context(), http.MethodGet, b.url+path, http.NoBody)
@@ -23,7 +24,8 @@ func (b *browser) events(path string) <-chan string {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = resp.Body.Close() })
-	if got := resp.Header.Get("Content-Type"); resp.StatusCode != http.StatusOK || got != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
+	if got := resp.Header.Get("Content-Type"); resp.StatusCode != http.StatusOK || got != "text/event-stream" ||
+		resp.Header.Get("Cache-Control") != "no-store" {
 		b.t.Fatalf("%s: %s %v", path, resp.Status, resp.Header)
 	}
 	events := make(chan string, 100)
@@ -65,9 +67,11 @@ func TestNewsOfAnOrder(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	b.add("MUG-ONCE")
-	order := b.post("/checkout", b.checkoutForm("pm_error_before_capture")).want(200, "/orders/", "do not pay again", `hx-sse:connect="`)
+	order := b.post("/checkout", b.checkoutForm("pm_error_before_capture")).want(200, "/orders/", "do not pay again",
+		`hx-sse:connect="`)
 	events := b.events(order.path + "/events")
-	if first := next(t, events); !strings.HasPrefix(first, "message: <title>") || !strings.Contains(first, "do not pay again") || strings.Contains(first, "<html") {
+	if first := next(t, events); !strings.HasPrefix(first, "message: <title>") ||
+		!strings.Contains(first, "do not pay again") || strings.Contains(first, "<html") {
 		t.Errorf("the first event is %s", first)
 	}
 	if _, err := s.pool.Exec(t.Context(), "UPDATE charges SET lease_until = now()"); err != nil {
@@ -81,7 +85,8 @@ func TestNewsOfAnOrder(t *testing.T) {
 	for !strings.Contains(paid, "Paid, once") && paid != "" {
 		paid = next(t, events)
 	}
-	if !strings.Contains(paid, "<title>Thank you") || !strings.Contains(paid, order.path+"/receipt") || !strings.Contains(paid, "Why this happened once") {
+	if !strings.Contains(paid, "<title>Thank you") || !strings.Contains(paid, order.path+"/receipt") ||
+		!strings.Contains(paid, "Why this happened once") {
 		t.Errorf("the news is %s", paid)
 	}
 	// After a while nothing more is awaited.

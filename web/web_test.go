@@ -48,16 +48,21 @@ type shop struct {
 	url      string
 }
 
-// open starts a demo shop with ten mugs, ten pins and the last one. change may alter it before it opens.
+// open starts a demo shop with ten mugs, ten pins and the last one. change may alter it before it
+// opens.
 func open(t *testing.T, change func(*web.Web)) *shop {
 	t.Helper()
 	replays := dedup.NewReplays(1<<20, time.Minute)
 	t.Cleanup(replays.Close)
 	database := shoptest.DatabaseURL(t)
-	s := &shop{t: t, database: database, provider: shoptest.Provider(t, shoptest.ProviderOptions{}), pool: shoptest.Pool(t, database)}
-	s.pages = web.Web{Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}}, Orders: orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), Payments: s.payments(s.pool),
+	s := &shop{t: t, database: database, provider: shoptest.Provider(t, shoptest.ProviderOptions{}),
+		pool: shoptest.Pool(t, database)}
+	s.pages = web.Web{Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}},
+		Orders:   orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)),
+		Payments: s.payments(s.pool),
 		Accounts: accounts.New(s.pool, true), Signer: accounts.NewSigner(strings.Repeat("s", 32)),
-		Replays: replays, Timeline: timeline.New(s.pool), Streams: make(chan struct{}, 10), Demo: true, Log: slog.New(slog.DiscardHandler)}
+		Replays: replays, Timeline: timeline.New(s.pool), Streams: make(chan struct{}, 10), Demo: true,
+		Log: slog.New(slog.DiscardHandler)}
 	for position, product := range products {
 		if err := s.pages.Orders.AddProduct(t.Context(), product, position); err != nil {
 			t.Fatal(err)
@@ -108,7 +113,8 @@ func (s *shop) wantOrders(want int) {
 	}
 }
 
-// wantCaptures fails unless the provider took money so many times in all. The provider is the witness.
+// wantCaptures fails unless the provider took money so many times in all. The provider is the
+// witness.
 func (s *shop) wantCaptures(want int) {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, s.provider+"/v1/captures", nil)
@@ -177,7 +183,8 @@ func (b *browser) twin() *browser {
 		b.t.Fatal(err)
 	}
 	jar.SetCookies(b.address(), b.http.Jar.Cookies(b.address()))
-	return &browser{t: b.t, url: b.url, http: &http.Client{Jar: jar, Transport: b.http.Transport, Timeout: b.http.Timeout}}
+	return &browser{t: b.t, url: b.url,
+		http: &http.Client{Jar: jar, Transport: b.http.Transport, Timeout: b.http.Timeout}}
 }
 
 func (b *browser) address() *url.URL {
@@ -240,7 +247,8 @@ func (b *browser) do(method, path string, form url.Values, header http.Header) a
 // An own script file may be named; what is inside the page may not run.
 var inline = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<script (?:defer )?src="[^/]|<style|\sstyle=|\son\w+=|https?://`)
 
-// isProper checks what holds for every page: small, whole, safe headers, nothing inline and nothing from elsewhere.
+// isProper checks what holds for every page: small, whole, safe headers, nothing inline and nothing
+// from elsewhere.
 func (a answer) isProper() {
 	a.t.Helper()
 	if !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") {
@@ -255,8 +263,10 @@ func (a answer) isProper() {
 	if n := strings.Count(a.body, "<h1"); n != 1 && a.body != "" {
 		a.t.Errorf("%s: %d h1", a.path, n)
 	}
-	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-		"Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"} {
+	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+		"Referrer-Policy": "same-origin",
+		"Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors " +
+			"'none'; form-action 'self'"} {
 		if got := a.header.Get(name); got != want {
 			a.t.Errorf("%s: %s: %q, want %q", a.path, name, got, want)
 		}
@@ -352,14 +362,16 @@ func TestCart(t *testing.T) {
 		set("MUG-ONCE", bad).want(400, "/cart", "quantity must be")
 	}
 	set("NO-SUCH", "1").want(400, "/cart", "must be a product of this shop")
-	b.post("/cart", url.Values{"action": {"remove"}, "sku": {"MUG-ONCE"}}).want(200, "/cart", "€6.50").without("The Once Mug")
+	b.post("/cart", url.Values{"action": {"remove"}, "sku": {"MUG-ONCE"}}).want(200, "/cart",
+		"€6.50").without("The Once Mug")
 	set("PIN-KEY", "0").want(200, "/cart", "nothing in it")
 }
 
 func TestCookies(t *testing.T) {
 	t.Parallel()
 	s := open(t, func(w *web.Web) { w.Secure = true })
-	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/cart", strings.NewReader("action=add&sku=MUG-ONCE&quantity=1"))
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/cart",
+		strings.NewReader("action=add&sku=MUG-ONCE&quantity=1"))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	rec := httptest.NewRecorder()
 	e := echo.New()
@@ -370,7 +382,8 @@ func TestCookies(t *testing.T) {
 		t.Fatalf("cookies %v, want a guest and a cart", cookies)
 	}
 	for _, cookie := range cookies {
-		if !strings.HasPrefix(cookie.Name, "__Host-shop_") || !cookie.Secure || !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode ||
+		if !strings.HasPrefix(cookie.Name, "__Host-shop_") || !cookie.Secure || !cookie.HttpOnly ||
+			cookie.SameSite != http.SameSiteLaxMode ||
 			cookie.Path != "/" || cookie.Domain != "" || cookie.MaxAge < 86400 {
 			t.Errorf("cookie %v", cookie)
 		}
@@ -384,11 +397,13 @@ func TestForgedCookiesCountAsNone(t *testing.T) {
 	alice.add("MUG-ONCE")
 	form := alice.checkoutForm("pm_ok")
 	for name, change := range map[string]func(guest, cart *http.Cookie){
-		"guest tampered":  func(guest, _ *http.Cookie) { guest.Value = "x" + guest.Value[1:] },
-		"cart tampered":   func(_, cart *http.Cookie) { cart.Value = cart.Value[:len(cart.Value)-2] + "zz" },
-		"cart as guest":   func(guest, cart *http.Cookie) { guest.Value = cart.Value },
-		"no guest":        func(guest, _ *http.Cookie) { guest.Value = "" },
-		"cart of another": func(guest, _ *http.Cookie) { guest.Value = s.pages.Signer.Sign("shop_guest", uuid.NewString()) },
+		"guest tampered": func(guest, _ *http.Cookie) { guest.Value = "x" + guest.Value[1:] },
+		"cart tampered":  func(_, cart *http.Cookie) { cart.Value = cart.Value[:len(cart.Value)-2] + "zz" },
+		"cart as guest":  func(guest, cart *http.Cookie) { guest.Value = cart.Value },
+		"no guest":       func(guest, _ *http.Cookie) { guest.Value = "" },
+		"cart of another": func(guest, _ *http.Cookie) {
+			guest.Value = s.pages.Signer.Sign("shop_guest", uuid.NewString())
+		},
 		"of another secret": func(guest, _ *http.Cookie) {
 			guest.Value = accounts.NewSigner("other").Sign("shop_guest", uuid.NewString())
 		},
@@ -437,7 +452,8 @@ func TestCartFitsIntoItsCookie(t *testing.T) {
 	b := s.browser()
 	for i := range 21 {
 		sku := fmt.Sprintf("%02d", i) + strings.Repeat("X", 62)
-		if err := s.pages.Orders.AddProduct(t.Context(), orders.Product{SKU: sku, Name: sku, Currency: "EUR", UnitPrice: 100}, 9); err != nil {
+		if err := s.pages.Orders.AddProduct(t.Context(),
+			orders.Product{SKU: sku, Name: sku, Currency: "EUR", UnitPrice: 100}, 9); err != nil {
 			t.Fatal(err)
 		}
 		b.add(sku)
@@ -446,7 +462,8 @@ func TestCartFitsIntoItsCookie(t *testing.T) {
 	if n := strings.Count(page.body, `class="line"`); n != 20 {
 		t.Errorf("%d lines, want 20", n)
 	}
-	b.post("/cart", url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}}).want(200, "/cart", "all it can hold")
+	b.post("/cart", url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}}).want(200, "/cart",
+		"all it can hold")
 	for _, cookie := range b.http.Jar.Cookies(b.address()) {
 		if len(cookie.Value) > 4000 {
 			t.Errorf("%s has %d bytes", cookie.Name, len(cookie.Value))
@@ -461,18 +478,21 @@ func TestStaticFiles(t *testing.T) {
 	home := b.get("/").body
 	for _, path := range regexp.MustCompile(`/static/[^"]+`).FindAllString(home, -1) {
 		got := b.get(path)
-		if got.status != 200 || got.header.Get("Cache-Control") != "public, max-age=31536000, immutable" || got.header.Get("X-Content-Type-Options") != "nosniff" {
+		if got.status != 200 || got.header.Get("Cache-Control") != "public, max-age=31536000, immutable" ||
+			got.header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %d %v", path, got.status, got.header)
 		}
 		plain, _, _ := strings.Cut(path, "?")
 		if got := b.get(plain); got.header.Get("Cache-Control") != "no-cache" {
 			t.Errorf("%s: %v", plain, got.header)
 		}
-		if again := b.do(http.MethodGet, plain, nil, http.Header{"If-None-Match": {got.header.Get("ETag")}}); again.status != 304 {
+		if again := b.do(http.MethodGet, plain, nil,
+			http.Header{"If-None-Match": {got.header.Get("ETag")}}); again.status != 304 {
 			t.Errorf("%s with its ETag: %d, want 304", plain, again.status)
 		}
 	}
-	for _, path := range []string{"/static/", "/static/art", "/static/art/", "/static/no.css", "/static/../web.go", "/static/%2e%2e/web.go"} {
+	for _, path := range []string{"/static/", "/static/art", "/static/art/", "/static/no.css", "/static/../web.go",
+		"/static/%2e%2e/web.go"} {
 		b.get(path).want(404, "/", "There is nothing here")
 	}
 }

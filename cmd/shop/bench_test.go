@@ -53,7 +53,8 @@ func TestBenchTooShort(t *testing.T) {
 	needs(t, "bench")
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"bench", "--duration=1s"}, []string{"HOME=" + t.TempDir()}, &stdout, &stderr)
-	if says := stderr.String(); code != exitWrongUse || !strings.Contains(says, "--duration 1s") || !strings.Contains(says, "20s") {
+	if says := stderr.String(); code != exitWrongUse || !strings.Contains(says, "--duration 1s") ||
+		!strings.Contains(says, "20s") {
 		t.Errorf("exit code %d, %s", code, says)
 	}
 }

@@ -49,15 +49,18 @@ func TestCheckOnTheDemo(t *testing.T) {
 	}
 	onDemo := []string{"SHOP_DATA_DIR=" + dir}
 	check(exitFine, onDemo, "I1 ", "I13 ", "ok")
-	check(exitFine, []string{"HOME=" + t.TempDir(), "DATABASE_URL=" + running.DatabaseURL}, "not checked: PSP_URL is missing", "not checked: SHOP_MAILBOX_ADDR is missing")
-	check(exitFailed, append(onDemo, "SHOP_MAILBOX_ADDR=127.0.0.1:1"), "not checked: the mailbox does not answer", "SHOP_MAILBOX_ADDR")
+	check(exitFine, []string{"HOME=" + t.TempDir(), "DATABASE_URL=" + running.DatabaseURL},
+		"not checked: PSP_URL is missing", "not checked: SHOP_MAILBOX_ADDR is missing")
+	check(exitFailed, append(onDemo, "SHOP_MAILBOX_ADDR=127.0.0.1:1"), "not checked: the mailbox does not answer",
+		"SHOP_MAILBOX_ADDR")
 
 	conn, err := pgx.Connect(t.Context(), running.DatabaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	if _, err := conn.Exec(t.Context(), "UPDATE stock SET available = available + 1 WHERE sku = 'PIN-KEY'"); err != nil {
+	if _, err := conn.Exec(t.Context(),
+		"UPDATE stock SET available = available + 1 WHERE sku = 'PIN-KEY'"); err != nil {
 		t.Fatal(err)
 	}
 	check(exitFailed, onDemo, "I7 VIOLATED", "PIN-KEY", "1 of 14 invariants are violated")
@@ -74,7 +77,8 @@ func watch(t *testing.T, environ []string) {
 	defer cancel()
 	out := &tables{enough: 3, stop: cancel}
 	var stderr bytes.Buffer
-	if code := run(ctx, []string{"check", "--watch=10ms"}, environ, out, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "violated") {
+	if code := run(ctx, []string{"check", "--watch=10ms"}, environ, out, &stderr); code != exitFailed ||
+		!strings.Contains(stderr.String(), "violated") {
 		t.Errorf("--watch: exit code %d, %s", code, stderr.String())
 	}
 }
@@ -94,17 +98,21 @@ func (w *tables) Write(p []byte) (int, error) {
 
 func TestCheckWrongUse(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"check"}, {"check", "--watch=often"}, {"check", "--watch=-1s"}, {"check", "--watch", "5s"}} {
+	for _, args := range [][]string{{"check"}, {"check", "--watch=often"}, {"check", "--watch=-1s"},
+		{"check", "--watch", "5s"}} {
 		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), args, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout, &stderr); code != exitWrongUse {
+		if code := run(t.Context(), args, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout,
+			&stderr); code != exitWrongUse {
 			t.Errorf("%v: exit code %d, %s", args, code, stderr.String())
 		}
 	}
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"check", "--help"}, nil, &stdout, &stderr); code != exitFine || !strings.Contains(stdout.String(), "I2, I4, I14 and I15 are not checked") {
+	if code := run(t.Context(), []string{"check", "--help"}, nil, &stdout, &stderr); code != exitFine ||
+		!strings.Contains(stdout.String(), "I2, I4, I14 and I15 are not checked") {
 		t.Errorf("--help: exit code %d, %s", code, stdout.String())
 	}
-	if code := run(t.Context(), []string{"check", "--watch"}, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout, &stderr); code != exitWrongUse || !strings.Contains(stderr.String(), "DATABASE_URL") {
+	if code := run(t.Context(), []string{"check", "--watch"}, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout,
+		&stderr); code != exitWrongUse || !strings.Contains(stderr.String(), "DATABASE_URL") {
 		t.Errorf("--watch alone: exit code %d, %s", code, stderr.String())
 	}
 }

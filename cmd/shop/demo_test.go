@@ -49,7 +49,8 @@ func (o *transcript) String() string {
 
 var shopLine = regexp.MustCompile(`Shop +(http://\S+)`)
 
-// dataDir is reachable for the unprivileged user that Postgres runs as under root, which t.TempDir is not.
+// dataDir is reachable for the unprivileged user that Postgres runs as under root, which t.TempDir
+// is not.
 func dataDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "onceshop-demo-test-") //nolint:usetesting // see above
@@ -66,7 +67,8 @@ func dataDir(t *testing.T) string {
 func startDemo(t *testing.T, dir string, args ...string) *demoProcess {
 	t.Helper()
 	needs(t, "demo")
-	d := &demoProcess{cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"demo"}, args...)...), output: &transcript{}, exited: make(chan error, 1)}
+	d := &demoProcess{cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"demo"}, args...)...),
+		output: &transcript{}, exited: make(chan error, 1)}
 	d.cmd.Env = append(os.Environ(), asShop+"=1", "SHOP_DATA_DIR="+dir)
 	d.cmd.Stderr = d.output
 	stdout, err := d.cmd.StdoutPipe()
@@ -117,7 +119,8 @@ func (d *demoProcess) stop(t *testing.T, signal syscall.Signal) error {
 
 func (d *demoProcess) order(t *testing.T, key string) (status int, body string) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.shop+"/v1/orders", strings.NewReader(apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.shop+"/v1/orders",
+		strings.NewReader(apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,14 +147,16 @@ func postmasters(t *testing.T, dir string) (pids []string) {
 		t.Fatal(err)
 	}
 	for _, file := range lines {
-		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(filepath.Join(dir, "postgres", "data"))) {
+		if line, err := os.ReadFile(file); err == nil &&
+			bytes.Contains(line, []byte(filepath.Join(dir, "postgres", "data"))) {
 			pids = append(pids, file)
 		}
 	}
 	return pids
 }
 
-// Restarting keeps the data, however the last run ended; --fresh starts over; nothing is left behind.
+// Restarting keeps the data, however the last run ended; --fresh starts over; nothing is left
+// behind.
 func TestDemoLifeCycle(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
@@ -175,7 +180,9 @@ func TestDemoLifeCycle(t *testing.T) {
 		t.Error("no server is seen while the demo runs: this check cannot fail")
 	}
 	_ = d.stop(t, syscall.SIGKILL)
-	shoptest.Eventually(t, 20*time.Second, "no server outlives kill -9", func() bool { return len(postmasters(t, dir)) == 0 })
+	shoptest.Eventually(t, 20*time.Second, "no server outlives kill -9", func() bool {
+		return len(postmasters(t, dir)) == 0
+	})
 
 	d = startDemo(t, dir)
 	if status, again := d.order(t, "k1"); status != http.StatusCreated || again != first {
@@ -226,8 +233,10 @@ func TestNamedPortIsTaken(t *testing.T) {
 	}
 	defer taken.Close()
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"demo"}, append(os.Environ(), "SHOP_DATA_DIR="+dataDir(t), "SHOP_ADDR="+taken.Addr().String()), &stdout, &stderr)
-	if code != exitFailed || !strings.Contains(stderr.String(), "SHOP_ADDR") || !strings.Contains(stderr.String(), taken.Addr().String()) {
+	code := run(t.Context(), []string{"demo"},
+		append(os.Environ(), "SHOP_DATA_DIR="+dataDir(t), "SHOP_ADDR="+taken.Addr().String()), &stdout, &stderr)
+	if code != exitFailed || !strings.Contains(stderr.String(), "SHOP_ADDR") ||
+		!strings.Contains(stderr.String(), taken.Addr().String()) {
 		t.Errorf("exit code %d, %s", code, stderr.String())
 	}
 }
@@ -245,8 +254,10 @@ func TestToolsOnTheDemo(t *testing.T) {
 		}
 		return stdout.String()
 	}
-	file := writeFile(t, "delivery.csv", "delivery_id,line,sku,quantity\nD1,1,MUG-ONCE,5\nD1,2,PIN-KEY,7\nD1,1,MUG-ONCE,5\n")
-	if said := tool(exitFine, "import", file); !strings.Contains(said, "2 lines booked (12 units), 1 repeated lines stopped (1 of them in memory)") {
+	file := writeFile(t, "delivery.csv",
+		"delivery_id,line,sku,quantity\nD1,1,MUG-ONCE,5\nD1,2,PIN-KEY,7\nD1,1,MUG-ONCE,5\n")
+	if said := tool(exitFine, "import", file); !strings.Contains(said,
+		"2 lines booked (12 units), 1 repeated lines stopped (1 of them in memory)") {
 		t.Error(said)
 	}
 	if said := tool(exitFine, "import", file); !strings.Contains(said, "0 lines booked (0 units), 3 repeated") {
@@ -259,7 +270,8 @@ func TestToolsOnTheDemo(t *testing.T) {
 	if said := tool(exitFailed, "import", "--keep-good", bad); !strings.Contains(said, "1 lines booked (5 units)") {
 		t.Error(said)
 	}
-	if said := tool(exitFine, "migrate", "status"); !strings.Contains(said, "applied") || strings.Contains(said, "pending") {
+	if said := tool(exitFine, "migrate", "status"); !strings.Contains(said, "applied") ||
+		strings.Contains(said, "pending") {
 		t.Error(said)
 	}
 	if said := tool(exitFine, "migrate", "up"); said != "up to date\n" {

@@ -22,7 +22,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// The flash sale: callers at two nodes want one product, of which there are 5,000, and three in ten attempts repeat another one.
+// The flash sale: callers at two nodes want one product, of which there are 5,000, and three in ten
+// attempts repeat another one.
 const (
 	flashCallers  = 64
 	flashStock    = 5000
@@ -30,8 +31,9 @@ const (
 	flashSKU      = "PIN-KEY"
 )
 
-// Each of two nodes is killed in the midst of a flash sale and starts again, while callers send again what was not answered for good, to whichever
-// node: exactly the stock is sold, and every answer stays true.
+// Each of two nodes is killed in the midst of a flash sale and starts again, while callers send
+// again what was not answered for good, to whichever node: exactly the stock is sold, and every
+// answer stays true.
 func TestFlashSaleWithKilledNodes(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
@@ -44,9 +46,11 @@ func TestFlashSaleWithKilledNodes(t *testing.T) {
 	if err := json.Unmarshal(data, &servers); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "PSP_URL=" + servers.Provider, "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
+	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "PSP_URL=" + servers.Provider,
+		"PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
 		"SHOP_SECRET=" + strings.Repeat("s", 32), "HOME=" + t.TempDir()}
-	s := &flashSale{t: t, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: flashCallers}}, answers: make([]flashAnswer, flashAttempts)}
+	s := &flashSale{t: t, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: flashCallers}},
+		answers: make([]flashAnswer, flashAttempts)}
 	defer s.client.CloseIdleConnections()
 	s.issueTokens(servers.DatabaseURL)
 	s.makePlan()
@@ -61,8 +65,11 @@ func TestFlashSaleWithKilledNodes(t *testing.T) {
 		callers.Go(func() { s.call(n) })
 	}
 	for i, node := range nodes {
-		// With a quarter, and then half of the stock sold, a few hundred requests are under way at the node.
-		shoptest.Eventually(t, time.Minute, "the sale goes on", func() bool { return s.sold.Load() > int64((i+1)*flashStock/4) })
+		// With a quarter, and then half of the stock sold, a few hundred requests are under way at
+		// the node.
+		shoptest.Eventually(t, time.Minute, "the sale goes on", func() bool {
+			return s.sold.Load() > int64((i+1)*flashStock/4)
+		})
 		if err := node.cmd.Process.Kill(); err != nil {
 			t.Error(err)
 		}
@@ -76,7 +83,8 @@ func TestFlashSaleWithKilledNodes(t *testing.T) {
 	s.judge(servers.DatabaseURL)
 
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"check"}, []string{"SHOP_DATA_DIR=" + dir}, &stdout, &stderr); code != exitFine {
+	if code := run(t.Context(), []string{"check"}, []string{"SHOP_DATA_DIR=" + dir}, &stdout,
+		&stderr); code != exitFine {
 		t.Errorf("shop check: exit code %d\n%s%s\n%s", code, stdout.String(), stderr.String(), demo.output)
 	}
 	t.Logf("%d sent again because nothing came, %d because of what came", s.broken.Load(), s.ambiguous.Load())
@@ -134,7 +142,8 @@ func (s *flashSale) makePlan() {
 func (s *flashSale) startNode(environ []string, i int) *demoProcess {
 	s.t.Helper()
 	p := &demoProcess{shop: s.nodes[i], output: &transcript{}, exited: make(chan error, 1)}
-	p.serve(s.t, environ, "--only=web", "SHOP_ADDR="+strings.TrimPrefix(p.shop, "http://"), "SHOP_OPS_ADDR="+shoptest.FreeAddr(s.t))
+	p.serve(s.t, environ, "--only=web", "SHOP_ADDR="+strings.TrimPrefix(p.shop, "http://"),
+		"SHOP_OPS_ADDR="+shoptest.FreeAddr(s.t))
 	shoptest.Eventually(s.t, 30*time.Second, "the node is ready", func() bool { return p.ready(s.t) })
 	return p
 }
@@ -166,7 +175,8 @@ func (s *flashSale) call(n int) {
 }
 
 func (s *flashSale) order(node string, key int) (answer flashAnswer, err error) {
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, node+"/v1/orders", strings.NewReader(apptest.OrderBody("buyer@example.com", flashSKU, 1)))
+	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, node+"/v1/orders",
+		strings.NewReader(apptest.OrderBody("buyer@example.com", flashSKU, 1)))
 	if err != nil {
 		return answer, err
 	}
@@ -192,7 +202,8 @@ func (s *flashSale) judge(databaseURL string) {
 	t.Helper()
 	pool := shoptest.Pool(t, databaseURL)
 	standing := map[string][]byte{}
-	rows, err := pool.Query(t.Context(), "SELECT idempotency_key, answer FROM orders WHERE idempotency_key LIKE 'flash-%'")
+	rows, err := pool.Query(t.Context(),
+		"SELECT idempotency_key, answer FROM orders WHERE idempotency_key LIKE 'flash-%'")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +220,8 @@ func (s *flashSale) judge(databaseURL string) {
 		t.Errorf("%d orders stand, %d units were there, %v", len(standing), flashStock, rows.Err())
 	}
 	var left int64
-	if err := pool.QueryRow(t.Context(), "SELECT available FROM stock WHERE sku = $1", flashSKU).Scan(&left); err != nil || left != 0 {
+	if err := pool.QueryRow(t.Context(), "SELECT available FROM stock WHERE sku = $1",
+		flashSKU).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d units are left, %v", left, err)
 	}
 	told := map[string]bool{}
@@ -233,8 +245,10 @@ func (s *flashSale) judge(databaseURL string) {
 		t.Errorf("%d orders stand, %d were acknowledged", len(standing), len(told))
 	}
 	for i := range s.answers[:flashAttempts/10] {
-		if again, err := s.order(s.nodes[i%2], s.plan[i]); err != nil || again.status != s.answers[i].status || again.status == http.StatusCreated && !bytes.Equal(again.body, s.answers[i].body) {
-			t.Errorf("flash-%d was answered %d %s, and now %d %s, %v", s.plan[i], s.answers[i].status, s.answers[i].body, again.status, again.body, err)
+		if again, err := s.order(s.nodes[i%2], s.plan[i]); err != nil || again.status != s.answers[i].status ||
+			again.status == http.StatusCreated && !bytes.Equal(again.body, s.answers[i].body) {
+			t.Errorf("flash-%d was answered %d %s, and now %d %s, %v", s.plan[i], s.answers[i].status,
+				s.answers[i].body, again.status, again.body, err)
 		}
 	}
 }

@@ -20,7 +20,8 @@ func TestLabOnTheDemo(t *testing.T) {
 	dir := dataDir(t)
 	d := startDemo(t, dir)
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"lab", "--json", "unique-double-click", "memory-one-process"}, []string{"SHOP_DATA_DIR=" + dir}, &stdout, &stderr)
+	code := run(t.Context(), []string{"lab", "--json", "unique-double-click", "memory-one-process"},
+		[]string{"SHOP_DATA_DIR=" + dir}, &stdout, &stderr)
 	if code != exitFine || !strings.Contains(stderr.String(), "the demo that runs on "+dir) {
 		t.Fatalf("exit code %d\n%s", code, stderr.String())
 	}
@@ -41,7 +42,8 @@ func TestLabOnTheDemo(t *testing.T) {
 	if len(report.Results) != 2 || len(report.Latency) == 0 {
 		t.Fatalf("%d results, %d latencies", len(report.Results), len(report.Latency))
 	}
-	if r := report.Results[0]; r.Experiment != "unique-double-click" || r.Naive.Verdict != "duplicates" || r.Guarded.Verdict != "holds" || len(r.Naive.Steps) == 0 {
+	if r := report.Results[0]; r.Experiment != "unique-double-click" || r.Naive.Verdict != "duplicates" ||
+		r.Guarded.Verdict != "holds" || len(r.Naive.Steps) == 0 {
 		t.Errorf("%+v", r)
 	}
 	if status := d.get(t, "/lab", ""); status != 200 {
@@ -52,7 +54,8 @@ func TestLabOnTheDemo(t *testing.T) {
 	}
 }
 
-// labProcess starts `shop lab` where nothing runs but what it brings itself. All it leaves behind would be in the returned folder.
+// labProcess starts `shop lab` where nothing runs but what it brings itself. All it leaves behind
+// would be in the returned folder.
 func labProcess(t *testing.T, args ...string) (cmd *exec.Cmd, output *transcript, left func() []string) {
 	t.Helper()
 	needs(t, "lab")
@@ -86,7 +89,8 @@ func TestLabAlone(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	for _, want := range []string{"for this run only", "Postgres", "STRATEGY", "Double click", "duplicates (orders: 2 instead of 1", "MEDIAN"} {
+	for _, want := range []string{"for this run only", "Postgres", "STRATEGY", "Double click",
+		"duplicates (orders: 2 instead of 1", "MEDIAN"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in\n%s", want, said)
 		}
@@ -131,7 +135,8 @@ func TestLabWrongUse(t *testing.T) {
 	t.Parallel()
 	needs(t, "lab")
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"lab", "unique-triple-click"}, []string{"SHOP_DATA_DIR=/nonexistent"}, &stdout, &stderr); code != exitWrongUse {
+	if code := run(t.Context(), []string{"lab", "unique-triple-click"}, []string{"SHOP_DATA_DIR=/nonexistent"},
+		&stdout, &stderr); code != exitWrongUse {
 		t.Errorf("exit code %d, %s", code, stderr.String())
 	}
 	for _, want := range []string{`"unique-triple-click"`, "unique-double-click", "Double click", "broker-all-layers"} {

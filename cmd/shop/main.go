@@ -39,7 +39,8 @@ type wing struct {
 	prepare  func(*slog.Logger) error // runs before the command
 }
 
-// wings are filled by the init functions of demo.go and proof.go: a fork removes a wing with its file.
+// wings are filled by the init functions of demo.go and proof.go: a fork removes a wing with its
+// file.
 var wings []wing
 
 // program is what a command gets from the outside.

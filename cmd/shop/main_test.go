@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// asShop makes the test binary the program itself, so that tests can run it as a process of its own.
+// asShop makes the test binary the program itself, so that tests can run it as a process of its
+// own.
 const asShop = "SHOP_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -41,17 +42,24 @@ func TestWrongUse(t *testing.T) {
 		args, environ []string
 		says          []string
 	}{
-		"no command":       {nil, nil, []string{"serve", "migrate"}},
-		"unknown command":  {[]string{"sell"}, nil, []string{"sell", "--help"}},
-		"unknown flag":     {[]string{"serve", "--fast"}, nil, []string{"--fast"}},
-		"wrong part":       {[]string{"serve", "--only=half"}, nil, []string{"--only", "web", "workers"}},
-		"nothing is named": {[]string{"serve"}, nil, []string{"DATABASE_URL", "REDIS_URL", "NATS_URL", "SMTP_URL", "PSP_URL", "PSP_WEBHOOK_SECRET", "SHOP_SECRET", "shop demo"}},
-		"web needs less":   {[]string{"serve", "--only=web"}, []string{"DATABASE_URL=postgres://x"}, []string{"missing settings: PSP_URL, PSP_WEBHOOK_SECRET, SHOP_SECRET:"}},
-		"short secret": {[]string{"serve", "--only=web"}, []string{"DATABASE_URL=postgres://x", "PSP_URL=http://x", "PSP_WEBHOOK_SECRET=x", "SHOP_SECRET=short"},
+		"no command":      {nil, nil, []string{"serve", "migrate"}},
+		"unknown command": {[]string{"sell"}, nil, []string{"sell", "--help"}},
+		"unknown flag":    {[]string{"serve", "--fast"}, nil, []string{"--fast"}},
+		"wrong part":      {[]string{"serve", "--only=half"}, nil, []string{"--only", "web", "workers"}},
+		"nothing is named": {[]string{"serve"}, nil,
+			[]string{"DATABASE_URL", "REDIS_URL", "NATS_URL", "SMTP_URL", "PSP_URL", "PSP_WEBHOOK_SECRET",
+				"SHOP_SECRET", "shop demo"}},
+		"web needs less": {[]string{"serve", "--only=web"}, []string{"DATABASE_URL=postgres://x"},
+			[]string{"missing settings: PSP_URL, PSP_WEBHOOK_SECRET, SHOP_SECRET:"}},
+		"short secret": {[]string{"serve", "--only=web"},
+			[]string{"DATABASE_URL=postgres://x", "PSP_URL=http://x", "PSP_WEBHOOK_SECRET=x", "SHOP_SECRET=short"},
 			[]string{"SHOP_SECRET", "32"}},
-		"windows do not nest": {[]string{"serve", "--only=web"}, []string{"DATABASE_URL=postgres://x", "PSP_URL=http://x", "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
-			"SHOP_SECRET=" + strings.Repeat("s", 32), "SHOP_CHARGE_LEASE=5s"}, []string{"SHOP_CHARGE_LEASE", "SHOP_PROVIDER_TIMEOUT"}},
-		"no database":  {[]string{"token", "--customer=a@example.com"}, []string{"SHOP_DATA_DIR=/nonexistent"}, []string{"DATABASE_URL", "SHOP_DATA_DIR"}},
+		"windows do not nest": {[]string{"serve", "--only=web"},
+			[]string{"DATABASE_URL=postgres://x", "PSP_URL=http://x", "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
+				"SHOP_SECRET=" + strings.Repeat("s", 32), "SHOP_CHARGE_LEASE=5s"},
+			[]string{"SHOP_CHARGE_LEASE", "SHOP_PROVIDER_TIMEOUT"}},
+		"no database": {[]string{"token", "--customer=a@example.com"}, []string{"SHOP_DATA_DIR=/nonexistent"},
+			[]string{"DATABASE_URL", "SHOP_DATA_DIR"}},
 		"no such file": {[]string{"import", "nowhere.csv"}, nil, []string{"nowhere.csv"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +85,8 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"import", "--help"}} {
 		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), args, nil, &stdout, &stderr); code != exitFine || !strings.Contains(stdout.String(), "Usage: shop") {
+		if code := run(t.Context(), args, nil, &stdout, &stderr); code != exitFine ||
+			!strings.Contains(stdout.String(), "Usage: shop") {
 			t.Errorf("%v: exit code %d, %s", args, code, stdout.String())
 		}
 	}

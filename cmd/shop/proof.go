@@ -9,7 +9,8 @@ import (
 	"github.com/onceshop/onceshop/internal/proof/kill"
 )
 
-// proofCommands are the commands of the proof wing. The wing goes with internal/proof and this file.
+// proofCommands are the commands of the proof wing. The wing goes with internal/proof and this
+// file.
 type proofCommands struct {
 	Lab     labCommand     `cmd:"" help:"The duplicates lab: every strategy against its faults, a naive program beside the guarded one."`
 	Bench   benchCommand   `cmd:"" help:"How fast it is: a naive twin beside the shop in one run, and the ratios."`
@@ -17,7 +18,8 @@ type proofCommands struct {
 }
 
 func init() {
-	wings = append(wings, wing{commands: &proofCommands{}, sections: []app.Section{proof.LabSection()}, prepare: armCrashPoint})
+	wings = append(wings, wing{commands: &proofCommands{}, sections: []app.Section{proof.LabSection()},
+		prepare: armCrashPoint})
 }
 
 // armCrashPoint makes the process die at the point that SHOP_CRASH_AT names, if it names one.
@@ -103,5 +105,6 @@ func (c *tortureCommand) Run(p *program) error {
 	if c.Points {
 		return proof.ListCrashPoints(p.stdout)
 	}
-	return proof.Torture(p.ctx, proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep}, p.stdout, p.stderr)
+	return proof.Torture(p.ctx, proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep},
+		p.stdout, p.stderr)
 }

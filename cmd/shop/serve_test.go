@@ -16,7 +16,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// The service in two processes, on the servers of a demo: ready, deaf to the demo's tokens, and open to real ones.
+// The service in two processes, on the servers of a demo: ready, deaf to the demo's tokens, and
+// open to real ones.
 func TestServeSplit(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
@@ -29,10 +30,13 @@ func TestServeSplit(t *testing.T) {
 	if err := json.Unmarshal(data, &servers); err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "REDIS_URL=" + servers.RedisURL, "NATS_URL=" + servers.NATSURL, "SMTP_URL=" + servers.SMTPURL,
-		"PSP_URL=" + servers.Provider, "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0", "SHOP_SECRET=" + strings.Repeat("s", 32), "HOME=" + t.TempDir()}
+	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "REDIS_URL=" + servers.RedisURL,
+		"NATS_URL=" + servers.NATSURL, "SMTP_URL=" + servers.SMTPURL,
+		"PSP_URL=" + servers.Provider, "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0", "SHOP_SECRET=" + strings.Repeat("s", 32),
+		"HOME=" + t.TempDir()}
 	var token, errors bytes.Buffer
-	if code := run(t.Context(), []string{"token", "--customer=carol@example.com"}, environ, &token, &errors); code != exitFine {
+	if code := run(t.Context(), []string{"token", "--customer=carol@example.com"}, environ, &token,
+		&errors); code != exitFine {
 		t.Fatalf("token: %s", errors.String())
 	}
 	web := &demoProcess{shop: "http://" + shoptest.FreeAddr(t), output: &transcript{}, exited: make(chan error, 1)}
@@ -42,7 +46,8 @@ func TestServeSplit(t *testing.T) {
 	for name, p := range map[string]*demoProcess{"web": web, "workers": workers} {
 		shoptest.Eventually(t, 20*time.Second, name+" is ready", func() bool { return p.ready(t) })
 	}
-	for token, want := range map[string]int{"demo-alice": http.StatusUnauthorized, "demo-admin": http.StatusUnauthorized, strings.TrimSpace(token.String()): http.StatusOK} {
+	for token, want := range map[string]int{"demo-alice": http.StatusUnauthorized,
+		"demo-admin": http.StatusUnauthorized, strings.TrimSpace(token.String()): http.StatusOK} {
 		if status := web.get(t, "/v1/orders", token); status != want {
 			t.Errorf("%s: %d, want %d", token, status, want)
 		}

@@ -19,8 +19,8 @@ CREATE TABLE stock (
     available bigint NOT NULL DEFAULT 0 CHECK (available >= 0)
 );
 
--- An order, its idempotency key, what the key means (fingerprint) and the answer given.
--- Promise: one order per customer and key, for ever; a retry finds this row and gets the same bytes.
+-- An order, its idempotency key, what the key means (fingerprint) and the answer given. Promise:
+-- one order per customer and key, for ever; a retry finds this row and gets the same bytes.
 CREATE TABLE orders (
     id              uuid PRIMARY KEY,
     customer_id     uuid NOT NULL REFERENCES customers,

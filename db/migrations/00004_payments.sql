@@ -29,7 +29,8 @@ CREATE TABLE charges (
     CONSTRAINT charges_final_has_answer CHECK (
         (status IN ('succeeded', 'declined')) = (num_nulls(answer, answer_status, settled_at) = 0))
 );
-CREATE UNIQUE INDEX charges_one_live_per_order ON charges (order_id) WHERE status IN ('pending', 'unknown', 'succeeded');
+CREATE UNIQUE INDEX charges_one_live_per_order ON charges (order_id)
+  WHERE status IN ('pending', 'unknown', 'succeeded');
 CREATE INDEX charges_of_order ON charges (order_id);
 CREATE INDEX charges_unsettled ON charges (lease_until) WHERE status IN ('pending', 'unknown');
 

@@ -1,6 +1,7 @@
 -- +goose Up
 
--- An unpaid order gives its stock back after this time, by the database's clock; a charge that starts moves it on.
+-- An unpaid order gives its stock back after this time, by the database's clock; a charge that
+-- starts moves it on.
 ALTER TABLE orders ADD COLUMN expires_at timestamptz NOT NULL DEFAULT now() + interval '30 minutes';
 CREATE INDEX orders_expiring ON orders (expires_at) WHERE status IN ('placed', 'paying');
 
@@ -9,9 +10,10 @@ CREATE INDEX orders_expiring ON orders (expires_at) WHERE status IN ('placed', '
 ALTER TABLE charges ADD COLUMN started_at timestamptz NOT NULL DEFAULT now();
 ALTER TABLE charges ADD COLUMN asked_at timestamptz NOT NULL DEFAULT now();
 
--- Money on its way back. The amount is taken off what the charge can still refund when the row is written, before the
--- provider is asked, so that refunds at the same time cannot exceed the capture. Without a customer, the shop itself asked.
--- Promises: one refund per customer and key; one row per refund at the provider; a settled refund a client asked for carries its answer.
+-- Money on its way back. The amount is taken off what the charge can still refund when the row is
+-- written, before the provider is asked, so that refunds at the same time cannot exceed the
+-- capture. Without a customer, the shop itself asked. Promises: one refund per customer and key;
+-- one row per refund at the provider; a settled refund a client asked for carries its answer.
 CREATE TABLE refunds (
     id              uuid PRIMARY KEY,
     charge_id       uuid NOT NULL REFERENCES charges,
@@ -50,9 +52,9 @@ CREATE TABLE cancellations (
     CONSTRAINT cancellations_one_per_key UNIQUE (customer_id, idempotency_key)
 );
 
--- The inbox: events of the payment provider, written in the transaction of their effect.
--- Promise: an event takes effect once, however often and in whatever order events arrive. A quarantined
--- one contradicts what we know; it changed nothing and waits for an operator.
+-- The inbox: events of the payment provider, written in the transaction of their effect. Promise:
+-- an event takes effect once, however often and in whatever order events arrive. A quarantined one
+-- contradicts what we know; it changed nothing and waits for an operator.
 CREATE TABLE provider_events (
     id          text PRIMARY KEY,
     type        text NOT NULL,

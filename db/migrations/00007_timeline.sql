@@ -1,8 +1,9 @@
 -- +goose Up
 
--- Requests, events and workers that came a second time and were stopped, by which layer and how often, for an order's timeline.
--- Promise: none. Rows are written in batches, after the fact, and are lost when a node dies, the database is away or
--- more come at once than are kept; nothing is decided by them. They are deleted after 90 days.
+-- Requests, events and workers that came a second time and were stopped, by which layer and how
+-- often, for an order's timeline. Promise: none. Rows are written in batches, after the fact, and
+-- are lost when a node dies, the database is away or more come at once than are kept; nothing is
+-- decided by them. They are deleted after 90 days.
 CREATE TABLE stopped_twins (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- The order, charge, refund or outbox event that there was to be a second one of.

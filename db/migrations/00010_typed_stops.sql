@@ -1,6 +1,7 @@
 -- +goose Up
 
--- A stopped twin is stored as its kind and facts; the sentence is made when a timeline is read. The old rows prove nothing.
+-- A stopped twin is stored as its kind and facts; the sentence is made when a timeline is read. The
+-- old rows prove nothing.
 DELETE FROM stopped_twins;
 ALTER TABLE stopped_twins
     DROP COLUMN layer,

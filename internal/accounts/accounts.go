@@ -29,7 +29,8 @@ type Customer struct {
 }
 
 const (
-	// knownFor is how long a token that was good a moment ago is not looked up again: the time that it takes a revoked one to fail everywhere.
+	// knownFor is how long a token that was good a moment ago is not looked up again: the time that
+	// it takes a revoked one to fail everywhere.
 	knownFor = 5 * time.Second
 	maxKnown = 10_000
 )
@@ -47,13 +48,15 @@ type seenCustomer struct {
 	until time.Time
 }
 
-// New returns a service on the pool's database. Only with acceptDemo are demo tokens good for anything.
+// New returns a service on the pool's database. Only with acceptDemo are demo tokens good for
+// anything.
 func New(pool *pgxpool.Pool, acceptDemo bool) *Service {
-	return &Service{db: accountsdb.New(pool), acceptDemo: acceptDemo, known: otter.Must(&otter.Options[tokenHash, seenCustomer]{MaximumSize: maxKnown})}
+	return &Service{db: accountsdb.New(pool), acceptDemo: acceptDemo,
+		known: otter.Must(&otter.Options[tokenHash, seenCustomer]{MaximumSize: maxKnown})}
 }
 
-// Authenticate returns the customer of an API token, or ErrUnauthorized. A token that is revoked is good for up to five seconds more on a
-// node that has just seen it.
+// Authenticate returns the customer of an API token, or ErrUnauthorized. A token that is revoked is
+// good for up to five seconds more on a node that has just seen it.
 func (s *Service) Authenticate(ctx context.Context, token string) (Customer, error) {
 	if token == "" {
 		return Customer{}, ErrUnauthorized

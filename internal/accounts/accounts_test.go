@@ -41,7 +41,8 @@ func authenticate(t *testing.T, service *accounts.Service, token string) account
 
 func wantUnauthorized(t *testing.T, service *accounts.Service, token string) {
 	t.Helper()
-	if customer, err := service.Authenticate(t.Context(), token); !errors.Is(err, accounts.ErrUnauthorized) || customer != (accounts.Customer{}) {
+	if customer, err := service.Authenticate(t.Context(), token); !errors.Is(err, accounts.ErrUnauthorized) ||
+		customer != (accounts.Customer{}) {
 		t.Errorf("token %q gets %+v, %v; want nobody, ErrUnauthorized", token, customer, err)
 	}
 }
@@ -76,7 +77,8 @@ func TestAuthenticate(t *testing.T) {
 	if admin := authenticate(t, service, admins); !admin.Admin {
 		t.Errorf("the admin is %+v", admin)
 	}
-	for _, token := range []string{"", " ", "shop_", "shop_unknown", first[:len(first)-1], first + "x", strings.ToLower(first), first + "\x00"} {
+	for _, token := range []string{"", " ", "shop_", "shop_unknown", first[:len(first)-1], first + "x",
+		strings.ToLower(first), first + "\x00"} {
 		wantUnauthorized(t, service, token)
 	}
 }
@@ -125,7 +127,8 @@ func TestOneAccountPerEmail(t *testing.T) {
 func TestIssueTokenRefuses(t *testing.T) {
 	t.Parallel()
 	service, pool := setup(t)
-	for _, email := range []string{"", "alice", "alice@", "@example.com", "Alice <alice@example.com>", "<alice@example.com>", " alice@example.com",
+	for _, email := range []string{"", "alice", "alice@", "@example.com", "Alice <alice@example.com>",
+		"<alice@example.com>", " alice@example.com",
 		"alice@example.com ", "a@example.com, b@example.com", "alice@example.com\nBcc: b@example.com"} {
 		token, err := service.IssueToken(t.Context(), email, false)
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", email)) || token != "" {
@@ -152,7 +155,8 @@ func TestTokensAreStoredHashed(t *testing.T) {
 	token := issue(t, service, "alice@example.com", true)
 	var rows string
 	// As text and as bytes: a bytea prints as hexadecimal digits.
-	err := pool.QueryRow(t.Context(), `SELECT string_agg(r::text || encode(hash, 'escape'), E'\n') FROM api_tokens r`).Scan(&rows)
+	err := pool.QueryRow(t.Context(),
+		`SELECT string_agg(r::text || encode(hash, 'escape'), E'\n') FROM api_tokens r`).Scan(&rows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,13 +179,16 @@ func TestDemoTokens(t *testing.T) {
 	pool := shoptest.DB(t)
 	demo, serve := accounts.New(pool, true), accounts.New(pool, false)
 	// Twice at once and once more: a demo is started again and again.
-	for _, err := range append(shoptest.Race(2, func(int) error { return demo.SeedDemo(t.Context()) }), demo.SeedDemo(t.Context())) {
+	for _, err := range append(shoptest.Race(2, func(int) error {
+		return demo.SeedDemo(t.Context())
+	}), demo.SeedDemo(t.Context())) {
 		if err != nil {
 			t.Error(err)
 		}
 	}
 	ids := make(map[uuid.UUID]bool)
-	for token, admin := range map[string]bool{accounts.DemoAlice: false, accounts.DemoBob: false, accounts.DemoAdmin: true} {
+	for token, admin := range map[string]bool{accounts.DemoAlice: false, accounts.DemoBob: false,
+		accounts.DemoAdmin: true} {
 		customer := authenticate(t, demo, token)
 		ids[customer.ID] = true
 		if customer.Admin != admin {
@@ -193,7 +200,8 @@ func TestDemoTokens(t *testing.T) {
 		t.Errorf("%d demo customers, want 3", len(ids))
 	}
 	// A token of the same account that was issued is good everywhere.
-	if real := issue(t, serve, "alice@example.com", false); authenticate(t, serve, real) != authenticate(t, demo, accounts.DemoAlice) {
+	if real := issue(t, serve, "alice@example.com", false); authenticate(t, serve, real) != authenticate(t, demo,
+		accounts.DemoAlice) {
 		t.Error("a token that was issued to the demo's alice is of another customer")
 	}
 }

@@ -23,14 +23,16 @@ func NewSigner(secret string) Signer {
 
 // Sign returns value with a signature that holds for this purpose only.
 func (s Signer) Sign(purpose, value string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(value)) + "." + base64.RawURLEncoding.EncodeToString(s.mac(purpose, value))
+	return base64.RawURLEncoding.EncodeToString([]byte(value)) + "." +
+		base64.RawURLEncoding.EncodeToString(s.mac(purpose, value))
 }
 
 // Verify returns the value that Sign was given, or ErrBadSignature.
 func (s Signer) Verify(purpose, signed string) (string, error) {
 	encoded, _, _ := strings.Cut(signed, ".")
 	value, err := base64.RawURLEncoding.DecodeString(encoded)
-	// Signed again and compared as a whole, since base64 has more than one way to write the same bytes.
+	// Signed again and compared as a whole, since base64 has more than one way to write the same
+	// bytes.
 	if err != nil || !hmac.Equal([]byte(signed), []byte(s.Sign(purpose, string(value)))) {
 		return "", ErrBadSignature
 	}

@@ -16,13 +16,16 @@ const (
 
 func TestSignerRoundTrip(t *testing.T) {
 	t.Parallel()
-	for _, value := range []string{"", "0193588e-6c00-7a3b-8f21-5d0c9e4b7a10", "a.b", "a\x00b", "ä\xff", strings.Repeat("v", 1000)} {
+	for _, value := range []string{"", "0193588e-6c00-7a3b-8f21-5d0c9e4b7a10", "a.b", "a\x00b", "ä\xff",
+		strings.Repeat("v", 1000)} {
 		signed := accounts.NewSigner(secret).Sign(purpose, value)
 		// Another signer, as on another node.
 		if got, err := accounts.NewSigner(secret).Verify(purpose, signed); err != nil || got != value {
 			t.Errorf("%q comes back as %q, %v", value, got, err)
 		}
-		if strings.ContainsFunc(signed, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`",;\`, c) }) {
+		if strings.ContainsFunc(signed, func(c rune) bool {
+			return c <= ' ' || c > '~' || strings.ContainsRune(`",;\`, c)
+		}) {
 			t.Errorf("%q cannot be the value of a cookie", signed)
 		}
 	}
@@ -38,26 +41,28 @@ func TestSignerRefuses(t *testing.T) {
 		signer          accounts.Signer
 		purpose, signed string
 	}{
-		"another purpose":                 {signer, "csrf", signed},
-		"no purpose":                      {signer, "", signed},
-		"another secret":                  {accounts.NewSigner(secret + "!"), purpose, signed},
-		"nothing":                         {signer, purpose, ""},
-		"a dot":                           {signer, purpose, "."},
-		"no signature":                    {signer, purpose, value},
-		"an empty signature":              {signer, purpose, value + "."},
-		"another's value":                 {signer, purpose, othersValue + "." + signature},
-		"another's signature":             {signer, purpose, value + "." + othersSignature},
-		"the value in the clear":          {signer, purpose, "alice." + signature},
-		"a cut signature":                 {signer, purpose, signed[:len(signed)-4]},
-		"a longer signature":              {signer, purpose, signed + "AAAA"},
-		"two signatures":                  {signer, purpose, signed + "." + signature},
-		"what is no base64":               {signer, purpose, value + ".!" + signature[1:]},
-		"a value that is no base64":       {signer, purpose, "!" + signed},
-		"a letter moved from the purpose": {signer, "gues", base64.RawURLEncoding.EncodeToString([]byte("talice")) + "." + signature},
+		"another purpose":           {signer, "csrf", signed},
+		"no purpose":                {signer, "", signed},
+		"another secret":            {accounts.NewSigner(secret + "!"), purpose, signed},
+		"nothing":                   {signer, purpose, ""},
+		"a dot":                     {signer, purpose, "."},
+		"no signature":              {signer, purpose, value},
+		"an empty signature":        {signer, purpose, value + "."},
+		"another's value":           {signer, purpose, othersValue + "." + signature},
+		"another's signature":       {signer, purpose, value + "." + othersSignature},
+		"the value in the clear":    {signer, purpose, "alice." + signature},
+		"a cut signature":           {signer, purpose, signed[:len(signed)-4]},
+		"a longer signature":        {signer, purpose, signed + "AAAA"},
+		"two signatures":            {signer, purpose, signed + "." + signature},
+		"what is no base64":         {signer, purpose, value + ".!" + signature[1:]},
+		"a value that is no base64": {signer, purpose, "!" + signed},
+		"a letter moved from the purpose": {signer, "gues",
+			base64.RawURLEncoding.EncodeToString([]byte("talice")) + "." + signature},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got, err := test.signer.Verify(test.purpose, test.signed); !errors.Is(err, accounts.ErrBadSignature) || got != "" {
+			if got, err := test.signer.Verify(test.purpose, test.signed); !errors.Is(err, accounts.ErrBadSignature) ||
+				got != "" {
 				t.Errorf("got %q, %v; want ErrBadSignature", got, err)
 			}
 		})

@@ -43,9 +43,12 @@ type API struct {
 	Log    *slog.Logger
 }
 
-// Register adds the routes. Errors of the handlers reach the echo instance's error handler: see WriteError.
+// Register adds the routes. Errors of the handlers reach the echo instance's error handler: see
+// WriteError.
 func (a *API) Register(e *echo.Echo) {
-	e.GET("/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", OpenAPI) }, a.limitGuests)
+	e.GET("/v1/openapi.yaml", func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/yaml", OpenAPI)
+	}, a.limitGuests)
 	e.GET("/v1/products", a.listProducts, limits, a.limitGuests)
 
 	customer := []echo.MiddlewareFunc{limits, a.limitTokens, a.authenticate}
@@ -94,17 +97,19 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 func (a *API) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if customer := customerOf(c); !customer.Admin {
-			a.Log.WarnContext(c.Request().Context(), "a customer tried an admin call", "customer_id", customer.ID, "path", c.Path())
+			a.Log.WarnContext(c.Request().Context(), "a customer tried an admin call", "customer_id", customer.ID,
+				"path", c.Path())
 			return errForbidden
 		}
 		return next(c)
 	}
 }
 
-// once answers an operation under its idempotency key: from memory when this node holds the final answer, together
-// with a twin that is running, or by run. A 201 points to its
-// object under the location, unless that is empty.
-func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedup.Fingerprint, location string, run func(context.Context) (dedup.Answer, error)) error {
+// once answers an operation under its idempotency key: from memory when this node holds the final
+// answer, together with a twin that is running, or by run. A 201 points to its object under the
+// location, unless that is empty.
+func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedup.Fingerprint, location string,
+	run func(context.Context) (dedup.Answer, error)) error {
 	c.Set(keyHash, key.Hash())
 	id := dedup.RequestIDOf(operation, customerOf(c).ID, key, meaning)
 	answer, err := a.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {

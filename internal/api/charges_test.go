@@ -83,7 +83,8 @@ func TestTwoKeysPayOnce(t *testing.T) {
 
 func TestDeclinedIsFinalForItsKeyOnly(t *testing.T) {
 	t.Parallel()
-	for method, code := range map[string]string{"pm_declined": "card_declined", "pm_insufficient_funds": "insufficient_funds", "pm_nonsense": "refused_by_provider"} {
+	for method, code := range map[string]string{"pm_declined": "card_declined",
+		"pm_insufficient_funds": "insufficient_funds", "pm_nonsense": "refused_by_provider"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
 			shop := apptest.Start(t, 2)
@@ -97,7 +98,8 @@ func TestDeclinedIsFinalForItsKeyOnly(t *testing.T) {
 			}
 			for node := range shop.Nodes {
 				again := charge(t, shop.Client(t, node, "demo-alice"), order, "c1", `{"payment_method":"`+method+`"}`)
-				if again.Status != 402 || !bytes.Equal(again.Body, first.Body) || again.Header.Get("Idempotent-Replayed") != "true" {
+				if again.Status != 402 || !bytes.Equal(again.Body, first.Body) ||
+					again.Header.Get("Idempotent-Replayed") != "true" {
 					t.Errorf("node %d: %d %s", node, again.Status, again.Body)
 				}
 				expect(t, charge(t, shop.Client(t, node, "demo-alice"), order, "c1", ok), 422, "idempotency_key_reused")
@@ -121,7 +123,8 @@ func TestChargeRequests(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
 	order := place(t, shop.Alice(t), "o", mug)
-	for _, body := range []string{`{}`, `{"payment_method":""}`, `{"payment_method":7}`, `{"payment_method":"pm ok"}`, `{"payment_method":"4242424242424242"}`, `{"payment_method":"pm_ok","amount":1}`} {
+	for _, body := range []string{`{}`, `{"payment_method":""}`, `{"payment_method":7}`, `{"payment_method":"pm ok"}`,
+		`{"payment_method":"4242424242424242"}`, `{"payment_method":"pm_ok","amount":1}`} {
 		expect(t, charge(t, shop.Alice(t), order, "c", body), 400, "invalid_request")
 	}
 	other := place(t, shop.Alice(t), "o2", mug)
@@ -129,7 +132,8 @@ func TestChargeRequests(t *testing.T) {
 	expect(t, charge(t, shop.Alice(t), other, "c", ok), 422, "idempotency_key_reused")
 }
 
-// Unknown is not failed: the order stays in payment, the key is answered with the charge as it stands, and no other key can pay.
+// Unknown is not failed: the order stays in payment, the key is answered with the charge as it
+// stands, and no other key can pay.
 func TestUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	hold := make(chan struct{})

@@ -29,8 +29,9 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 	}
 }
 
-// decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and wrong types are
-// errors, because a client whose words are ignored believes that it said something. So is a card number, wherever it stands.
+// decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and
+// wrong types are errors, because a client whose words are ignored believes that it said something.
+// So is a card number, wherever it stands.
 func decode(c echo.Context, into any) error {
 	body, err := readBody(c)
 	if err != nil {
@@ -52,7 +53,8 @@ func decodeBytes(body []byte, into any) error {
 	if field, found := cardNumber(body); found {
 		return problem.InvalidError{Field: field, Reason: cardReason}
 	}
-	// By its address, null takes into itself away. It would empty the command, customer and key included.
+	// By its address, null takes into itself away. It would empty the command, customer and key
+	// included.
 	err := json.Unmarshal(body, &into, json.RejectUnknownMembers(true))
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError
@@ -66,21 +68,25 @@ func decodeBytes(body []byte, into any) error {
 	case errors.As(err, &semantic):
 		return problem.InvalidError{Field: field(semantic.JSONPointer), Reason: semanticReason(semantic)}
 	case errors.As(err, &syntactic):
-		return problem.InvalidError{Field: field(syntactic.JSONPointer), Reason: "is not valid JSON: " + reason(syntactic.Err)}
+		return problem.InvalidError{Field: field(syntactic.JSONPointer),
+			Reason: "is not valid JSON: " + reason(syntactic.Err)}
 	default:
 		return err
 	}
 }
 
-const cardReason = "looks like a payment card number, which this shop never takes: send the payment_method that the provider made of the card"
+const cardReason = "looks like a payment card number, which this shop never takes: send the payment_method that " +
+	"the provider made of the card"
 
-// cardNumber returns the field that holds a card number. A member's name counts as its value, and is not repeated.
+// cardNumber returns the field that holds a card number. A member's name counts as its value, and
+// is not repeated.
 func cardNumber(body []byte) (path string, found bool) {
 	// An escape is the one way to write digits as something else.
 	if !cards.In(string(body)) && !bytes.Contains(body, []byte(`\u00`)) {
 		return "", false
 	}
-	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true),
+		jsontext.AllowInvalidUTF8(true))
 	for {
 		token, err := decoder.ReadToken()
 		if err != nil {

@@ -21,8 +21,9 @@ import (
 	"github.com/onceshop/onceshop/internal/problem"
 )
 
-// FuzzDecode compares how the API reads the body of an order with encoding/json, told what the API is stricter about: what is
-// taken means what was written, with every member known and said once, and nothing that is well written is refused.
+// FuzzDecode compares how the API reads the body of an order with encoding/json, told what the API
+// is stricter about: what is taken means what was written, with every member known and said once,
+// and nothing that is well written is refused.
 func FuzzDecode(f *testing.F) {
 	for _, body := range []string{
 		`{"email":"alice@example.com","lines":[{"sku":"MUG-ONCE","quantity":2}]}`,

@@ -28,8 +28,8 @@ var (
 	errCardAsKey = errors.New("api: the idempotency key looks like a card number")
 )
 
-// known maps every error of the services to what a client is told. The last column is safe_new_key: false wherever
-// this key's request, or another try for the same order, may have had an effect.
+// known maps every error of the services to what a client is told. The last column is safe_new_key:
+// false wherever this key's request, or another try for the same order, may have had an effect.
 var known = []struct {
 	err        error
 	status     int
@@ -38,24 +38,44 @@ var known = []struct {
 	detail     string
 	safeNewKey bool
 }{
-	{dedup.ErrKeyMissing, 400, "idempotency_key_missing", "Idempotency key missing", "Send an Idempotency-Key header: a name of your choice for this intent, such as a UUID, and the same again when you retry.", true},
-	{dedup.ErrKeyInvalid, 400, "idempotency_key_invalid", "Idempotency key invalid", "Idempotency-Key must be sent once and have 1 to 255 visible ASCII characters, bare or as a quoted string.", true},
-	{errCardAsKey, 400, "idempotency_key_invalid", "Idempotency key invalid", "The Idempotency-Key looks like a payment card number, which this shop never keeps. Make up another name for this intent, such as a UUID.", true},
-	{dedup.ErrKeyReused, 422, "idempotency_key_reused", "Idempotency key reused", "This key stands for another request that you sent before. Nothing was done. Use one key per intent.", false},
-	{dedup.ErrInProgress, 409, "request_in_progress", "Request in progress", "The first request with this key is still running. Send it again with the same key.", false},
-	{accounts.ErrUnauthorized, 401, "unauthorized", "Unauthorized", "Send a valid token: Authorization: Bearer TOKEN.", true},
+	{dedup.ErrKeyMissing, 400, "idempotency_key_missing", "Idempotency key missing",
+		"Send an Idempotency-Key header: a name of your choice for this intent, such as a UUID, and the same again " +
+			"when you retry.", true},
+	{dedup.ErrKeyInvalid, 400, "idempotency_key_invalid", "Idempotency key invalid",
+		"Idempotency-Key must be sent once and have 1 to 255 visible ASCII characters, bare or as a quoted string.",
+		true},
+	{errCardAsKey, 400, "idempotency_key_invalid", "Idempotency key invalid",
+		"The Idempotency-Key looks like a payment card number, which this shop never keeps. Make up another name " +
+			"for this intent, such as a UUID.", true},
+	{dedup.ErrKeyReused, 422, "idempotency_key_reused", "Idempotency key reused",
+		"This key stands for another request that you sent before. Nothing was done. Use one key per intent.", false},
+	{dedup.ErrInProgress, 409, "request_in_progress", "Request in progress",
+		"The first request with this key is still running. Send it again with the same key.", false},
+	{accounts.ErrUnauthorized, 401, "unauthorized", "Unauthorized", "Send a valid token: Authorization: Bearer TOKEN.",
+		true},
 	{errForbidden, 403, "forbidden", "Forbidden", "This call needs an admin's token.", true},
 	{orders.ErrNotFound, 404, "not_found", "Not found", "There is no such order.", true},
 	{payments.ErrNotFound, 404, "not_found", "Not found", "There is no such charge.", true},
-	{payments.ErrOrderNotPayable, 409, "order_not_payable", "Order not payable", "The order was canceled, has expired or was refunded. Place a new one.", true},
-	{payments.ErrOrderNotCancelable, 409, "order_not_cancelable", "Order not cancelable", "The order has ended already: it was canceled or refunded, or has expired.", true},
-	{payments.ErrNotApplicableYet, 409, "event_not_applicable", "Event not applicable yet", "What the event is about is not settled here yet. Send it again.", true},
-	{payments.ErrNotSigned, 400, "invalid_request", "Bad signature", "The webhook's signature or timestamp is not valid.", true},
+	{payments.ErrOrderNotPayable, 409, "order_not_payable", "Order not payable",
+		"The order was canceled, has expired or was refunded. Place a new one.", true},
+	{payments.ErrOrderNotCancelable, 409, "order_not_cancelable", "Order not cancelable",
+		"The order has ended already: it was canceled or refunded, or has expired.", true},
+	{payments.ErrNotApplicableYet, 409, "event_not_applicable", "Event not applicable yet",
+		"What the event is about is not settled here yet. Send it again.", true},
+	{payments.ErrNotSigned, 400, "invalid_request", "Bad signature",
+		"The webhook's signature or timestamp is not valid.", true},
 	{echo.ErrNotFound, 404, "not_found", "Not found", "There is nothing at this path; see /v1/openapi.yaml.", true},
-	{echo.ErrMethodNotAllowed, 405, "method_not_allowed", "Method not allowed", "This path does not take this method; see the Allow header and /v1/openapi.yaml.", true},
-	{ratelimit.ErrTooMany, 429, "too_many_requests", "Too many requests", "Nothing was done. Send the same request with the same key again, after the seconds that Retry-After names.", true},
-	{errUnavailable, 503, "unavailable", "Unavailable", "The shop could not finish this now, and it may have happened. Send the same request with the same key again.", false},
-	{errInternal, 500, "internal", "Internal error", "Something went wrong on our side, and it may have happened. Send the same request with the same key again.", false},
+	{echo.ErrMethodNotAllowed, 405, "method_not_allowed", "Method not allowed",
+		"This path does not take this method; see the Allow header and /v1/openapi.yaml.", true},
+	{ratelimit.ErrTooMany, 429, "too_many_requests", "Too many requests",
+		"Nothing was done. Send the same request with the same key again, after the seconds that Retry-After names.",
+		true},
+	{errUnavailable, 503, "unavailable", "Unavailable",
+		"The shop could not finish this now, and it may have happened. Send the same request with the same key again.",
+		false},
+	{errInternal, 500, "internal", "Internal error",
+		"Something went wrong on our side, and it may have happened. Send the same request with the same key again.",
+		false},
 }
 
 var errUnavailable = errors.New("api: unavailable")
@@ -92,22 +112,27 @@ func typed(err error) (problem.Problem, bool) {
 	case errors.As(err, &invalid):
 		return problem.New(400, "invalid_request", "Invalid request", invalid.Error(), true), true
 	case errors.As(err, &unknownSKU):
-		return problem.New(400, "unknown_sku", "Unknown product", "The shop has no product with this "+unknownSKU.Error()+". GET /v1/products lists what there is.", true), true
+		return problem.New(400, "unknown_sku", "Unknown product",
+				"The shop has no product with this "+unknownSKU.Error()+". GET /v1/products lists what there is.", true),
+			true
 	case errors.As(err, &short):
 		p := problem.New(409, "out_of_stock", "Out of stock", "Nothing was ordered: "+short.Error()+".", true)
 		p.Items = short.Items
 		return p, true
 	case errors.As(err, &busy):
-		p := problem.New(409, "charge_in_progress", "Charge in progress", "Another charge for this order is not settled yet. Do not pay again: ask for that charge.", false)
+		p := problem.New(409, "charge_in_progress", "Charge in progress",
+			"Another charge for this order is not settled yet. Do not pay again: ask for that charge.", false)
 		p.ChargeID = busy.ChargeID.String()
 		return p, true
 	case errors.As(err, &paid):
-		p := problem.New(409, "order_already_paid", "Order already paid", "Another charge has paid this order. Nothing was charged now.", false)
+		p := problem.New(409, "order_already_paid", "Order already paid",
+			"Another charge has paid this order. Nothing was charged now.", false)
 		p.ChargeID = paid.ChargeID.String()
 		return p, true
 	case errors.As(err, &exceeds):
 		return problem.New(409, "refund_exceeds_charge", "Refund exceeds the charge",
-			fmt.Sprintf("Nothing was refunded: you asked for %s, and the charge can still give back %s.", exceeds.Asked, exceeds.Refundable), true), true
+			fmt.Sprintf("Nothing was refunded: you asked for %s, and the charge can still give back %s.",
+				exceeds.Asked, exceeds.Refundable), true), true
 	case errors.As(err, &tooLarge):
 		return problem.New(413, "too_large", "Body too large", "The body must not be larger than 64 KiB.", true), true
 	}
@@ -141,7 +166,8 @@ const (
 	objectID = "object_id"
 )
 
-// LogFields are what a log line of the request should carry: the object and the hash of the key, never the key.
+// LogFields are what a log line of the request should carry: the object and the hash of the key,
+// never the key.
 func LogFields(c echo.Context) []any {
 	fields := []any{"method", c.Request().Method, "route", c.Path()}
 	for _, name := range []string{keyHash, objectID} {

@@ -49,8 +49,8 @@ func bearer(c echo.Context) string {
 	return token
 }
 
-// readBody reads the body, and inflates it if it comes as gzip. What it becomes counts for the limit, not what was sent: a small body that
-// would fill the memory is too large.
+// readBody reads the body, and inflates it if it comes as gzip. What it becomes counts for the
+// limit, not what was sent: a small body that would fill the memory is too large.
 func readBody(c echo.Context) ([]byte, error) {
 	request := c.Request()
 	from := io.Reader(request.Body)

@@ -36,9 +36,10 @@ func (a *API) placeOrder(c echo.Context) error {
 	if err := decode(c, &command); err != nil {
 		return err
 	}
-	return a.once(c, "orders", key, command.Fingerprint(), "/v1/orders/", func(ctx context.Context) (dedup.Answer, error) {
-		return a.Orders.Place(ctx, command)
-	})
+	return a.once(c, "orders", key, command.Fingerprint(), "/v1/orders/",
+		func(ctx context.Context) (dedup.Answer, error) {
+			return a.Orders.Place(ctx, command)
+		})
 }
 
 func (a *API) listOrders(c echo.Context) error {
@@ -46,7 +47,8 @@ func (a *API) listOrders(c echo.Context) error {
 	if text := c.QueryParam("limit"); text != "" {
 		var err error
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxPage {
-			return problem.InvalidError{Field: "limit", Reason: fmt.Sprintf("must be a whole number from 1 to %d", maxPage)}
+			return problem.InvalidError{Field: "limit",
+				Reason: fmt.Sprintf("must be a whole number from 1 to %d", maxPage)}
 		}
 	}
 	var after *uuid.UUID

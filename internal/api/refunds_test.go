@@ -44,19 +44,23 @@ func replays(t *testing.T, shop *apptest.Shop, token, path, key string, body any
 	t.Helper()
 	for node := range shop.Nodes {
 		again := shop.Client(t, node, token).Post(t.Context(), path, key, body)
-		if again.Status != first.Status || !bytes.Equal(again.Body, first.Body) || again.Header.Get("Idempotent-Replayed") != "true" {
+		if again.Status != first.Status || !bytes.Equal(again.Body, first.Body) ||
+			again.Header.Get("Idempotent-Replayed") != "true" {
 			t.Errorf("node %d again: %d %s, first %d %s", node, again.Status, again.Body, first.Status, first.Body)
 		}
 	}
 }
 
-// Fifty at once ask for 3 of 100: the constraint lets 33 through, and the provider agrees to the cent.
+// Fifty at once ask for 3 of 100: the constraint lets 33 through, and the provider agrees to the
+// cent.
 func TestPartialRefundsAtOnce(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 2)
-	shop.Exec(t, "INSERT INTO products (sku, name, description, currency, unit_price, position) VALUES ('COIN', 'Coin', 'A coin.', 'EUR', 100, 99)")
+	shop.Exec(t, "INSERT INTO products (sku, name, description, currency, unit_price, position) VALUES ('COIN', "+
+		"'Coin', 'A coin.', 'EUR', 100, 99)")
 	shop.Exec(t, "INSERT INTO stock (sku) VALUES ('COIN')")
-	expect(t, shop.Admin(t).Post(t.Context(), "/v1/deliveries", "coins", `{"lines":[{"sku":"COIN","quantity":1}]}`), 201, "")
+	expect(t, shop.Admin(t).Post(t.Context(), "/v1/deliveries", "coins", `{"lines":[{"sku":"COIN","quantity":1}]}`),
+		201, "")
 	order, of := paid(t, shop, "o", apptest.OrderBody("alice@example.com", "COIN", 1))
 	const three = `{"amount":3}`
 	answers := shoptest.Race(50, func(i int) apitest.Response {
@@ -70,7 +74,8 @@ func TestPartialRefundsAtOnce(t *testing.T) {
 		}
 		done++
 		var refund payments.Refund
-		if answer.JSON(t, &refund); refund.Amount != 3 || refund.Status != payments.Succeeded || refund.ChargeID != of.ID {
+		if answer.JSON(t, &refund); refund.Amount != 3 || refund.Status != payments.Succeeded ||
+			refund.ChargeID != of.ID {
 			t.Errorf("refund %+v", refund)
 		}
 		replays(t, shop, "demo-admin", refundPath(of.ID), fmt.Sprint("r", i), three, answer)
@@ -88,7 +93,8 @@ func TestPartialRefundsAtOnce(t *testing.T) {
 		t.Errorf("the rest is %+v", refund)
 	}
 	replays(t, shop, "demo-admin", refundPath(of.ID), "rest", `{}`, rest)
-	if given := sum(shop.Refunds(t, shop.Captures(t, order.ID.String())[0].ID)); given != 100 || statusOf(t, shop.Alice(t), order) != orders.Refunded {
+	if given := sum(shop.Refunds(t, shop.Captures(t, order.ID.String())[0].ID)); given != 100 ||
+		statusOf(t, shop.Alice(t), order) != orders.Refunded {
 		t.Errorf("the provider gave back %d, the order is %s", given, statusOf(t, shop.Alice(t), order))
 	}
 	for _, body := range []string{three, `{}`, `{"amount":1}`} {
@@ -112,7 +118,8 @@ func TestRefundRequests(t *testing.T) {
 	refund := func(key string, body any) apitest.Response {
 		return admin.Post(t.Context(), refundPath(of.ID), key, body)
 	}
-	for _, body := range []string{`{"amount":0}`, `{"amount":-1}`, `{"amount":1.5}`, `{"amount":"1"}`, `{"amount":1e30}`, `{"charge_id":"x"}`, `[]`, `{"reason":7}`,
+	for _, body := range []string{`{"amount":0}`, `{"amount":-1}`, `{"amount":1.5}`, `{"amount":"1"}`,
+		`{"amount":1e30}`, `{"charge_id":"x"}`, `[]`, `{"reason":7}`,
 		`{"reason":"` + strings.Repeat("x", 501) + `"}`} {
 		expect(t, refund("r", body), 400, "invalid_request")
 	}
@@ -136,7 +143,8 @@ func TestRefundRequests(t *testing.T) {
 	replays(t, shop, "demo-admin", refundPath(of.ID), "r", ` { "reason":"a handle is broken", "amount": 5 }`, first)
 	for node := range shop.Nodes {
 		for _, body := range []string{`{"amount":6,"reason":"a handle is broken"}`, `{"amount":5}`, `{}`} {
-			expect(t, shop.Client(t, node, "demo-admin").Post(t.Context(), refundPath(of.ID), "r", body), 422, "idempotency_key_reused")
+			expect(t, shop.Client(t, node, "demo-admin").Post(t.Context(), refundPath(of.ID), "r", body), 422,
+				"idempotency_key_reused")
 		}
 	}
 	unpaid := place(t, shop.Alice(t), "o2", mug)
@@ -147,7 +155,9 @@ func TestRefundRequests(t *testing.T) {
 	expect(t, admin.Post(t.Context(), refundPath(p.Charge.ID), "r2", `{}`), 409, "refund_exceeds_charge")
 	var now payments.Charge
 	shop.Alice(t).Get(t.Context(), "/v1/charges/"+of.ID.String()).JSON(t, &now)
-	if given := sum(shop.Refunds(t, shop.Captures(t, order.ID.String())[0].ID)); now.AmountRefunded != 5 || given != 5 || statusOf(t, shop.Alice(t), order) != orders.Paid {
+	if given := sum(shop.Refunds(t, shop.Captures(t, order.ID.String())[0].ID)); now.AmountRefunded != 5 ||
+		given != 5 ||
+		statusOf(t, shop.Alice(t), order) != orders.Paid {
 		t.Errorf("the charge is %+v, the provider gave back %d", now, given)
 	}
 }
@@ -181,7 +191,9 @@ func TestCancelRequests(t *testing.T) {
 	}
 	expect(t, alice.Post(t.Context(), cancelPath(bought), "k1", nil), 422, "idempotency_key_reused")
 	capture := shop.Captures(t, bought.ID.String())[0]
-	shoptest.Eventually(t, 10*time.Second, "the money is back", func() bool { return sum(shop.Refunds(t, capture.ID)) == bought.Total })
+	shoptest.Eventually(t, 10*time.Second, "the money is back", func() bool {
+		return sum(shop.Refunds(t, capture.ID)) == bought.Total
+	})
 	if now := left(); now != before {
 		t.Errorf("%d mugs are left of %d", now, before)
 	}
@@ -195,7 +207,9 @@ func TestExpiredOrder(t *testing.T) {
 	shop := apptest.Start(t, 2)
 	order := place(t, shop.Alice(t), "o", mug)
 	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 second'")
-	shoptest.Eventually(t, 20*time.Second, "the order expires", func() bool { return statusOf(t, shop.Alice(t), order) == orders.Expired })
+	shoptest.Eventually(t, 20*time.Second, "the order expires", func() bool {
+		return statusOf(t, shop.Alice(t), order) == orders.Expired
+	})
 	if left := shop.Count(t, "SELECT available FROM stock WHERE sku = 'MUG-ONCE'"); left != 1000 {
 		t.Errorf("%d mugs are left", left)
 	}

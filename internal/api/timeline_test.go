@@ -61,7 +61,8 @@ func TestTimeline(t *testing.T) {
 	alice.Post(t.Context(), "/v1/orders", "secret-key-1", mug).JSON(t, &order)
 	expect(t, alice.Post(t.Context(), "/v1/orders", "secret-key-1", mug), 201, "")
 	expect(t, elsewhere.Post(t.Context(), "/v1/orders", "secret-key-1", mug), 201, "")
-	expect(t, elsewhere.Post(t.Context(), "/v1/orders", "secret-key-1", strings.Replace(mug, "2", "3", 1)), 422, "idempotency_key_reused")
+	expect(t, elsewhere.Post(t.Context(), "/v1/orders", "secret-key-1", strings.Replace(mug, "2", "3", 1)), 422,
+		"idempotency_key_reused")
 	charges := "/v1/orders/" + order.ID.String() + "/charges"
 	expect(t, alice.Post(t.Context(), charges, "secret-key-2", `{"payment_method":"pm_webhook_storm"}`), 201, "")
 	expect(t, alice.Post(t.Context(), charges, "secret-key-2", `{"payment_method":"pm_webhook_storm"}`), 201, "")
@@ -79,9 +80,12 @@ func TestTimeline(t *testing.T) {
 	}
 	shoptest.Eventually(t, patience, "all is told", func() bool {
 		lines = told(t, alice, order.ID)
-		return missing(lines, false, stopped...) == "" && !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "outbox: waiting") })
+		return missing(lines, false, stopped...) == "" && !slices.ContainsFunc(lines, func(l string) bool {
+			return strings.HasPrefix(l, "outbox: waiting")
+		})
 	})
-	if part := missing(lines, true, "unique key: first: The order was placed", "stock: reserved: 2 × MUG-ONCE", "unique key: first: Charge", "provider: asked: To take €28.00",
+	if part := missing(lines, true, "unique key: first: The order was placed", "stock: reserved: 2 × MUG-ONCE",
+		"unique key: first: Charge", "provider: asked: To take €28.00",
 		"provider: succeeded: Capture", "stock: sold: 2 × MUG-ONCE", "receipt: claimed", "receipt: sent"); part != "" {
 		t.Errorf("%q does not come in its turn:\n%s", part, strings.Join(lines, "\n"))
 	}
@@ -96,7 +100,8 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 	alice := shop.Alice(t)
 	var canceled, expired orders.Order
 	alice.Post(t.Context(), "/v1/orders", "k1", mug).JSON(t, &canceled)
-	expect(t, alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/charges", "k2", `{"payment_method":"pm_ok"}`), 201, "")
+	expect(t, alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/charges", "k2",
+		`{"payment_method":"pm_ok"}`), 201, "")
 	for range 2 {
 		expect(t, alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/cancel", "k3", nil), 200, "")
 	}
@@ -105,8 +110,10 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 
 	shoptest.Eventually(t, patience, "the cancellation is told", func() bool {
 		lines := told(t, alice, canceled.ID)
-		return missing(lines, true, "unique key: canceled", "unique key: first: Refund", "stock: returned: 2 × MUG-ONCE", "provider: refunded") == "" &&
-			missing(lines, false, "memory: stopped: The request to cancel was repeated", "webhook: known: Event", "(refund.succeeded) contained nothing new") == ""
+		return missing(lines, true, "unique key: canceled", "unique key: first: Refund",
+			"stock: returned: 2 × MUG-ONCE", "provider: refunded") == "" &&
+			missing(lines, false, "memory: stopped: The request to cancel was repeated", "webhook: known: Event",
+				"(refund.succeeded) contained nothing new") == ""
 	})
 	shoptest.Eventually(t, patience, "the expiry is told", func() bool {
 		return missing(told(t, alice, expired.ID), true, "stock: reserved", "expiry: expired") == "" &&
@@ -114,22 +121,27 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 	})
 }
 
-// The relay repeats itself, and then a publisher forgets the message id: the broker knows the first twin, Redis the second.
+// The relay repeats itself, and then a publisher forgets the message id: the broker knows the first
+// twin, Redis the second.
 func TestTimelineOfRepeatedEvents(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
 	alice := shop.Alice(t)
 	var order orders.Order
 	alice.Post(t.Context(), "/v1/orders", "k1", mug).JSON(t, &order)
-	expect(t, alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "k2", `{"payment_method":"pm_ok"}`), 201, "")
+	expect(t, alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "k2", `{"payment_method":"pm_ok"}`),
+		201, "")
 	shoptest.Eventually(t, patience, "the receipt is sent", func() bool {
 		return missing(told(t, alice, order.ID), false, "(order.paid) is number", "receipt: sent") == ""
 	})
-	shop.Exec(t, "UPDATE outbox SET sent_at = NULL, stream_seq = NULL, claimed_until = '-infinity' WHERE type = 'order.paid'")
+	shop.Exec(t, "UPDATE outbox SET sent_at = NULL, stream_seq = NULL, claimed_until = '-infinity' WHERE type = "+
+		"'order.paid'")
 	shoptest.Eventually(t, patience, "the broker's twin is told", func() bool {
-		return missing(told(t, alice, order.ID), false, "broker: stopped: The relay published the event again", "(order.paid) is number") == ""
+		return missing(told(t, alice, order.ID), false, "broker: stopped: The relay published the event again",
+			"(order.paid) is number") == ""
 	})
-	shop.Exec(t, "UPDATE outbox SET id = gen_random_uuid(), sent_at = NULL, claimed_until = '-infinity' WHERE type = 'order.paid'")
+	shop.Exec(t, "UPDATE outbox SET id = gen_random_uuid(), sent_at = NULL, claimed_until = '-infinity' WHERE type "+
+		"= 'order.paid'")
 	shoptest.Eventually(t, patience, "the receipt's twin is told", func() bool {
 		return missing(told(t, alice, order.ID), false, "redis: stopped: The paid event was delivered again") == ""
 	})
@@ -149,8 +161,10 @@ func TestTimelineOfAnUnknownCharge(t *testing.T) {
 	expect(t, alice.Post(t.Context(), charges, "k3", `{"payment_method":"pm_ok"}`), 409, "charge_in_progress")
 	shoptest.Eventually(t, patience, "the charge's healing is told", func() bool {
 		lines := told(t, alice, order.ID)
-		return missing(lines, true, "provider: asked", "provider: unknown", "provider: asked again", "provider: succeeded") == "" &&
-			missing(lines, false, "unique key: stopped: A request to pay under another key found this charge in progress") == ""
+		return missing(lines, true, "provider: asked", "provider: unknown", "provider: asked again",
+			"provider: succeeded") == "" &&
+			missing(lines, false, "unique key: stopped: A request to pay under another key found this charge in "+
+				"progress") == ""
 	})
 }
 

@@ -9,10 +9,12 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// EventReader checks that the provider signed a webhook and decodes it. Its error wraps payments.ErrNotSigned.
+// EventReader checks that the provider signed a webhook and decodes it. Its error wraps
+// payments.ErrNotSigned.
 type EventReader func(header http.Header, body []byte) (payments.Event, error)
 
-// receiveEvent answers a provider: 204 when the event is applied, was applied before, or is kept for an operator.
+// receiveEvent answers a provider: 204 when the event is applied, was applied before, or is kept
+// for an operator.
 func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		body, err := io.ReadAll(c.Request().Body)

@@ -29,7 +29,8 @@ const (
 	hook      = "/v1/webhooks/payments"
 )
 
-// desk is a shop whose clock stands still and whose provider never answers: what it knows of charges comes by webhook.
+// desk is a shop whose clock stands still and whose provider never answers: what it knows of
+// charges comes by webhook.
 type desk struct {
 	pool     *pgxpool.Pool
 	orders   *orders.Service
@@ -42,7 +43,9 @@ type desk struct {
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := &desk{pool: shoptest.DB(t), now: time.Now().Truncate(time.Second), alice: uuid.New()}
-	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		panic(http.ErrAbortHandler)
+	}))
 	t.Cleanup(silent.Close)
 	provider := psp.NewClient(silent.URL, 5*time.Second)
 	t.Cleanup(provider.CloseIdleConnections)
@@ -53,10 +56,13 @@ func newDesk(t *testing.T) *desk {
 	if _, err := d.pool.Exec(t.Context(), "INSERT INTO customers (id) VALUES ($1)", d.alice); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.orders.AddProduct(t.Context(), orders.Product{SKU: "COIN", Name: "Coin", Description: "A coin.", Currency: "EUR", UnitPrice: 100}, 1); err != nil {
+	if err := d.orders.AddProduct(t.Context(),
+		orders.Product{SKU: "COIN", Name: "Coin", Description: "A coin.", Currency: "EUR", UnitPrice: 100},
+		1); err != nil {
 		t.Fatal(err)
 	}
-	delivery := orders.ReceiveDelivery{CustomerID: d.alice, Key: "opening", Lines: []orders.LineRequest{{SKU: "COIN", Quantity: 100}}}
+	delivery := orders.ReceiveDelivery{CustomerID: d.alice, Key: "opening",
+		Lines: []orders.LineRequest{{SKU: "COIN", Quantity: 100}}}
 	if _, err := d.orders.Receive(t.Context(), delivery); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +82,8 @@ func (d *desk) listen(t *testing.T, secrets string) string {
 	e := echo.New()
 	log := slog.New(slog.DiscardHandler)
 	e.HTTPErrorHandler = func(err error, c echo.Context) { api.WriteError(c, err, log) }
-	(&api.API{Orders: d.orders, Payments: d.payments, Log: log, Webhooks: map[string]api.EventReader{hook: receiver.Read}}).Register(e)
+	(&api.API{Orders: d.orders, Payments: d.payments, Log: log,
+		Webhooks: map[string]api.EventReader{hook: receiver.Read}}).Register(e)
 	server := httptest.NewServer(e)
 	t.Cleanup(server.Close)
 	return server.URL
@@ -85,15 +92,19 @@ func (d *desk) listen(t *testing.T, secrets string) string {
 // unknownCharge returns what the provider would say of a new charge that it has not answered.
 func (d *desk) unknownCharge(t *testing.T) payments.Capture {
 	t.Helper()
-	placed, err := d.orders.Place(t.Context(), orders.PlaceOrder{CustomerID: d.alice, Key: "o", Email: "alice@example.com", Lines: []orders.LineRequest{{SKU: "COIN", Quantity: 1}}})
+	placed, err := d.orders.Place(t.Context(),
+		orders.PlaceOrder{CustomerID: d.alice, Key: "o", Email: "alice@example.com",
+			Lines: []orders.LineRequest{{SKU: "COIN", Quantity: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := d.payments.Charge(t.Context(), payments.ChargeOrder{CustomerID: d.alice, Key: "c", OrderID: placed.ID, PaymentMethod: "pm_ok"})
+	answer, err := d.payments.Charge(t.Context(),
+		payments.ChargeOrder{CustomerID: d.alice, Key: "c", OrderID: placed.ID, PaymentMethod: "pm_ok"})
 	if err != nil || answer.Status != http.StatusAccepted {
 		t.Fatalf("charge: %d %s %v", answer.Status, answer.Body, err)
 	}
-	return payments.Capture{ID: "cap_1", Reference: answer.ID.String(), OrderID: placed.ID.String(), Status: payments.CaptureSucceeded,
+	return payments.Capture{ID: "cap_1", Reference: answer.ID.String(), OrderID: placed.ID.String(),
+		Status: payments.CaptureSucceeded,
 		Amount: 100, Currency: "EUR", CreatedAt: d.now}
 }
 
@@ -139,7 +150,8 @@ func (w webhook) send(t *testing.T, url string) (status int, code string) {
 		return 0, ""
 	}
 	request.Close = true
-	for name, value := range map[string]string{"webhook-id": w.id, "webhook-timestamp": w.timestamp, "webhook-signature": w.signature} {
+	for name, value := range map[string]string{"webhook-id": w.id, "webhook-timestamp": w.timestamp,
+		"webhook-signature": w.signature} {
 		if value != "" {
 			request.Header.Set(name, value)
 		}
@@ -156,7 +168,8 @@ func (w webhook) send(t *testing.T, url string) (status int, code string) {
 	}
 	var p struct{ Code string }
 	if answer.StatusCode != http.StatusNoContent {
-		if err := json.Unmarshal(body, &p); err != nil || answer.Header.Get("Content-Type") != "application/problem+json" {
+		if err := json.Unmarshal(body, &p); err != nil ||
+			answer.Header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%d %s is no problem: %s", answer.StatusCode, answer.Header.Get("Content-Type"), body)
 		}
 	}
@@ -173,7 +186,8 @@ func (w webhook) expect(t *testing.T, what, url string, wantStatus int, wantCode
 // events are the states of the events that are kept.
 func (d *desk) events(t *testing.T) (states string) {
 	t.Helper()
-	if err := d.pool.QueryRow(t.Context(), "SELECT coalesce(string_agg(state, ' ' ORDER BY received_at, id), '') FROM provider_events").Scan(&states); err != nil {
+	if err := d.pool.QueryRow(t.Context(),
+		"SELECT coalesce(string_agg(state, ' ' ORDER BY received_at, id), '') FROM provider_events").Scan(&states); err != nil {
 		t.Fatal(err)
 	}
 	return states
@@ -245,7 +259,8 @@ func TestWebhookTolerance(t *testing.T) {
 	good := d.message(t, "capture.succeeded", d.unknownCharge(t))
 	offsets := []int{-300, -299, -1, 0, 1, 299, 300}
 	for _, seconds := range offsets {
-		good.as(t, fmt.Sprint("evt", seconds), d.now.Add(time.Duration(seconds)*time.Second)).expect(t, fmt.Sprint(seconds, " s"), d.url, http.StatusNoContent, "")
+		good.as(t, fmt.Sprint("evt", seconds), d.now.Add(time.Duration(seconds)*time.Second)).expect(t,
+			fmt.Sprint(seconds, " s"), d.url, http.StatusNoContent, "")
 	}
 	if events := d.events(t); events != strings.TrimSpace(strings.Repeat("applied ", len(offsets))) {
 		t.Errorf("the events are %s", events)
@@ -276,7 +291,8 @@ func TestWebhookSecretRotation(t *testing.T) {
 	}
 }
 
-// A signed event that contradicts what we know is accepted, kept for an operator, and changes nothing.
+// A signed event that contradicts what we know is accepted, kept for an operator, and changes
+// nothing.
 func TestWebhookQuarantine(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -301,18 +317,24 @@ func TestWebhookQuarantine(t *testing.T) {
 	refund := payments.ProviderRefund{ID: "ref_1", CaptureID: "cap_1", Amount: 100, Currency: "EUR"}
 	young := d.message(t, "refund.succeeded", refund).as(t, "evt_refund", d.now)
 	young.expect(t, "a young refund", d.url, http.StatusConflict, "event_not_applicable")
-	d.message(t, "capture.declined", other(func(c *payments.Capture) { c.Status = payments.CaptureDeclined })).as(t, "evt_early", d.now).
+	d.message(t, "capture.declined", other(func(c *payments.Capture) {
+		c.Status = payments.CaptureDeclined
+	})).as(t, "evt_early", d.now).
 		expect(t, "a decline before the answer", d.url, http.StatusConflict, "event_not_applicable")
-	if events := d.events(t); strings.Count(events, "quarantined") != len(wrong) || strings.Contains(events, "applied") {
+	if events := d.events(t); strings.Count(events, "quarantined") != len(wrong) ||
+		strings.Contains(events, "applied") {
 		t.Errorf("the events are %s", events)
 	}
 	d.now = d.now.Add(72 * time.Hour)
 	young.signed(t, secret, d.now).expect(t, "the refund of nobody, days later", d.url, http.StatusNoContent, "")
-	if events := d.events(t); strings.Count(events, "quarantined") != len(wrong)+1 || strings.Contains(events, "applied") {
+	if events := d.events(t); strings.Count(events, "quarantined") != len(wrong)+1 ||
+		strings.Contains(events, "applied") {
 		t.Errorf("the events are %s", events)
 	}
 	var reasons int
-	if err := d.pool.QueryRow(t.Context(), "SELECT count(DISTINCT reason) FROM provider_events WHERE reason <> ''").Scan(&reasons); err != nil || reasons != len(wrong)+1 {
+	if err := d.pool.QueryRow(t.Context(),
+		"SELECT count(DISTINCT reason) FROM provider_events WHERE reason <> ''").Scan(&reasons); err != nil ||
+		reasons != len(wrong)+1 {
 		t.Errorf("%d reasons, %v", reasons, err)
 	}
 	if status := d.status(t, capture); status != orders.Paying {
@@ -339,7 +361,8 @@ func TestSameWebhookAtOnce(t *testing.T) {
 		}
 	}
 	var sold int
-	if err := d.pool.QueryRow(t.Context(), "SELECT count(*) FROM stock_movements WHERE kind = 'sold'").Scan(&sold); err != nil {
+	if err := d.pool.QueryRow(t.Context(),
+		"SELECT count(*) FROM stock_movements WHERE kind = 'sold'").Scan(&sold); err != nil {
 		t.Fatal(err)
 	}
 	if events := d.events(t); events != "applied" || sold != 1 || d.status(t, capture) != orders.Paid {

@@ -37,7 +37,8 @@ const (
 	// Replays are kept in memory for the time in which clients usually retry.
 	replayBytes = 64 << 20
 	replayFor   = 10 * time.Minute
-	// maxStreams bounds the pages that are sent news at once: each looks into the database once a second.
+	// maxStreams bounds the pages that are sent news at once: each looks into the database once a
+	// second.
 	maxStreams = 100
 	// drainTimeout is how long requests in flight may take after the stop signal.
 	drainTimeout = 10 * time.Second
@@ -73,7 +74,8 @@ type App struct {
 	draining chan struct{}
 }
 
-// New connects what the role needs. No server has to be up: what is down shows in /readyz and is tried again.
+// New connects what the role needs. No server has to be up: what is down shows in /readyz and is
+// tried again.
 func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *App, err error) {
 	if err := config.Require(role); err != nil {
 		return nil, err
@@ -96,7 +98,8 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.recorder = timeline.NewRecorder(a.pool, log)
 	a.accounts = accounts.New(a.pool, config.Demo)
 	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
-	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease, Horizon: config.ReconcileHorizon}
+	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease,
+		Horizon: config.ReconcileHorizon}
 	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, a.recorder, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
@@ -139,13 +142,15 @@ func (a *App) connectProvider() error {
 	if err != nil {
 		return err
 	}
-	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout), map[string]api.EventReader{WebhookPath: receiver.Read}
+	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout),
+		map[string]api.EventReader{WebhookPath: receiver.Read}
 	return nil
 }
 
 // connectBroker needs no broker that answers: the connection is made when there is one.
 func (a *App) connectBroker() error {
-	conn, err := nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	conn, err := nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1))
 	if parse, ok := errors.AsType[*url.Error](err); ok {
 		err = parse.Err // without the address, which has the password
 	}
@@ -173,7 +178,8 @@ func (a *App) connectWorkers() error {
 		return err
 	}
 	host := mailHost(public)
-	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host, From: "receipts@" + host}
+	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host,
+		From: "receipts@" + host}
 	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.recorder, a.log)
 	return nil
 }
@@ -203,8 +209,8 @@ func (a *App) Close() {
 	}
 }
 
-// Run serves on the listeners and works until ctx ends, then stops in order: first it lets requests in flight
-// finish, then the workers. Web may be nil for a role without it. It is called once.
+// Run serves on the listeners and works until ctx ends, then stops in order: first it lets requests
+// in flight finish, then the workers. Web may be nil for a role without it. It is called once.
 func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -238,7 +244,8 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	return group.Wait()
 }
 
-// record keeps stopped twins until the returned function is called, by then everything else has ended.
+// record keeps stopped twins until the returned function is called, by then everything else has
+// ended.
 func (a *App) record(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
@@ -256,7 +263,8 @@ func (a *App) record(ctx context.Context) (stop func()) {
 func (a *App) serve(group *errgroup.Group, listener net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
 		Handler: handler, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second, IdleTimeout: time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second,
+		IdleTimeout:    time.Minute,
 		MaxHeaderBytes: 32 << 10,
 	}
 	group.Go(func() error {

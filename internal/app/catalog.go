@@ -8,12 +8,18 @@ import (
 
 // catalog is what a new shop sells until its owner puts other products into the table.
 var catalog = []orders.Product{
-	{SKU: "MUG-ONCE", Name: "The Once Mug", Currency: "EUR", UnitPrice: 1400, Description: "Stoneware, 350 ml. Fill it as often as you like; it was only made once."},
-	{SKU: "TEE-ONCE", Name: "Exactly-Once Tee", Currency: "EUR", UnitPrice: 2400, Description: "Heavy organic cotton. Wash it repeatedly: the effect stays the same."},
-	{SKU: "PIN-KEY", Name: "Idempotency Key Pin", Currency: "EUR", UnitPrice: 650, Description: "Enamel on brass. Wear the key, and nobody can order you twice."},
-	{SKU: "NOTE-LOG", Name: "Append-Only Notebook", Currency: "EUR", UnitPrice: 980, Description: "192 dotted pages, thread-bound. What is written stays written."},
-	{SKU: "LAMP-LEASE", Name: "Lease Lamp", Currency: "EUR", UnitPrice: 7900, Description: "Dims after thirty minutes unless you touch it, so no light burns for ever."},
-	{SKU: "LAST-ONE", Name: "The Last One", Currency: "EUR", UnitPrice: 12000, Description: "A numbered print, 1 of 1. However many buyers press at once, one gets it."},
+	{SKU: "MUG-ONCE", Name: "The Once Mug", Currency: "EUR", UnitPrice: 1400,
+		Description: "Stoneware, 350 ml. Fill it as often as you like; it was only made once."},
+	{SKU: "TEE-ONCE", Name: "Exactly-Once Tee", Currency: "EUR", UnitPrice: 2400,
+		Description: "Heavy organic cotton. Wash it repeatedly: the effect stays the same."},
+	{SKU: "PIN-KEY", Name: "Idempotency Key Pin", Currency: "EUR", UnitPrice: 650,
+		Description: "Enamel on brass. Wear the key, and nobody can order you twice."},
+	{SKU: "NOTE-LOG", Name: "Append-Only Notebook", Currency: "EUR", UnitPrice: 980,
+		Description: "192 dotted pages, thread-bound. What is written stays written."},
+	{SKU: "LAMP-LEASE", Name: "Lease Lamp", Currency: "EUR", UnitPrice: 7900,
+		Description: "Dims after thirty minutes unless you touch it, so no light burns for ever."},
+	{SKU: "LAST-ONE", Name: "The Last One", Currency: "EUR", UnitPrice: 12000,
+		Description: "A numbered print, 1 of 1. However many buyers press at once, one gets it."},
 }
 
 // AddCatalog gives the shop its first products, without stock. Products that exist stay as they

@@ -13,8 +13,9 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 )
 
-// Check writes the state of every invariant on out, and with every above zero repeats that until ctx ends. A violated invariant, and a
-// witness that does not answer, is an error; when it repeats, the last whole round counts.
+// Check writes the state of every invariant on out, and with every above zero repeats that until
+// ctx ends. A violated invariant, and a witness that does not answer, is an error; when it repeats,
+// the last whole round counts.
 func Check(ctx context.Context, config Config, every time.Duration, out io.Writer) error {
 	config, err := config.WithDemo()
 	if err != nil {

@@ -30,7 +30,8 @@ type Config struct {
 	MailboxSMTPAddr  string `env:"SHOP_MAILBOX_SMTP_ADDR"`
 	MailboxAddr      string `env:"SHOP_MAILBOX_ADDR"`
 
-	// StripeSecretKey makes Stripe the payment provider; PSP_URL and PSP_WEBHOOK_SECRET do not count then.
+	// StripeSecretKey makes Stripe the payment provider; PSP_URL and PSP_WEBHOOK_SECRET do not
+	// count then.
 	StripeSecretKey     string `env:"STRIPE_SECRET_KEY"`
 	StripeWebhookSecret string `env:"STRIPE_WEBHOOK_SECRET"`
 	// StripeURL is empty except in tests. It is no setting: the secret key goes where it points.
@@ -68,7 +69,8 @@ func ConfigFrom(environ []string) (Config, error) {
 	return c, nil
 }
 
-// defaultDataDir is below the user's cache folder. Root's is closed to the unprivileged user that Postgres runs as.
+// defaultDataDir is below the user's cache folder. Root's is closed to the unprivileged user that
+// Postgres runs as.
 func defaultDataDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/onceshop", nil
@@ -114,10 +116,12 @@ func (c Config) Require(role Role) error {
 		}
 	}
 	if len(missing) > 0 {
-		return UsageError{fmt.Errorf("missing settings: %s: set them in the environment, or run `shop demo`, which brings its own servers", strings.Join(missing, ", "))}
+		return UsageError{fmt.Errorf("missing settings: %s: set them in the environment, or run `shop demo`, which "+
+			"brings its own servers", strings.Join(missing, ", "))}
 	}
 	if role.Web && len(c.Secret) < minSecret {
-		return UsageError{fmt.Errorf("SHOP_SECRET has %d bytes and needs %d: try `openssl rand -hex 32`", len(c.Secret), minSecret)}
+		return UsageError{fmt.Errorf("SHOP_SECRET has %d bytes and needs %d: try `openssl rand -hex 32`",
+			len(c.Secret), minSecret)}
 	}
 	return nil
 }
@@ -128,20 +132,22 @@ func (c Config) stripe() bool { return c.StripeSecretKey != "" }
 // RequireDatabase is Require for commands that need nothing else.
 func (c Config) RequireDatabase() error {
 	if c.DatabaseURL == "" {
-		return UsageError{errors.New("DATABASE_URL is missing and no demo is running on SHOP_DATA_DIR: set one of them")}
+		return UsageError{errors.New("DATABASE_URL is missing and no demo is running on SHOP_DATA_DIR: set one of " +
+			"them")}
 	}
 	return nil
 }
 
-// publicURL is where buyers find the shop. Its host is part of every receipt's Message-ID, so the default must not
-// depend on the node.
+// publicURL is where buyers find the shop. Its host is part of every receipt's Message-ID, so the
+// default must not depend on the node.
 func (c Config) publicURL() (*url.URL, error) {
 	if c.PublicURL == "" {
 		return &url.URL{Scheme: "http", Host: "localhost:8080"}, nil
 	}
 	u, err := url.Parse(c.PublicURL)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, UsageError{fmt.Errorf("SHOP_URL %q is not an address such as https://shop.example.com", c.PublicURL)}
+		return nil, UsageError{fmt.Errorf("SHOP_URL %q is not an address such as https://shop.example.com",
+			c.PublicURL)}
 	}
 	return u, nil
 }

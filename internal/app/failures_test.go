@@ -20,18 +20,21 @@ import (
 // webConfig is a node for the web alone.
 func webConfig(t *testing.T, databaseURL string) app.Config {
 	t.Helper()
-	config, err := app.ConfigFrom([]string{"DATABASE_URL=" + databaseURL, "SHOP_SECRET=" + strings.Repeat("s", 32), "PSP_URL=http://127.0.0.1:1", "PSP_WEBHOOK_SECRET=" + apptest.WebhookSecret})
+	config, err := app.ConfigFrom([]string{"DATABASE_URL=" + databaseURL, "SHOP_SECRET=" + strings.Repeat("s", 32),
+		"PSP_URL=http://127.0.0.1:1", "PSP_WEBHOOK_SECRET=" + apptest.WebhookSecret})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return config
 }
 
-// A panic is one client's failure: it is told nothing of ours, the log is told all, and the node goes on.
+// A panic is one client's failure: it is told nothing of ours, the log is told all, and the node
+// goes on.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	var log apptest.Transcript
-	a, err := app.New(t.Context(), webConfig(t, shoptest.DatabaseURL(t)), app.OnlyWeb, slog.New(slog.NewJSONHandler(&log, nil)))
+	a, err := app.New(t.Context(), webConfig(t, shoptest.DatabaseURL(t)), app.OnlyWeb,
+		slog.New(slog.NewJSONHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,21 +46,24 @@ func TestPanics(t *testing.T) {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for path, contentType := range map[string]string{"/v1/panic": "application/problem+json", "/panic": "text/html; charset=UTF-8"} {
+	for path, contentType := range map[string]string{"/v1/panic": "application/problem+json",
+		"/panic": "text/html; charset=UTF-8"} {
 		answer, err := client.Get(server.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(answer.Body)
 		_ = answer.Body.Close()
-		if err != nil || answer.StatusCode != http.StatusInternalServerError || !strings.EqualFold(answer.Header.Get("Content-Type"), contentType) {
+		if err != nil || answer.StatusCode != http.StatusInternalServerError ||
+			!strings.EqualFold(answer.Header.Get("Content-Type"), contentType) {
 			t.Errorf("%s: %d %s %v", path, answer.StatusCode, answer.Header, err)
 		}
 		if found := regexp.MustCompile(`(?i)secret of|goroutine|panic|\.go:|runtime`).Find(body); found != nil {
 			t.Errorf("%s says %q: %s", path, found, body)
 		}
 	}
-	if n := strings.Count(log.String(), `"msg":"panic","method":"GET"`); n != 2 || !strings.Contains(log.String(), "failures_test.go") {
+	if n := strings.Count(log.String(), `"msg":"panic","method":"GET"`); n != 2 ||
+		!strings.Contains(log.String(), "failures_test.go") {
 		t.Errorf("the log tells of %d panics, want 2 and where they were:\n%s", n, log.String())
 	}
 }
@@ -68,8 +74,10 @@ func TestErrorsHidePasswords(t *testing.T) {
 	const password = "hunter2-hunter2"
 	at := func(scheme, rest string) string { return scheme + "://shop:" + password + "@" + rest }
 	for name, change := range map[string]func(*app.Config){
-		"DATABASE_URL, a port":  func(c *app.Config) { c.DatabaseURL = at("postgres", "127.0.0.1:port/shop") },
-		"DATABASE_URL, a space": func(c *app.Config) { c.DatabaseURL = at("postgres", "127.0.0.1:1/shop?sslmode=per haps") },
+		"DATABASE_URL, a port": func(c *app.Config) { c.DatabaseURL = at("postgres", "127.0.0.1:port/shop") },
+		"DATABASE_URL, a space": func(c *app.Config) {
+			c.DatabaseURL = at("postgres", "127.0.0.1:1/shop?sslmode=per haps")
+		},
 		"DATABASE_URL, escapes": func(c *app.Config) { c.DatabaseURL = at("postgres", "%zz/shop") },
 		"REDIS_URL, a port":     func(c *app.Config) { c.RedisURL = at("redis", "127.0.0.1:port") },
 		"REDIS_URL, a scheme":   func(c *app.Config) { c.RedisURL = at("rediss-", "127.0.0.1") },
@@ -85,7 +93,8 @@ func TestErrorsHidePasswords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config := webConfig(t, "postgres://127.0.0.1:1/shop")
-			config.RedisURL, config.NATSURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1", "smtp://127.0.0.1:1?tls=none"
+			config.RedisURL, config.NATSURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1",
+				"smtp://127.0.0.1:1?tls=none"
 			change(&config)
 			var log apptest.Transcript
 			a, err := app.New(t.Context(), config, app.Everything, slog.New(slog.NewJSONHandler(&log, nil)))

@@ -12,8 +12,8 @@ import (
 
 const module = "github.com/onceshop/onceshop/"
 
-// layers are the packages of the shop from the bottom up: each may import only those named before it,
-// and its own subfolders. The outer wings build on all of them.
+// layers are the packages of the shop from the bottom up: each may import only those named before
+// it, and its own subfolders. The outer wings build on all of them.
 var layers = []string{
 	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit",
 	"internal/redisclient",
@@ -44,7 +44,8 @@ var unrelated = [][2]string{{"internal/notify", "internal/payments"}, {"internal
 
 func TestImportsPointDown(t *testing.T) {
 	t.Parallel()
-	output, err := exec.Command("go", "list", "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}`, module+"...").Output()
+	output, err := exec.Command("go", "list", "-f",
+		`{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}`, module+"...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -96,7 +97,9 @@ func forbidden(from, to string) string {
 }
 
 func layerOf(path string) int {
-	return slices.IndexFunc(layers, func(layer string) bool { return path == layer || strings.HasPrefix(path, layer+"/") })
+	return slices.IndexFunc(layers, func(layer string) bool {
+		return path == layer || strings.HasPrefix(path, layer+"/")
+	})
 }
 
 func isTesting(path string) bool { return slices.Contains(testingPackages, path) }

@@ -15,9 +15,11 @@ import (
 
 // Limits are what one client may ask of a node, and by what a client is known.
 type Limits struct {
-	// PerGuest is how many requests a second one address may send without a valid token; five seconds' worth may come at once. Zero is no limit.
+	// PerGuest is how many requests a second one address may send without a valid token; five
+	// seconds' worth may come at once. Zero is no limit.
 	PerGuest int `env:"SHOP_GUEST_RATE_LIMIT" envDefault:"200"`
-	// PerToken is the same for a token that is valid. Without it the demo, whose three tokens everybody shares, has no limit.
+	// PerToken is the same for a token that is valid. Without it the demo, whose three tokens
+	// everybody shares, has no limit.
 	PerToken *int `env:"SHOP_TOKEN_RATE_LIMIT"`
 	// TrustedProxies are addresses or networks whose X-Forwarded-For is believed.
 	TrustedProxies []string `env:"SHOP_TRUSTED_PROXIES"`
@@ -29,9 +31,11 @@ const defaultPerToken = 2000
 // check reports settings that mean nothing.
 func (l Limits) check() error {
 	var wrong []error
-	for name, value := range map[string]*int{"SHOP_GUEST_RATE_LIMIT": &l.PerGuest, "SHOP_TOKEN_RATE_LIMIT": l.PerToken} {
+	for name, value := range map[string]*int{"SHOP_GUEST_RATE_LIMIT": &l.PerGuest,
+		"SHOP_TOKEN_RATE_LIMIT": l.PerToken} {
 		if value != nil && *value < 0 {
-			wrong = append(wrong, fmt.Errorf("%s (%d) must be a number of requests per second, or 0 for no limit", name, *value))
+			wrong = append(wrong, fmt.Errorf("%s (%d) must be a number of requests per second, or 0 for no limit",
+				name, *value))
 		}
 	}
 	_, err := l.proxies()
@@ -48,7 +52,8 @@ func (l Limits) proxies() ([]netip.Prefix, error) {
 		}
 		network, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("SHOP_TRUSTED_PROXIES: %q is no address or network such as 10.0.0.7 or 10.0.0.0/8", text)
+			return nil, fmt.Errorf("SHOP_TRUSTED_PROXIES: %q is no address or network such as 10.0.0.7 or 10.0.0.0/8",
+				text)
 		}
 		networks = append(networks, network)
 	}
@@ -66,8 +71,8 @@ func (c Config) limiter() *ratelimit.Limiter {
 	return ratelimit.New(c.PerGuest, perToken)
 }
 
-// clientAddress finds a client's address: of the peer, not what the peer says it is. Only a proxy that was named is believed, and only
-// about who stood before it.
+// clientAddress finds a client's address: of the peer, not what the peer says it is. Only a proxy
+// that was named is believed, and only about who stood before it.
 func (c Config) clientAddress() echo.IPExtractor {
 	networks, err := c.proxies()
 	if err != nil || len(networks) == 0 {
@@ -75,14 +80,18 @@ func (c Config) clientAddress() echo.IPExtractor {
 	}
 	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
 	for _, network := range networks {
-		options = append(options, echo.TrustIPRange(&net.IPNet{IP: network.Addr().AsSlice(), Mask: net.CIDRMask(network.Bits(), network.Addr().BitLen())}))
+		options = append(options, echo.TrustIPRange(&net.IPNet{IP: network.Addr().AsSlice(),
+			Mask: net.CIDRMask(network.Bits(), network.Addr().BitLen())}))
 	}
 	return echo.ExtractIPFromXFFHeader(options...)
 }
 
-// warnOfProxy tells an operator whose buyers would all count as one: with https, something stands before the shop.
+// warnOfProxy tells an operator whose buyers would all count as one: with https, something stands
+// before the shop.
 func (a *App) warnOfProxy(ctx context.Context) {
-	if a.role.Web && a.config.PerGuest > 0 && strings.HasPrefix(a.config.PublicURL, "https://") && len(a.config.TrustedProxies) == 0 {
-		a.log.WarnContext(ctx, "all guests count as one client: name the proxy before the shop", "setting", "SHOP_TRUSTED_PROXIES", "limit_per_second", a.config.PerGuest)
+	if a.role.Web && a.config.PerGuest > 0 && strings.HasPrefix(a.config.PublicURL, "https://") &&
+		len(a.config.TrustedProxies) == 0 {
+		a.log.WarnContext(ctx, "all guests count as one client: name the proxy before the shop", "setting",
+			"SHOP_TRUSTED_PROXIES", "limit_per_second", a.config.PerGuest)
 	}
 }

@@ -26,7 +26,8 @@ func (a *App) opsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", a.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{prometheus.DefaultGatherer, own}, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{prometheus.DefaultGatherer, own},
+		promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
@@ -38,12 +39,13 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 }
 
-// readyz is 200 only when every server that the role needs answers and the schema is up to date. It says
-// which one does not, but not why: that is in the log.
+// readyz is 200 only when every server that the role needs answers and the schema is up to date. It
+// says which one does not, but not why: that is in the log.
 func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
-	checks := map[string]func(context.Context) error{"postgres": a.pool.Ping, "schema": a.migrated, "payment provider": a.provider.Ping}
+	checks := map[string]func(context.Context) error{"postgres": a.pool.Ping, "schema": a.migrated,
+		"payment provider": a.provider.Ping}
 	if a.role.Workers {
 		checks["redis"] = func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }
 		checks["nats"] = a.nats.FlushWithContext

@@ -34,7 +34,8 @@ func withDatabase(ctx context.Context, config Config, run func(*pgxpool.Pool) er
 	return run(pool)
 }
 
-// MigrateUp applies what the database lacks, lists it on out, and gives a shop without products a first catalog, without stock.
+// MigrateUp applies what the database lacks, lists it on out, and gives a shop without products a
+// first catalog, without stock.
 func MigrateUp(ctx context.Context, config Config, out io.Writer) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		applied, err := pg.Migrate(ctx, pool)
@@ -52,7 +53,8 @@ func MigrateUp(ctx context.Context, config Config, out io.Writer) error {
 		if err != nil || len(products) > 0 {
 			return err
 		}
-		fmt.Fprintf(out, "added %d products; raise their stock with `shop import` or POST /v1/deliveries\n", len(catalog))
+		fmt.Fprintf(out, "added %d products; raise their stock with `shop import` or POST /v1/deliveries\n",
+			len(catalog))
 		return AddCatalog(ctx, shop)
 	})
 }
@@ -88,9 +90,10 @@ func IssueToken(ctx context.Context, config Config, email string, admin bool, ou
 	})
 }
 
-// ImportFile books a delivery file, with a progress bar on progress and the report on out. A file with bad
-// lines is an error even when its good lines were kept.
-func ImportFile(ctx context.Context, config Config, path, supplier string, keepGood bool, out, progress io.Writer) error {
+// ImportFile books a delivery file, with a progress bar on progress and the report on out. A file
+// with bad lines is an error even when its good lines were kept.
+func ImportFile(ctx context.Context, config Config, path, supplier string, keepGood bool, out,
+	progress io.Writer) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		file, err := os.Open(path)
 		if err != nil {
@@ -101,8 +104,10 @@ func ImportFile(ctx context.Context, config Config, path, supplier string, keepG
 		if err != nil {
 			return err
 		}
-		bar := progressbar.NewOptions64(info.Size(), progressbar.OptionSetWriter(progress), progressbar.OptionSetDescription("importing"),
-			progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		bar := progressbar.NewOptions64(info.Size(), progressbar.OptionSetWriter(progress),
+			progressbar.OptionSetDescription("importing"),
+			progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionClearOnFinish())
 		service := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
 		report, err := service.Import(ctx, &trackedFile{File: file, bar: bar}, supplier, keepGood)
 		_ = bar.Finish() // a bar that cannot be drawn is no failure

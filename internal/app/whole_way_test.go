@@ -23,7 +23,9 @@ func TestWholeWay(t *testing.T) {
 	order := placeTwins(t, shop, "alice@example.com")
 	payTwins(t, shop, order)
 
-	shoptest.Eventually(t, within, "the receipt arrives", func() bool { return len(shop.Mails(t, "alice@example.com")) > 0 })
+	shoptest.Eventually(t, within, "the receipt arrives", func() bool {
+		return len(shop.Mails(t, "alice@example.com")) > 0
+	})
 	awaitQuiet(t, shop)
 	mails := shop.Mails(t, "alice@example.com")
 	if len(mails) != 1 || mails[0] != "receipt."+order.ID.String()+"@localhost" {
@@ -33,11 +35,12 @@ func TestWholeWay(t *testing.T) {
 		t.Errorf("captures %+v", captures)
 	}
 	for query, want := range map[string]int64{
-		"SELECT count(*) FROM orders":                                                                                1,
-		"SELECT count(*) FROM stock_movements WHERE kind = 'reserved'":                                               1,
-		"SELECT count(*) FROM stock_movements WHERE kind = 'sold'":                                                   1,
-		"SELECT available FROM stock WHERE sku = 'MUG-ONCE'":                                                         999,
-		"SELECT count(*) FROM outbox":                                                                                3, // placed, paying, paid
+		"SELECT count(*) FROM orders":                                  1,
+		"SELECT count(*) FROM stock_movements WHERE kind = 'reserved'": 1,
+		"SELECT count(*) FROM stock_movements WHERE kind = 'sold'":     1,
+		"SELECT available FROM stock WHERE sku = 'MUG-ONCE'":           999,
+		// placed, paying, paid
+		"SELECT count(*) FROM outbox":                                                                                3,
 		"SELECT count(*) FROM outbox WHERE sent_at IS NULL":                                                          0,
 		"SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL":                                                    1,
 		"SELECT count(*) FROM stock s WHERE available <> (SELECT sum(delta) FROM stock_movements WHERE sku = s.sku)": 0,
@@ -56,10 +59,12 @@ func placeTwins(t *testing.T, shop *apptest.Shop, email string) orders.Order {
 
 func payTwins(t *testing.T, shop *apptest.Shop, order orders.Order) {
 	t.Helper()
-	settledTwins[struct{}](t, shop, "/v1/orders/"+order.ID.String()+"/charges", "pay-"+order.ID.String(), `{"payment_method":"pm_ok"}`)
+	settledTwins[struct{}](t, shop, "/v1/orders/"+order.ID.String()+"/charges", "pay-"+order.ID.String(),
+		`{"payment_method":"pm_ok"}`)
 }
 
-// settledTwins expects one fresh answer and the same bytes for the rest, who may have to come again after a 409.
+// settledTwins expects one fresh answer and the same bytes for the rest, who may have to come again
+// after a 409.
 func settledTwins[T any](t *testing.T, shop *apptest.Shop, path, key, body string) (result T) {
 	t.Helper()
 	answers := shoptest.Race(100, func(i int) apitest.Response {
@@ -94,7 +99,9 @@ func TestRedisDiesWhileReceiptsAreSent(t *testing.T) {
 	const buyers = 30
 	for i := range buyers {
 		if i == buyers/2 {
-			shoptest.Eventually(t, within, "some receipts arrive", func() bool { return shop.Count(t, "SELECT count(*) FROM receipts") > 0 })
+			shoptest.Eventually(t, within, "some receipts arrive", func() bool {
+				return shop.Count(t, "SELECT count(*) FROM receipts") > 0
+			})
 			redis.Kill()
 		}
 		buy(t, shop, fmt.Sprintf("buyer%d@example.com", i))
@@ -123,7 +130,9 @@ func TestCheckoutWithoutBroker(t *testing.T) {
 		t.Fatalf("a receipt without a broker: %v", mails)
 	}
 	nats.start(t)
-	shoptest.Eventually(t, within, "the receipt arrives", func() bool { return len(shop.Mails(t, "patient@example.com")) == 1 })
+	shoptest.Eventually(t, within, "the receipt arrives", func() bool {
+		return len(shop.Mails(t, "patient@example.com")) == 1
+	})
 }
 
 // buy places and pays an order and returns it as it stands then.
@@ -132,7 +141,8 @@ func buy(t *testing.T, shop *apptest.Shop, email string) orders.Order {
 	alice := shop.Alice(t)
 	var order orders.Order
 	alice.Post(t.Context(), "/v1/orders", "order-"+email, apptest.OrderBody(email, "MUG-ONCE", 1)).JSON(t, &order)
-	paid := alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "pay-"+email, `{"payment_method":"pm_ok"}`)
+	paid := alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "pay-"+email,
+		`{"payment_method":"pm_ok"}`)
 	if paid.Status != http.StatusCreated {
 		t.Fatalf("charge: %d %s", paid.Status, paid.Body)
 	}
@@ -143,6 +153,8 @@ func buy(t *testing.T, shop *apptest.Shop, email string) orders.Order {
 // awaitQuiet waits until every event is sent and every delivery acknowledged.
 func awaitQuiet(t *testing.T, shop *apptest.Shop) {
 	t.Helper()
-	shoptest.Eventually(t, within, "the outbox is empty", func() bool { return shop.Count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == 0 })
+	shoptest.Eventually(t, within, "the outbox is empty", func() bool {
+		return shop.Count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == 0
+	})
 	shoptest.Eventually(t, within, "every receipt is acknowledged", func() bool { return shop.Pending(t) == 0 })
 }

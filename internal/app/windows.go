@@ -22,8 +22,8 @@ type Windows struct {
 	DuplicateWindow time.Duration `env:"SHOP_DUPLICATE_WINDOW" envDefault:"10m"`
 	// StreamMaxAge is how long the broker keeps an event, hence how late it can be delivered again.
 	StreamMaxAge time.Duration `env:"SHOP_STREAM_MAX_AGE" envDefault:"168h"`
-	// ReceiptMemory is how long a sent receipt is remembered. Zero is for ever, which is what the rows do as long as nobody deletes them:
-	// name the age here if you do.
+	// ReceiptMemory is how long a sent receipt is remembered. Zero is for ever, which is what the
+	// rows do as long as nobody deletes them: name the age here if you do.
 	ReceiptMemory time.Duration `env:"SHOP_RECEIPT_MEMORY" envDefault:"0"`
 	// OrderExpiry is how long an unpaid order keeps its stock.
 	OrderExpiry time.Duration `env:"SHOP_ORDER_EXPIRY" envDefault:"30m"`
@@ -40,18 +40,24 @@ func (w Windows) Check() error {
 			wrong = append(wrong, fmt.Errorf(format, args...))
 		}
 	}
-	for name, value := range map[string]time.Duration{"SHOP_PROVIDER_TIMEOUT": w.ProviderTimeout, "SHOP_RELAY_LEASE": w.RelayLease, "SHOP_ORDER_EXPIRY": w.OrderExpiry} {
+	for name, value := range map[string]time.Duration{"SHOP_PROVIDER_TIMEOUT": w.ProviderTimeout,
+		"SHOP_RELAY_LEASE": w.RelayLease, "SHOP_ORDER_EXPIRY": w.OrderExpiry} {
 		check(value > 0, "%s (%s) must be above zero", name, value)
 	}
 	check(w.ChargeLease > w.ProviderTimeout+settleMargin,
-		"SHOP_CHARGE_LEASE (%s) must be longer than SHOP_PROVIDER_TIMEOUT (%s) and %s: or two workers ask for one charge", w.ChargeLease, w.ProviderTimeout, settleMargin)
+		"SHOP_CHARGE_LEASE (%s) must be longer than SHOP_PROVIDER_TIMEOUT (%s) and %s: or two workers ask for one "+
+			"charge", w.ChargeLease, w.ProviderTimeout, settleMargin)
 	check(w.ReconcileHorizon < w.ProviderKeyLifetime,
-		"SHOP_RECONCILE_HORIZON (%s) must be shorter than SHOP_PROVIDER_KEY_LIFETIME (%s): or a forgotten key charges twice", w.ReconcileHorizon, w.ProviderKeyLifetime)
+		"SHOP_RECONCILE_HORIZON (%s) must be shorter than SHOP_PROVIDER_KEY_LIFETIME (%s): or a forgotten key "+
+			"charges twice", w.ReconcileHorizon, w.ProviderKeyLifetime)
 	check(w.DuplicateWindow >= 2*w.RelayLease,
-		"SHOP_DUPLICATE_WINDOW (%s) must be at least twice SHOP_RELAY_LEASE (%s): or a repeated event is stored twice", w.DuplicateWindow, w.RelayLease)
+		"SHOP_DUPLICATE_WINDOW (%s) must be at least twice SHOP_RELAY_LEASE (%s): or a repeated event is stored twice",
+		w.DuplicateWindow, w.RelayLease)
 	check(w.ReceiptMemory == 0 || w.ReceiptMemory > w.StreamMaxAge,
-		"SHOP_RECEIPT_MEMORY (%s) must be longer than SHOP_STREAM_MAX_AGE (%s): or a late delivery sends a second receipt", w.ReceiptMemory, w.StreamMaxAge)
+		"SHOP_RECEIPT_MEMORY (%s) must be longer than SHOP_STREAM_MAX_AGE (%s): or a late delivery sends a second "+
+			"receipt", w.ReceiptMemory, w.StreamMaxAge)
 	check(w.StreamMaxAge >= w.DuplicateWindow,
-		"SHOP_STREAM_MAX_AGE (%s) must not be shorter than SHOP_DUPLICATE_WINDOW (%s): the broker refuses such a stream", w.StreamMaxAge, w.DuplicateWindow)
+		"SHOP_STREAM_MAX_AGE (%s) must not be shorter than SHOP_DUPLICATE_WINDOW (%s): the broker refuses such a "+
+			"stream", w.StreamMaxAge, w.DuplicateWindow)
 	return errors.Join(wrong...)
 }

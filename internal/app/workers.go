@@ -11,7 +11,8 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox"
 )
 
-// ackTimeout ends the wait for a lost acknowledgement: it would hold a place among the publishes under way.
+// ackTimeout ends the wait for a lost acknowledgement: it would hold a place among the publishes
+// under way.
 const ackTimeout = 10 * time.Second
 
 // openPause is how long to wait for a broker that is down before asking again.
@@ -26,11 +27,13 @@ func (a *App) runRelay(ctx context.Context) error {
 	return relay.Run(ctx)
 }
 
-// warnOfEviction tells an operator whose Redis may drop claims under memory pressure: the database then sees more of the work.
+// warnOfEviction tells an operator whose Redis may drop claims under memory pressure: the database
+// then sees more of the work.
 func (a *App) warnOfEviction(ctx context.Context) {
 	settings, err := a.redis.ConfigGet(ctx, "maxmemory-policy").Result()
 	if policy := settings["maxmemory-policy"]; err == nil && policy != "" && policy != "noeviction" {
-		a.log.WarnContext(ctx, "REDIS_URL: a Redis that evicts keys forgets who sends a receipt; set maxmemory-policy to noeviction", "maxmemory_policy", policy)
+		a.log.WarnContext(ctx, "REDIS_URL: a Redis that evicts keys forgets who sends a receipt; set "+
+			"maxmemory-policy to noeviction", "maxmemory_policy", policy)
 	}
 }
 
@@ -38,7 +41,8 @@ func (a *App) runReceipts(ctx context.Context) error {
 	a.warnOfEviction(ctx)
 	streams := a.openStreams(ctx)
 	for streams != nil {
-		consumer, err := outbox.NewConsumer(ctx, streams, notify.ConsumerName, orders.EventPaid, a.notify.HandlePaid, a.log)
+		consumer, err := outbox.NewConsumer(ctx, streams, notify.ConsumerName, orders.EventPaid, a.notify.HandlePaid,
+			a.log)
 		if err == nil {
 			return consumer.Run(ctx)
 		}
@@ -55,7 +59,8 @@ func (a *App) openStreams(ctx context.Context) *outbox.Streams {
 		js, err := jetstream.New(a.nats, jetstream.WithPublishAsyncTimeout(ackTimeout))
 		if err == nil {
 			var streams *outbox.Streams
-			if streams, err = outbox.OpenStreams(ctx, js, outbox.Prefix, a.config.DuplicateWindow, a.config.StreamMaxAge); err == nil {
+			if streams, err = outbox.OpenStreams(ctx, js, outbox.Prefix, a.config.DuplicateWindow,
+				a.config.StreamMaxAge); err == nil {
 				return streams
 			}
 		}

@@ -1,5 +1,5 @@
-// Package cards recognizes payment card numbers, so that a shop which must never hold one can refuse what somebody typed into the
-// wrong field.
+// Package cards recognizes payment card numbers, so that a shop which must never hold one can
+// refuse what somebody typed into the wrong field.
 package cards
 
 import (
@@ -13,9 +13,9 @@ const (
 	longest  = 19
 )
 
-// In reports whether the text holds a card number: 13 to 19 digits, in one piece or with a space or a dash between groups, of a known
-// issuer and with the right check digit. Part of a word, of a UUID, of a phone number or of a decimal fraction is none, nor is a trade item
-// number (GTIN).
+// In reports whether the text holds a card number: 13 to 19 digits, in one piece or with a space or
+// a dash between groups, of a known issuer and with the right check digit. Part of a word, of a
+// UUID, of a phone number or of a decimal fraction is none, nor is a trade item number (GTIN).
 func In(text string) bool {
 	for at := 0; at < len(text); {
 		if !isDigit(text[at]) {
@@ -31,7 +31,8 @@ func In(text string) bool {
 	return false
 }
 
-// endOfRun is where groups of digits end that begin at a place, with one separator between two of them.
+// endOfRun is where groups of digits end that begin at a place, with one separator between two of
+// them.
 func endOfRun(text string, at int) int {
 	end := at
 	for end < len(text) && (isDigit(text[end]) || isSeparator(text[end]) && end+1 < len(text) && isDigit(text[end+1])) {
@@ -53,7 +54,8 @@ func standsAlone(text string, from, to int) bool {
 	return !isLetter(before) && before != '+' && !fraction
 }
 
-// inRun looks for a card number that begins and ends with groups of the run; its expiry date or another number may be beside it.
+// inRun looks for a card number that begins and ends with groups of the run; its expiry date or
+// another number may be beside it.
 func inRun(text string, from, to int) bool {
 	for start := from; start < to; start++ {
 		if !isDigit(text[start]) || start > from && !isSeparator(text[start-1]) {
@@ -65,7 +67,8 @@ func inRun(text string, from, to int) bool {
 				digits = append(digits, text[i])
 			}
 			endsGroup := i+1 == to || isSeparator(text[i+1])
-			if isDigit(text[i]) && endsGroup && isCard(string(digits)) && !isTradeItem(text[start:i+1]) && !inUUID(text, start, i+1) {
+			if isDigit(text[i]) && endsGroup && isCard(string(digits)) && !isTradeItem(text[start:i+1]) &&
+				!inUUID(text, start, i+1) {
 				return true
 			}
 		}
@@ -79,7 +82,8 @@ var issuers = []struct{ first, last, shortest, longest int }{
 	{222100, 272099, 16, 16}, {510000, 559999, 16, 16}, // Mastercard
 	{340000, 349999, 15, 15}, {370000, 379999, 15, 15}, // American Express
 	{601100, 601199, 16, 19}, {644000, 659999, 16, 19}, // Discover
-	{300000, 305999, 14, 19}, {309500, 309599, 14, 19}, {360000, 369999, 14, 19}, {380000, 399999, 14, 19}, // Diners Club
+	// Diners Club
+	{300000, 305999, 14, 19}, {309500, 309599, 14, 19}, {360000, 369999, 14, 19}, {380000, 399999, 14, 19},
 	{352800, 358999, 16, 19},                           // JCB
 	{620000, 629999, 16, 19}, {810000, 817199, 16, 19}, // UnionPay
 	{500000, 509999, 13, 19}, {560000, 589999, 13, 19}, {630000, 639999, 13, 19}, {670000, 679999, 13, 19}, // Maestro
@@ -116,7 +120,8 @@ func passesLuhn(digits string) bool {
 	return sum%10 == 0
 }
 
-// isTradeItem recognizes what is printed as a bar code and serves as a SKU: a tenth of them would pass for cards.
+// isTradeItem recognizes what is printed as a bar code and serves as a SKU: a tenth of them would
+// pass for cards.
 func isTradeItem(digits string) bool {
 	if len(digits) != 13 && len(digits) != 14 || strings.ContainsAny(digits, " -") {
 		return false

@@ -1,8 +1,10 @@
-// Package check looks for broken promises: what must hold in the shop at any moment, each as one SQL statement that returns the rows
-// that break it, and what the payment provider and the mailbox witnessed from outside, compared with what the database says.
+// Package check looks for broken promises: what must hold in the shop at any moment, each as one
+// SQL statement that returns the rows that break it, and what the payment provider and the mailbox
+// witnessed from outside, compared with what the database says.
 //
-// All statements are in invariants.go; tests, the lab and operators (`shop check`) run the same ones. They read the tables of every
-// domain, which sqlc's packages, private to their domains, do not allow: that is why they are plain SQL here. They only read.
+// All statements are in invariants.go; tests, the lab and operators (`shop check`) run the same
+// ones. They read the tables of every domain, which sqlc's packages, private to their domains, do
+// not allow: that is why they are plain SQL here. They only read.
 package check
 
 import (
@@ -18,8 +20,8 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 )
 
-// Sources are what is compared. ProviderURL and MailboxURL are base URLs such as "http://127.0.0.1:8090"; without one, what it could
-// witness is not checked.
+// Sources are what is compared. ProviderURL and MailboxURL are base URLs such as
+// "http://127.0.0.1:8090"; without one, what it could witness is not checked.
 type Sources struct {
 	DB                      *pgxpool.Pool
 	ProviderURL, MailboxURL string
@@ -72,10 +74,12 @@ func (r Report) Violated() []Result {
 	return violated
 }
 
-// Run checks every invariant, also while the shop is at work. The witnesses are asked first, and then everything is read from one
-// snapshot of the database: what a witness saw has its row by then, because rows are written before the world is asked; and what was
-// settled before the witnesses were asked, they must have seen. Nothing is expected of what happened in between.
-// A witness that does not answer leaves its invariants unchecked, and its error is returned with the report on the others.
+// Run checks every invariant, also while the shop is at work. The witnesses are asked first, and
+// then everything is read from one snapshot of the database: what a witness saw has its row by
+// then, because rows are written before the world is asked; and what was settled before the
+// witnesses were asked, they must have seen. Nothing is expected of what happened in between. A
+// witness that does not answer leaves its invariants unchecked, and its error is returned with the
+// report on the others.
 func Run(ctx context.Context, sources Sources) (Report, error) {
 	args := legalChanges()
 	missing, askErr := ask(ctx, sources, args)
@@ -112,8 +116,8 @@ func readTx(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, missing map[Sour
 	return report, nil
 }
 
-// prepare suits the transaction to a few large statements. They join whole tables on equal columns: a nested loop would be the planner's
-// mistake, and take for ever.
+// prepare suits the transaction to a few large statements. They join whole tables on equal columns:
+// a nested loop would be the planner's mistake, and take for ever.
 func prepare(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('work_mem', '64MB', true),
 		set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), set_config('enable_nestloop', 'off', true),
@@ -124,8 +128,8 @@ func prepare(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// ask puts what the witnesses say, and when they were asked, into args. It returns which sources cannot be compared, and why; nil if
-// the database does not tell the time.
+// ask puts what the witnesses say, and when they were asked, into args. It returns which sources
+// cannot be compared, and why; nil if the database does not tell the time.
 func ask(ctx context.Context, sources Sources, args pgx.NamedArgs) (missing map[Source]string, err error) {
 	var asked time.Time
 	if err := sources.DB.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&asked); err != nil {
@@ -184,7 +188,8 @@ func (i invariant) check(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, res
 // find runs a statement that returns (id, says).
 func find(ctx context.Context, tx pgx.Tx, statement string, args pgx.NamedArgs) (Findings, error) {
 	var found Findings
-	query := fmt.Sprintf("SELECT count(*) OVER (), coalesce(id, ''), coalesce(says, '') FROM (%s) AS found (id, says) ORDER BY id, says LIMIT %d", statement, mostFindings)
+	query := fmt.Sprintf("SELECT count(*) OVER (), coalesce(id, ''), coalesce(says, '') FROM (%s) AS found (id, "+
+		"says) ORDER BY id, says LIMIT %d", statement, mostFindings)
 	rows, err := tx.Query(ctx, query, args)
 	if err != nil {
 		return found, err

@@ -34,7 +34,8 @@ type history struct {
 	*apptest.Shop
 	alice, admin *apitest.Client
 
-	// Ids of orders. Those that were refunded have their charge's id, those that were paid have an accepted receipt.
+	// Ids of orders. Those that were refunded have their charge's id, those that were paid have an
+	// accepted receipt.
 	placed, paid, declined, canceled, returned, refunded, partly, expired string
 	partlyCharge                                                          string
 }
@@ -43,7 +44,8 @@ func makeHistory(t *testing.T) *history {
 	t.Helper()
 	shop := apptest.Start(t, 1, func(c *app.Config) { c.ProviderTimeout = time.Second })
 	h := &history{Shop: shop, alice: shop.Alice(t), admin: shop.Admin(t)}
-	h.admin.Post(t.Context(), "/v1/deliveries", "delivery", `{"lines":[{"sku":"LAST-ONE","quantity":3},{"sku":"LAST-ONE","quantity":2}]}`)
+	h.admin.Post(t.Context(), "/v1/deliveries", "delivery",
+		`{"lines":[{"sku":"LAST-ONE","quantity":3},{"sku":"LAST-ONE","quantity":2}]}`)
 	h.placed = h.order(t, "placed")
 	h.paid = h.order(t, "paid")
 	h.pay(t, h.paid, "pm_insufficient_funds", http.StatusPaymentRequired)
@@ -63,7 +65,8 @@ func makeHistory(t *testing.T) *history {
 	h.pay(t, h.order(t, "unknown"), "pm_error_before_capture", http.StatusAccepted)
 	h.expired = h.order(t, "expired")
 	h.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 s' WHERE id = $1", h.expired)
-	if _, err := orders.New(h.Pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)).ExpireOnce(t.Context()); err != nil {
+	if _, err := orders.New(h.Pool, orders.DefaultExpiry, time.Now,
+		slog.New(slog.DiscardHandler)).ExpireOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	h.awaitQuiet(t)
@@ -73,10 +76,13 @@ func makeHistory(t *testing.T) *history {
 func (h *history) awaitQuiet(t *testing.T) {
 	t.Helper()
 	shoptest.Eventually(t, within, "everything is settled, sent and told", func() bool {
-		return h.Count(t, `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM refunds WHERE status <> 'succeeded')
+		return h.Count(t, `SELECT (SELECT count(*) FROM charges
+			WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM refunds WHERE status <> 'succeeded')
 			+ (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
-			+ abs((SELECT count(*) FROM charges WHERE status = 'succeeded') - (SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL))
-			+ abs((SELECT count(*) FROM provider_events) - (SELECT count(*) FROM charges) - (SELECT count(*) FROM refunds))`) == 0
+			+ abs((SELECT count(*) FROM charges WHERE status = 'succeeded') - (SELECT count(*) FROM receipts
+				WHERE sent_at IS NOT NULL))
+			+ abs((SELECT count(*) FROM provider_events) - (SELECT count(*) FROM charges) - (SELECT count(*)
+				FROM refunds))`) == 0
 	})
 }
 
@@ -92,7 +98,8 @@ func (h *history) order(t *testing.T, name string) (id string) {
 // pay returns the charge's id if there is one.
 func (h *history) pay(t *testing.T, order, method string, want int) (charge string) {
 	t.Helper()
-	answer := h.alice.Post(t.Context(), "/v1/orders/"+order+"/charges", "pay-"+order+method, `{"payment_method":"`+method+`"}`)
+	answer := h.alice.Post(t.Context(), "/v1/orders/"+order+"/charges", "pay-"+order+method,
+		`{"payment_method":"`+method+`"}`)
 	if answer.Status != want {
 		t.Fatalf("pay with %s: %d %s", method, answer.Status, answer.Body)
 	}
@@ -103,14 +110,16 @@ func (h *history) pay(t *testing.T, order, method string, want int) (charge stri
 
 func (h *history) cancel(t *testing.T, order string) {
 	t.Helper()
-	if answer := h.alice.Post(t.Context(), "/v1/orders/"+order+"/cancel", "cancel-"+order, nil); answer.Status != http.StatusOK {
+	if answer := h.alice.Post(t.Context(), "/v1/orders/"+order+"/cancel", "cancel-"+order,
+		nil); answer.Status != http.StatusOK {
 		t.Fatalf("cancel: %d %s", answer.Status, answer.Body)
 	}
 }
 
 func (h *history) refund(t *testing.T, charge, body string) {
 	t.Helper()
-	if answer := h.admin.Post(t.Context(), "/v1/charges/"+charge+"/refunds", "refund-"+charge, body); answer.Status != http.StatusCreated {
+	if answer := h.admin.Post(t.Context(), "/v1/charges/"+charge+"/refunds", "refund-"+charge,
+		body); answer.Status != http.StatusCreated {
 		t.Fatalf("refund: %d %s", answer.Status, answer.Body)
 	}
 }
@@ -183,90 +192,135 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			UPDATE refunds SET idempotency_key = 'k' WHERE customer_id IS NOT NULL`, "I1 database"},
 		{"another order's answer", `UPDATE orders SET answer = (SELECT answer FROM orders WHERE id = '$placed') WHERE id = '$paid'`, "I3 database"},
 		{"an answer that is not text", `UPDATE orders SET answer = '\xff00'::bytea WHERE id = '$paid'`, "I3 database"},
-		{"an answer with another total", `UPDATE orders SET answer = convert_to(replace(convert_from(answer, 'UTF8'), '"total":', '"total":1'), 'UTF8') WHERE id = '$placed'`, "I3 database"},
+		{"an answer with another total",
+			`UPDATE orders SET answer = convert_to(replace(convert_from(answer, 'UTF8'), '"total":', '"total":1'),
+				'UTF8') WHERE id = '$placed'`, "I3 database"},
 		{"a charge's answer", `UPDATE charges SET answer = '{}' WHERE order_id = '$declined'`, "I3 database"},
-		{"a 201 for a declined charge", `UPDATE charges SET answer_status = 201 WHERE order_id = '$declined'`, "I3 database"},
+		{"a 201 for a declined charge", `UPDATE charges SET answer_status = 201 WHERE order_id = '$declined'`,
+			"I3 database"},
 		{"a refund without its answer", `ALTER TABLE refunds DROP CONSTRAINT refunds_settled;
 			UPDATE refunds SET answer = NULL WHERE charge_id = '$partlyCharge'`, "I3 database"},
 		{"a cancellation's answer", `UPDATE cancellations SET answer = '' WHERE order_id = '$returned'`, "I3 database"},
 		{"a delivery's answer", `UPDATE deliveries SET answer = ''`, "I3 database"},
 
 		{"captured twice", `DROP INDEX charges_one_live_per_order;
-			INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency, provider_id, lease_until, answer_status, answer, created_at, settled_at)
-			SELECT i.id, c.order_id, c.customer_id, 'other', c.fingerprint, c.payment_method, c.status, c.amount, c.currency, 'cap_2', c.lease_until, 201,
+			INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status,
+				amount, currency, provider_id, lease_until, answer_status, answer, created_at, settled_at)
+			SELECT i.id, c.order_id, c.customer_id, 'other', c.fingerprint, c.payment_method, c.status, c.amount,
+				c.currency, 'cap_2', c.lease_until, 201,
 				convert_to(replace(convert_from(c.answer, 'UTF8'), c.id::text, i.id::text), 'UTF8'), c.created_at, now() + interval '1 h'
-			FROM charges c, gen_random_uuid() AS i (id) WHERE c.order_id = '$paid' AND c.status = 'succeeded'`, "I5 database"},
+			FROM charges c, gen_random_uuid() AS i (id) WHERE c.order_id = '$paid'
+				AND c.status = 'succeeded'`, "I5 database"},
 		{"charged more than the total", `UPDATE charges SET amount = amount + 1,
-			answer = convert_to(replace(convert_from(answer, 'UTF8'), format('"amount":%s,', amount), format('"amount":%s,', amount + 1)), 'UTF8') WHERE order_id = '$declined'`, "I5 database"},
+			answer = convert_to(replace(convert_from(answer, 'UTF8'), format('"amount":%s,', amount),
+				format('"amount":%s,', amount + 1)), 'UTF8') WHERE order_id = '$declined'`, "I5 database"},
 		{"a charge without an order", `ALTER TABLE charges DROP CONSTRAINT charges_order_id_fkey;
 			UPDATE charges SET order_id = gen_random_uuid() WHERE order_id = '$declined'`, "I5 database"},
 
 		{"unpaid and being paid", `UPDATE provider_events SET type = 'none';
-			UPDATE charges SET status = 'pending', answer = NULL, answer_status = NULL, settled_at = NULL WHERE order_id = '$declined'`, "I6 database"},
+			UPDATE charges SET status = 'pending', answer = NULL, answer_status = NULL, settled_at = NULL
+				WHERE order_id = '$declined'`, "I6 database"},
 		{"paid without a capture", `UPDATE provider_events SET type = 'none';
 			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`, "I6 database"},
 		{"refunded and kept", `UPDATE provider_events SET type = 'none';
 			UPDATE charges SET amount_refunded = 0 WHERE order_id = '$returned';
-			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges WHERE order_id = '$returned')`, "I6 database, I8 provider"},
-		{"unknown for too long", `UPDATE refunds SET status = 'unknown', answer = NULL, settled_at = NULL, started_at = now() - interval '61 s'
+			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges
+				WHERE order_id = '$returned')`, "I6 database, I8 provider"},
+		{"unknown for too long", `UPDATE refunds SET status = 'unknown', answer = NULL, settled_at = NULL,
+			started_at = now() - interval '61 s'
 			WHERE charge_id = '$partlyCharge'`, "I6 database"},
 
-		{"more on the shelf than came", `UPDATE stock SET available = available + 1 WHERE sku = 'MUG-ONCE'`, "I7 database"},
+		{"more on the shelf than came", `UPDATE stock SET available = available + 1 WHERE sku = 'MUG-ONCE'`,
+			"I7 database"},
 		{"sold more than there is", `ALTER TABLE stock DROP CONSTRAINT stock_available_check;
 			UPDATE stock SET available = -1 WHERE sku = 'LAST-ONE'`, "I7 database"},
-		{"sold and released", `DROP INDEX stock_movements_one_end; INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ('MUG-ONCE', 'released', 2, '$paid');
+		{"sold and released", `DROP INDEX stock_movements_one_end; INSERT INTO stock_movements (sku, kind, quantity,
+			order_id) VALUES ('MUG-ONCE', 'released', 2, '$paid');
 			UPDATE stock SET available = available + 2 WHERE sku = 'MUG-ONCE'`, "I7 database"},
-		{"never released", `DELETE FROM stock_movements WHERE order_id = '$expired' AND kind = 'released' AND sku = 'PIN-KEY';
+		{"never released", `DELETE FROM stock_movements WHERE order_id = '$expired' AND kind = 'released'
+			AND sku = 'PIN-KEY';
 			UPDATE stock SET available = available - 1 WHERE sku = 'PIN-KEY'`, "I7 database"},
-		{"returned without being called off", `INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ('MUG-ONCE', 'returned', 2, '$refunded');
+		{"returned without being called off", `INSERT INTO stock_movements (sku, kind, quantity, order_id)
+			VALUES ('MUG-ONCE', 'returned', 2, '$refunded');
 			UPDATE stock SET available = available + 2 WHERE sku = 'MUG-ONCE'`, "I7 database"},
-		{"reserved less than ordered", `UPDATE stock_movements SET quantity = 1 WHERE order_id = '$placed' AND sku = 'MUG-ONCE';
+		{"reserved less than ordered", `UPDATE stock_movements SET quantity = 1 WHERE order_id = '$placed'
+			AND sku = 'MUG-ONCE';
 			UPDATE stock SET available = available + 1 WHERE sku = 'MUG-ONCE'`, "I7 database"},
 		{"reserved in two halves", `ALTER TABLE stock_movements DROP CONSTRAINT stock_movements_one_per_order_kind;
 			UPDATE stock_movements SET quantity = 1 WHERE order_id = '$placed' AND sku = 'MUG-ONCE';
-			INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ('MUG-ONCE', 'reserved', 1, '$placed')`, "I7 database"},
-		{"a movement without a line", `INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ('NOTE-LOG', 'reserved', 1, '$placed');
+			INSERT INTO stock_movements (sku, kind, quantity, order_id)
+				VALUES ('MUG-ONCE', 'reserved', 1, '$placed')`, "I7 database"},
+		{"a movement without a line", `INSERT INTO stock_movements (sku, kind, quantity, order_id)
+			VALUES ('NOTE-LOG', 'reserved', 1, '$placed');
 			UPDATE stock SET available = available - 1 WHERE sku = 'NOTE-LOG'`, "I7 database"},
 
-		{"a line of no order", `INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price) VALUES (gen_random_uuid(), 1, 'MUG-ONCE', 'Mug', 1, 1)`, "I7 database"},
-		{"a line of no product", `ALTER TABLE stock DROP CONSTRAINT stock_sku_fkey; DELETE FROM products WHERE sku = 'MUG-ONCE'`, "I7 database"},
-		{"a movement of no stock", `INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line) VALUES ('NONE', 'delivered', 1, 's', 'd', 99)`, "I7 database"},
+		{"a line of no order", `INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
+			VALUES (gen_random_uuid(), 1, 'MUG-ONCE', 'Mug', 1, 1)`, "I7 database"},
+		{"a line of no product", `ALTER TABLE stock DROP CONSTRAINT stock_sku_fkey; DELETE FROM products
+			WHERE sku = 'MUG-ONCE'`, "I7 database"},
+		{"a movement of no stock", `INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
+			VALUES ('NONE', 'delivered', 1, 's', 'd', 99)`, "I7 database"},
 
 		{"gave back more than was captured", `ALTER TABLE charges DROP CONSTRAINT charges_refunds_within_capture;
 			UPDATE charges SET amount_refunded = amount + 1 WHERE id = '$partlyCharge';
 			INSERT INTO refunds (id, charge_id, cause, status, amount, currency, lease_until, created_at)
-			SELECT gen_random_uuid(), id, 'late', 'pending', amount - 99, currency, now(), now() FROM charges WHERE id = '$partlyCharge'`, "I8 database"},
-		{"a forgotten refund", `UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`, "I8 database"},
-		{"a refund in another currency", `UPDATE refunds SET currency = 'JPY', status = 'pending', answer = NULL WHERE charge_id = '$partlyCharge'`, "I8 database"},
+			SELECT gen_random_uuid(), id, 'late', 'pending', amount - 99, currency, now(), now() FROM charges
+				WHERE id = '$partlyCharge'`, "I8 database"},
+		{"a forgotten refund", `UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`,
+			"I8 database"},
+		{"a refund in another currency",
+			`UPDATE refunds SET currency = 'JPY', status = 'pending', answer = NULL WHERE charge_id = '$partlyCharge'`,
+			"I8 database"},
 		{"a capture nobody made", `UPDATE provider_events SET type = 'none' WHERE type = 'capture.succeeded';
-			UPDATE charges SET provider_id = 'cap_none' WHERE order_id = '$paid' AND status = 'succeeded'`, "I8 provider"},
-		{"a refund nobody made", `INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, answer, created_at, settled_at)
-			SELECT i.id, c.id, 'late', 'succeeded', 1, currency, 'ref_none', now(), convert_to(format('"id":"%s" "amount":1,', i.id), 'UTF8'), now(), '2020-01-01'
+			UPDATE charges SET provider_id = 'cap_none' WHERE order_id = '$paid'
+				AND status = 'succeeded'`, "I8 provider"},
+		{"a refund nobody made", `INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id,
+			lease_until, answer, created_at, settled_at)
+			SELECT i.id, c.id, 'late', 'succeeded', 1, currency, 'ref_none', now(),
+				convert_to(format('"id":"%s" "amount":1,', i.id), 'UTF8'), now(), '2020-01-01'
 			FROM charges c, gen_random_uuid() AS i (id) WHERE c.id = '$partlyCharge';
 			UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`, "I8 provider"},
 
-		{"a change without its event", `DELETE FROM outbox WHERE order_id = '$paid' AND type = 'order.paid'`, "I9 database"},
-		{"an event without its order", `INSERT INTO outbox (id, type, order_id, payload) VALUES (gen_random_uuid(), 'order.placed', gen_random_uuid(), '{"status":"placed"}')`, "I9 database"},
-		{"an event of another total", `UPDATE outbox SET payload = payload || '{"total":1}' WHERE order_id = '$placed'`, "I9 database"},
+		{"a change without its event", `DELETE FROM outbox WHERE order_id = '$paid' AND type = 'order.paid'`,
+			"I9 database"},
+		{"an event without its order", `INSERT INTO outbox (id, type, order_id, payload)
+			VALUES (gen_random_uuid(), 'order.placed', gen_random_uuid(), '{"status":"placed"}')`, "I9 database"},
+		{"an event of another total", `UPDATE outbox SET payload = payload || '{"total":1}'
+			WHERE order_id = '$placed'`, "I9 database"},
 
-		{"an event that nobody sends", `UPDATE outbox SET sent_at = NULL, created_at = now() - interval '61 s', claimed_until = 'infinity' WHERE order_id = '$placed'`, "I10 database"},
-		{"a receipt that nobody sends", `UPDATE outbox SET created_at = now() - interval '61 s' WHERE order_id = '$paid';
+		{"an event that nobody sends", `UPDATE outbox SET sent_at = NULL, created_at = now() - interval '61 s',
+			claimed_until = 'infinity' WHERE order_id = '$placed'`, "I10 database"},
+		{"a receipt that nobody sends", `UPDATE outbox SET created_at = now() - interval '61 s'
+			WHERE order_id = '$paid';
 			UPDATE receipts SET sent_at = NULL WHERE order_id = '$paid'`, "I10 database"},
 
-		{"a receipt that never arrived", `INSERT INTO receipts (order_id, kind, lease_until, sent_at) VALUES ('$placed', 'paid', now(), now())`, "I11 mailbox"},
+		{"a receipt that never arrived",
+			`INSERT INTO receipts (order_id, kind, lease_until, sent_at) VALUES ('$placed', 'paid', now(), now())`,
+			"I11 mailbox"},
 
-		{"an event without its effect", `UPDATE provider_events SET payload = jsonb_set(payload, '{data,id}', '"cap_other"')
+		{"an event without its effect", `UPDATE provider_events
+			SET payload = jsonb_set(payload, '{data,id}', '"cap_other"')
 			WHERE type = 'capture.succeeded' AND payload->'data'->>'order_id' = '$paid'`, "I12 database"},
-		{"a success against a decline", `UPDATE provider_events SET type = 'capture.succeeded' WHERE type = 'capture.declined' AND payload->'data'->>'order_id' = '$declined'`, "I12 database"},
-		{"a refund of nobody", `INSERT INTO provider_events (id, type, payload, state) VALUES ('e', 'refund.succeeded', '{"data":{"id":"ref_none"}}', 'applied')`, "I12 database"},
-		{"a quarantined event", `INSERT INTO provider_events (id, type, payload, state) VALUES ('e', 'capture.succeeded', '{}', 'quarantined')`, "I12 database warning"},
+		{"a success against a decline",
+			`UPDATE provider_events SET type = 'capture.succeeded' WHERE type = 'capture.declined'
+				AND payload->'data'->>'order_id' = '$declined'`, "I12 database"},
+		{"a refund of nobody", `INSERT INTO provider_events (id, type, payload, state)
+			VALUES ('e', 'refund.succeeded', '{"data":{"id":"ref_none"}}', 'applied')`, "I12 database"},
+		{"a quarantined event", `INSERT INTO provider_events (id, type, payload, state)
+			VALUES ('e', 'capture.succeeded', '{}', 'quarantined')`, "I12 database warning"},
 
-		{"a step back", `INSERT INTO outbox (id, type, order_id, payload, sent_at) SELECT gen_random_uuid(), 'order.payment_declined', id, jsonb_build_object('status', 'placed', 'total', total, 'currency', currency), now()
+		{"a step back", `INSERT INTO outbox (id, type, order_id, payload, sent_at)
+			SELECT gen_random_uuid(), 'order.payment_declined', id, jsonb_build_object('status', 'placed', 'total',
+			total, 'currency', currency), now()
 			FROM orders WHERE id = '$paid'`, "I13 database"},
-		{"paid twice", `INSERT INTO outbox (id, type, order_id, payload, sent_at) SELECT gen_random_uuid(), 'order.paid', id, jsonb_build_object('status', 'paid', 'total', total, 'currency', currency), now()
+		{"paid twice", `INSERT INTO outbox (id, type, order_id, payload, sent_at)
+			SELECT gen_random_uuid(), 'order.paid', id, jsonb_build_object('status', 'paid', 'total', total,
+			'currency', currency), now()
 			FROM orders WHERE id = '$paid'`, "I13 database"},
-		{"an event that lies about the step", `UPDATE outbox SET payload = payload || '{"status":"paid"}' WHERE order_id = '$placed'`, "I13 database"},
-		{"an unknown step", `INSERT INTO outbox (id, type, order_id, payload, sent_at) VALUES (gen_random_uuid(), 'order.lost', '$paid', '{}', now())`, "I13 database"},
+		{"an event that lies about the step",
+			`UPDATE outbox SET payload = payload || '{"status":"paid"}' WHERE order_id = '$placed'`, "I13 database"},
+		{"an unknown step", `INSERT INTO outbox (id, type, order_id, payload, sent_at)
+			VALUES (gen_random_uuid(), 'order.lost', '$paid', '{}', now())`, "I13 database"},
 	} {
 		report := h.broken(t, h.name(c.breaks), 0)
 		var found []string
@@ -297,11 +351,13 @@ func (h *history) broken(t *testing.T, statement string, later time.Duration) ch
 
 // name puts the ids of the history into a statement.
 func (h *history) name(statement string) string {
-	return strings.NewReplacer("$placed", h.placed, "$partlyCharge", h.partlyCharge, "$paid", h.paid, "$declined", h.declined, "$canceled", h.canceled,
+	return strings.NewReplacer("$placed", h.placed, "$partlyCharge", h.partlyCharge, "$paid", h.paid, "$declined",
+		h.declined, "$canceled", h.canceled,
 		"$returned", h.returned, "$refunded", h.refunded, "$partly", h.partly, "$expired", h.expired).Replace(statement)
 }
 
-// foolWitnesses lets the witnesses see what should not have happened. The check runs as if some minutes later, so that nothing is young.
+// foolWitnesses lets the witnesses see what should not have happened. The check runs as if some
+// minutes later, so that nothing is young.
 func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 	t.Helper()
 	look := func() map[string]int64 { return outcome(h.broken(t, "", 2*time.Minute)) }
@@ -312,10 +368,14 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 	capture := func(reference, order string, amount int64) func() {
 		return func() {
 			before := h.Count(t, "SELECT count(*) FROM provider_events")
-			if _, err := provider.Capture(t.Context(), uuid.NewString(), payments.CaptureRequest{Reference: reference, OrderID: order, Amount: amount, Currency: "EUR", PaymentMethod: "pm_ok"}); err != nil {
+			if _, err := provider.Capture(t.Context(), uuid.NewString(),
+				payments.CaptureRequest{Reference: reference, OrderID: order, Amount: amount, Currency: "EUR",
+					PaymentMethod: "pm_ok"}); err != nil {
 				t.Fatal(err)
 			}
-			shoptest.Eventually(t, within, "the event arrives", func() bool { return h.Count(t, "SELECT count(*) FROM provider_events") > before })
+			shoptest.Eventually(t, within, "the event arrives", func() bool {
+				return h.Count(t, "SELECT count(*) FROM provider_events") > before
+			})
 		}
 	}
 	nobody := "00000000-0000-4000-8000-000000000000"
@@ -324,20 +384,31 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 		plant func()
 		want  map[string]int64
 	}{
-		{"captured twice", capture(paid.Reference, h.paid, paid.Amount), map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
-		{"captured for no order", capture(nobody, nobody, 5), map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
-		{"captured and declined", capture(declined.Reference, h.declined, declined.Amount), map[string]int64{"I6 provider": 1, "I12 database warning": 1}},
-		{"captured too much, and twice", capture(declined.Reference, h.declined, declined.Amount+1), map[string]int64{"I5 provider": 2, "I6 provider": 1, "I12 database warning": 1}},
+		{"captured twice", capture(paid.Reference, h.paid, paid.Amount),
+			map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
+		{"captured for no order", capture(nobody, nobody, 5),
+			map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
+		{"captured and declined", capture(declined.Reference, h.declined, declined.Amount),
+			map[string]int64{"I6 provider": 1, "I12 database warning": 1}},
+		{"captured too much, and twice", capture(declined.Reference, h.declined, declined.Amount+1),
+			map[string]int64{"I5 provider": 2, "I6 provider": 1, "I12 database warning": 1}},
 		{"given back unasked", func() {
-			if _, err := provider.Refund(t.Context(), uuid.NewString(), payments.RefundRequest{CaptureID: paid.ID, Amount: 5}); err != nil {
+			if _, err := provider.Refund(t.Context(), uuid.NewString(),
+				payments.RefundRequest{CaptureID: paid.ID, Amount: 5}); err != nil {
 				t.Fatal(err)
 			}
 		}, map[string]int64{"I8 provider": 2}},
 		{"a lost mail", func() { h.deleteMail(t, h.partly) }, map[string]int64{"I11 mailbox": 1}},
-		{"a mail twice", func() { h.mail(t, "receipt."+h.paid, "paid@example.com") }, map[string]int64{"I11 mailbox warning": 1}},
-		{"a mail to somebody else", func() { h.mail(t, "receipt."+h.refunded, "eve@example.com") }, map[string]int64{"I11 mailbox": 1, "I11 mailbox warning": 1}},
-		{"a mail for an unpaid order", func() { h.mail(t, "receipt."+h.placed, "placed@example.com") }, map[string]int64{"I11 mailbox": 1}},
-		{"a mail for no order", func() { h.mail(t, "receipt."+nobody, "nobody@example.com") }, map[string]int64{"I11 mailbox": 1}},
+		{"a mail twice", func() { h.mail(t, "receipt."+h.paid, "paid@example.com") },
+			map[string]int64{"I11 mailbox warning": 1}},
+		{"a mail to somebody else", func() { h.mail(t, "receipt."+h.refunded, "eve@example.com") },
+			map[string]int64{"I11 mailbox": 1, "I11 mailbox warning": 1}},
+		{"a mail for an unpaid order", func() {
+			h.mail(t, "receipt."+h.placed, "placed@example.com")
+		}, map[string]int64{"I11 mailbox": 1}},
+		{"a mail for no order", func() {
+			h.mail(t, "receipt."+nobody, "nobody@example.com")
+		}, map[string]int64{"I11 mailbox": 1}},
 		{"another mail", func() { h.mail(t, "newsletter.1", "paid@example.com") }, map[string]int64{}},
 	} {
 		before := look()
@@ -362,7 +433,8 @@ func (h *history) mail(t *testing.T, id, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	message := fmt.Sprintf("From: shop@example.com\r\nTo: %s\r\nMessage-ID: <%s@localhost>\r\nSubject: twin\r\n\r\ntext\r\n", to, id)
+	message := fmt.Sprintf("From: shop@example.com\r\nTo: %s\r\nMessage-ID: <%s@localhost>\r\nSubject: "+
+		"twin\r\n\r\ntext\r\n", to, id)
 	if err := smtp.SendMail(server.Host, nil, "shop@example.com", []string{to}, []byte(message)); err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +481,8 @@ func lookWithoutWitnesses(t *testing.T, h *history) {
 	if err := report.WriteTable(&table); err != nil {
 		t.Fatal(err)
 	}
-	for text, want := range map[string]int{"not checked: PSP_URL is missing": 3, "not checked: SHOP_MAILBOX_ADDR is missing": 1, " ok\n": 10} {
+	for text, want := range map[string]int{"not checked: PSP_URL is missing": 3,
+		"not checked: SHOP_MAILBOX_ADDR is missing": 1, " ok\n": 10} {
 		if got := strings.Count(table.String(), text); got != want {
 			t.Errorf("%q stands %d times in\n%s", text, got, table.String())
 		}
@@ -436,10 +509,12 @@ func TestBusyShop(t *testing.T) {
 		buyers.Go(func() { keepBuying(ctx, t, shop, n) })
 	}
 	busy := func() bool {
-		return shop.Count(t, "SELECT count(*) FROM charges WHERE status = 'succeeded'") >= 20 && shop.Count(t, "SELECT count(*) FROM refunds") >= 5
+		return shop.Count(t, "SELECT count(*) FROM charges WHERE status = 'succeeded'") >= 20 &&
+			shop.Count(t, "SELECT count(*) FROM refunds") >= 5
 	}
 	for n := 0; n < 40 || n < 400 && !busy(); n++ {
-		report, err := check.Run(t.Context(), check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})
+		report, err := check.Run(t.Context(),
+			check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})
 		if err != nil {
 			t.Error(err)
 			break
@@ -451,7 +526,8 @@ func TestBusyShop(t *testing.T) {
 	}
 	stop()
 	buyers.Wait()
-	t.Logf("%d orders, %d captured", shop.Count(t, "SELECT count(*) FROM orders"), shop.Count(t, "SELECT count(*) FROM charges WHERE status = 'succeeded'"))
+	t.Logf("%d orders, %d captured", shop.Count(t, "SELECT count(*) FROM orders"),
+		shop.Count(t, "SELECT count(*) FROM charges WHERE status = 'succeeded'"))
 	if !busy() {
 		t.Error("the shop was not busy: this test proves nothing")
 	}
@@ -461,7 +537,8 @@ func TestBusyShop(t *testing.T) {
 func keepBuying(ctx context.Context, t *testing.T, shop *apptest.Shop, n int) {
 	t.Helper()
 	client, admin := shop.Client(t, n%2, "demo-alice"), shop.Client(t, (n+1)%2, "demo-admin")
-	methods := []string{"pm_ok", "pm_declined", "pm_ok", "pm_error_after_capture", "pm_webhook_storm", "pm_webhook_first", "pm_timeout_after_capture", "pm_error_before_capture"}
+	methods := []string{"pm_ok", "pm_declined", "pm_ok", "pm_error_after_capture", "pm_webhook_storm",
+		"pm_webhook_first", "pm_timeout_after_capture", "pm_error_before_capture"}
 	post := func(c *apitest.Client, path, body string) (id string) {
 		answer, err := c.Try(ctx, http.MethodPost, path, uuid.NewString(), body)
 		if err != nil || answer.Status >= http.StatusBadRequest {

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// RunTx checks what the transaction sees, so that a test can break the data in it and roll back. The check believes that it runs later
-// by the time given.
+// RunTx checks what the transaction sees, so that a test can break the data in it and roll back.
+// The check believes that it runs later by the time given.
 func RunTx(t testing.TB, tx pgx.Tx, sources Sources, later time.Duration) Report {
 	t.Helper()
 	args := legalChanges()

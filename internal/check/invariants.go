@@ -10,7 +10,8 @@ const (
 	Mailbox  Source = "mailbox"
 )
 
-// invariant is a promise with the statement that finds what breaks it. Statements return (id, says) and may use these arguments:
+// invariant is a promise with the statement that finds what breaks it. Statements return (id, says)
+// and may use these arguments:
 //
 //	@healing                      how long something may be on its way
 //	@asked                        when the witnesses were asked, by the database's clock: they know all that was settled before
@@ -28,21 +29,35 @@ type invariant struct {
 	warnings string
 }
 
-// invariants are the design's. I2, I4, I14 and I15 are about what clients saw and cannot be read from the database.
+// invariants are the design's. I2, I4, I14 and I15 are about what clients saw and cannot be read
+// from the database.
 var invariants = []invariant{
-	{name: "I1", source: Database, says: "one order, charge, refund … per customer and key", rows: keyedRows, violations: onePerKey},
-	{name: "I3", source: Database, says: "one answer per key, about its own row", rows: keyedRows, violations: ownAnswers},
-	{name: "I5", source: Database, says: "an order is captured once, for its total", rows: chargeRows, violations: capturedOnce},
-	{name: "I5", source: Provider, says: "the provider captured once per order, its total", rows: captureRows, violations: capturedOnceOutside},
-	{name: "I6", source: Database, says: "paid means captured; nothing hangs", rows: orderRows, violations: paidMeansCaptured},
-	{name: "I6", source: Provider, says: "captured at the provider means charged here", rows: captureRows, violations: capturedMeansCharged},
-	{name: "I7", source: Database, says: "stock is the sum of its movements, each once", rows: "(SELECT count(*) FROM stock_movements)", violations: stockAddsUp},
-	{name: "I8", source: Database, says: "refunds stay within the capture", rows: "(SELECT count(*) FROM refunds)", violations: refundsWithin},
-	{name: "I8", source: Provider, says: "captures and refunds are the provider's", rows: captureRows + " + cardinality(@refund_id::text[])", violations: moneyAgrees},
-	{name: "I9", source: Database, says: "every change has its event, and back", rows: eventRows, violations: eventsTell},
-	{name: "I10", source: Database, says: "every event is sent and has its effect", rows: eventRows, violations: eventsConsumed},
-	{name: "I11", source: Mailbox, says: "paid orders have their receipt in the mailbox", rows: "cardinality(@mail_id::text[])", violations: receiptsArrived, warnings: receiptTwins},
-	{name: "I12", source: Database, says: "the provider's events took effect", rows: "(SELECT count(*) FROM provider_events)", violations: providerEventsApplied, warnings: quarantined},
+	{name: "I1", source: Database, says: "one order, charge, refund … per customer and key", rows: keyedRows,
+		violations: onePerKey},
+	{name: "I3", source: Database, says: "one answer per key, about its own row", rows: keyedRows,
+		violations: ownAnswers},
+	{name: "I5", source: Database, says: "an order is captured once, for its total", rows: chargeRows,
+		violations: capturedOnce},
+	{name: "I5", source: Provider, says: "the provider captured once per order, its total", rows: captureRows,
+		violations: capturedOnceOutside},
+	{name: "I6", source: Database, says: "paid means captured; nothing hangs", rows: orderRows,
+		violations: paidMeansCaptured},
+	{name: "I6", source: Provider, says: "captured at the provider means charged here", rows: captureRows,
+		violations: capturedMeansCharged},
+	{name: "I7", source: Database, says: "stock is the sum of its movements, each once",
+		rows: "(SELECT count(*) FROM stock_movements)", violations: stockAddsUp},
+	{name: "I8", source: Database, says: "refunds stay within the capture", rows: "(SELECT count(*) FROM refunds)",
+		violations: refundsWithin},
+	{name: "I8", source: Provider, says: "captures and refunds are the provider's",
+		rows: captureRows + " + cardinality(@refund_id::text[])", violations: moneyAgrees},
+	{name: "I9", source: Database, says: "every change has its event, and back", rows: eventRows,
+		violations: eventsTell},
+	{name: "I10", source: Database, says: "every event is sent and has its effect", rows: eventRows,
+		violations: eventsConsumed},
+	{name: "I11", source: Mailbox, says: "paid orders have their receipt in the mailbox",
+		rows: "cardinality(@mail_id::text[])", violations: receiptsArrived, warnings: receiptTwins},
+	{name: "I12", source: Database, says: "the provider's events took effect",
+		rows: "(SELECT count(*) FROM provider_events)", violations: providerEventsApplied, warnings: quarantined},
 	{name: "I13", source: Database, says: "orders took legal steps only", rows: eventRows, violations: legalSteps},
 }
 
@@ -63,44 +78,53 @@ const keyed = `
 	UNION ALL SELECT 'delivery', id, customer_id, idempotency_key FROM deliveries`
 
 const onePerKey = `
-	SELECT min(id::text), format('key %s of customer %s made %s rows: %s %s', idempotency_key, customer_id, count(*), kind, string_agg(id::text, ', '))
+	SELECT min(id::text), format('key %s of customer %s made %s rows: %s %s', idempotency_key, customer_id, count(*),
+		kind, string_agg(id::text, ', '))
 	FROM (` + keyed + `) AS k
 	GROUP BY kind, customer_id, idempotency_key HAVING count(*) > 1`
 
-// ownAnswers compares bytes, not JSON: an answer that is no JSON any more must be found, not end the statement. A charge that was given
-// up and captured after all keeps the 402 that its key was answered with.
+// ownAnswers compares bytes, not JSON: an answer that is no JSON any more must be found, not end
+// the statement. A charge that was given up and captured after all keeps the 402 that its key was
+// answered with.
 const ownAnswers = `
 	SELECT id::text, format('the answer kept for the %s is not about it', kind)
 	FROM (
 		SELECT 'order' AS kind, id, answer, format('"total":%s,', total) AS money FROM orders
 		UNION ALL SELECT 'charge', id, answer, format('"amount":%s,', amount) FROM charges WHERE answer IS NOT NULL
 		UNION ALL SELECT 'refund', id, answer, format('"amount":%s,', amount) FROM refunds WHERE answer IS NOT NULL
-		UNION ALL SELECT 'cancellation', c.order_id, c.answer, format('"total":%s,', o.total) FROM cancellations c JOIN orders o ON o.id = c.order_id
+		UNION ALL SELECT 'cancellation', c.order_id, c.answer, format('"total":%s,', o.total) FROM cancellations c
+			JOIN orders o ON o.id = c.order_id
 		UNION ALL SELECT 'delivery', id, answer, '' FROM deliveries
 	) AS k
-	WHERE position(convert_to(format('"id":"%s"', id), 'UTF8') IN answer) = 0 OR position(convert_to(money, 'UTF8') IN answer) = 0
+	WHERE position(convert_to(format('"id":"%s"', id), 'UTF8') IN answer) = 0
+		OR position(convert_to(money, 'UTF8') IN answer) = 0
 	UNION ALL
-	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status, coalesce(answer_status::text, 'missing')) FROM charges
+	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status, coalesce(answer_status::text,
+		'missing')) FROM charges
 	WHERE (status IN ('succeeded', 'declined')) <> (num_nulls(answer, answer_status) = 0)
 	   OR answer_status NOT IN (201, 402) OR (answer_status = 201 AND status <> 'succeeded')
 	UNION ALL
-	SELECT id::text, format('the refund is %s, its answer is %s', status, CASE WHEN answer IS NULL THEN 'missing' ELSE 'final' END) FROM refunds
+	SELECT id::text, format('the refund is %s, its answer is %s', status, CASE WHEN answer IS NULL THEN 'missing'
+		ELSE 'final' END) FROM refunds
 	WHERE (status = 'succeeded') <> (answer IS NOT NULL)`
 
 const capturedOnce = `
 	SELECT order_id::text, format('%s charges of the order succeeded: %s', count(*), string_agg(id::text, ', '))
 	FROM charges WHERE status = 'succeeded' GROUP BY order_id HAVING count(*) > 1
 	UNION ALL
-	SELECT c.id::text, format('the charge is about %s %s, its order %s about %s', c.amount, c.currency, c.order_id, coalesce(o.total || ' ' || o.currency, 'nothing: there is none'))
+	SELECT c.id::text, format('the charge is about %s %s, its order %s about %s', c.amount, c.currency, c.order_id,
+		coalesce(o.total || ' ' || o.currency, 'nothing: there is none'))
 	FROM charges c LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (c.amount, c.currency) IS DISTINCT FROM (o.total, o.currency)
 	UNION ALL
-	SELECT id::text, 'the charge succeeded without a capture' FROM charges WHERE status = 'succeeded' AND provider_id IS NULL`
+	SELECT id::text, 'the charge succeeded without a capture' FROM charges WHERE status = 'succeeded'
+		AND provider_id IS NULL`
 
 // captured are the captures that took money, by the provider's word.
 const captured = `
 	SELECT id, charge_id, order_id, amount, currency, at
-	FROM unnest(@capture_id::text[], @capture_charge::text[], @capture_order::text[], @capture_status::text[], @capture_amount::bigint[],
+	FROM unnest(@capture_id::text[], @capture_charge::text[], @capture_order::text[], @capture_status::text[],
+		@capture_amount::bigint[],
 		@capture_currency::text[], @capture_at::timestamptz[]) AS w (id, charge_id, order_id, status, amount, currency, at)
 	WHERE status = 'succeeded'`
 
@@ -109,13 +133,15 @@ const capturedOnceOutside = `
 	SELECT order_id, format('the provider took money %s times for the order: %s', count(*), string_agg(id, ', '))
 	FROM captured GROUP BY order_id HAVING count(*) > 1
 	UNION ALL
-	SELECT w.id, format('the provider took %s %s for order %s; charge %s is about %s', w.amount, w.currency, w.order_id, w.charge_id,
-		CASE WHEN o.id IS NULL THEN 'nothing: there is none' ELSE format('%s %s for order %s', o.total, o.currency, o.id) END)
+	SELECT w.id, format('the provider took %s %s for order %s; charge %s is about %s', w.amount, w.currency,
+		w.order_id, w.charge_id,
+		CASE WHEN o.id IS NULL THEN 'nothing: there is none' ELSE format('%s %s for order %s', o.total, o.currency,
+			o.id) END)
 	FROM captured w LEFT JOIN charges c ON c.id::text = w.charge_id LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (w.order_id, w.amount, w.currency) IS DISTINCT FROM (o.id::text, o.total, o.currency)`
 
-// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back. Money that came for an order
-// which had ended must be on its way back.
+// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back.
+// Money that came for an order which had ended must be on its way back.
 const paidMeansCaptured = `
 	WITH charged AS (
 		SELECT order_id, bool_or(status = 'succeeded') AS captured, bool_or(status IN ('pending', 'unknown')) AS open,
@@ -123,7 +149,8 @@ const paidMeansCaptured = `
 		FROM charges GROUP BY order_id
 	)
 	SELECT o.id::text, format('the order is %s, %s, %s', o.status,
-		CASE WHEN c.captured THEN format('%s %s of it are captured and kept', c.kept, o.currency) ELSE 'nothing is captured' END,
+		CASE WHEN c.captured THEN format('%s %s of it are captured and kept', c.kept, o.currency)
+			ELSE 'nothing is captured' END,
 		CASE WHEN c.open THEN 'a charge is open' ELSE 'no charge is open' END)
 	FROM orders o LEFT JOIN charged c ON c.order_id = o.id
 	WHERE NOT CASE o.status
@@ -133,26 +160,32 @@ const paidMeansCaptured = `
 		WHEN 'placed' THEN NOT coalesce(c.open, false) AND coalesce(c.kept, 0) = 0
 		ELSE coalesce(c.kept, 0) = 0 END
 	UNION ALL
-	SELECT id::text, format('the %s is %s for %s s: the provider is away, or nobody reconciles', kind, status, round(extract(epoch FROM now() - started_at)))
+	SELECT id::text, format('the %s is %s for %s s: the provider is away, or nobody reconciles', kind, status,
+		round(extract(epoch FROM now() - started_at)))
 	FROM (SELECT 'charge' AS kind, id, status, started_at FROM charges WHERE status IN ('pending', 'unknown')
 		UNION ALL SELECT 'refund', id, status, started_at FROM refunds WHERE status IN ('pending', 'unknown')) AS open
 	WHERE started_at < now() - @healing::interval`
 
-// capturedMeansCharged gives a charge that was given up, and captured after all, the time in which the provider's event tells us.
+// capturedMeansCharged gives a charge that was given up, and captured after all, the time in which
+// the provider's event tells us.
 const capturedMeansCharged = `
-	SELECT w.id, format('the provider took %s %s; charge %s of order %s is declined', w.amount, w.currency, w.charge_id, w.order_id)
+	SELECT w.id, format('the provider took %s %s; charge %s of order %s is declined', w.amount, w.currency,
+		w.charge_id, w.order_id)
 	FROM (` + captured + `) AS w JOIN charges c ON c.id::text = w.charge_id
 	WHERE c.status = 'declined' AND w.at < @asked::timestamptz - @healing::interval`
 
 const stockAddsUp = `
 	WITH due AS (
 		SELECT l.order_id, l.sku, o.status, sum(l.quantity) AS quantity,
-			o.status IN ('paid', 'refunded') AS sold, o.status IN ('canceled', 'expired') AS released, o.status = 'refunded' AND c.order_id IS NOT NULL AS returned
+			o.status IN ('paid', 'refunded') AS sold, o.status IN ('canceled', 'expired') AS released,
+				o.status = 'refunded' AND c.order_id IS NOT NULL AS returned
 		FROM order_lines l JOIN orders o ON o.id = l.order_id LEFT JOIN cancellations c ON c.order_id = o.id
 		GROUP BY l.order_id, l.sku, o.status, c.order_id
 	), moved AS (
-		SELECT order_id, sku, count(*) AS movements, coalesce(sum(quantity) FILTER (WHERE kind = 'reserved'), 0) AS reserved,
-			coalesce(sum(quantity) FILTER (WHERE kind = 'sold'), 0) AS sold, coalesce(sum(quantity) FILTER (WHERE kind = 'released'), 0) AS released,
+		SELECT order_id, sku, count(*) AS movements, coalesce(sum(quantity) FILTER (WHERE kind = 'reserved'),
+			0) AS reserved,
+			coalesce(sum(quantity) FILTER (WHERE kind = 'sold'), 0) AS sold,
+				coalesce(sum(quantity) FILTER (WHERE kind = 'released'), 0) AS released,
 			coalesce(sum(quantity) FILTER (WHERE kind = 'returned'), 0) AS returned
 		FROM stock_movements WHERE order_id IS NOT NULL GROUP BY order_id, sku
 	)
@@ -167,84 +200,105 @@ const stockAddsUp = `
 	WHERE s.available < 0 OR s.available <> coalesce(m.sum, 0)
 	UNION ALL
 	SELECT l.order_id::text, format('line %s, %s of %s, has no such order or product', l.line, l.quantity, l.sku)
-	FROM order_lines l WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = l.order_id) OR NOT EXISTS (SELECT FROM products p WHERE p.sku = l.sku)
+	FROM order_lines l WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = l.order_id) OR NOT EXISTS (SELECT
+		FROM products p WHERE p.sku = l.sku)
 	UNION ALL
 	SELECT m.order_id::text, format('%s units of %s are %s without a row of stock', m.quantity, m.sku, m.kind)
 	FROM stock_movements m WHERE NOT EXISTS (SELECT FROM stock s WHERE s.sku = m.sku)`
 
 const refundsWithin = `
-	SELECT c.id::text, format('the charge of %s is %s and gave back %s, its refunds are about %s', c.amount, c.status, c.amount_refunded, coalesce(r.sum, 0))
-	FROM charges c LEFT JOIN (SELECT charge_id, sum(amount) FILTER (WHERE status <> 'failed') AS sum FROM refunds GROUP BY charge_id) AS r ON r.charge_id = c.id
-	WHERE c.amount_refunded NOT BETWEEN 0 AND c.amount OR c.amount_refunded <> coalesce(r.sum, 0) OR (c.status <> 'succeeded' AND r.sum > 0)
+	SELECT c.id::text, format('the charge of %s is %s and gave back %s, its refunds are about %s', c.amount, c.status,
+		c.amount_refunded, coalesce(r.sum, 0))
+	FROM charges c LEFT JOIN (SELECT charge_id, sum(amount) FILTER (WHERE status <> 'failed') AS sum FROM refunds
+		GROUP BY charge_id) AS r ON r.charge_id = c.id
+	WHERE c.amount_refunded NOT BETWEEN 0 AND c.amount OR c.amount_refunded <> coalesce(r.sum, 0)
+		OR (c.status <> 'succeeded' AND r.sum > 0)
 	UNION ALL
 	SELECT r.id::text, format('the refund is in %s, its charge in %s', r.currency, c.currency)
 	FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.currency <> c.currency`
 
-// moneyAgrees expects of the provider what was settled before it was asked. What it gave back without a settled row of ours may be
-// a refund that is on its way, as long as one of the same amount is.
+// moneyAgrees expects of the provider what was settled before it was asked. What it gave back
+// without a settled row of ours may be a refund that is on its way, as long as one of the same
+// amount is.
 const moneyAgrees = `
 	WITH captured AS (` + captured + `), given AS (
 		SELECT id, capture_id, amount, currency
-		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_amount::bigint[], @refund_currency::text[]) AS w (id, capture_id, amount, currency)
+		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_amount::bigint[],
+			@refund_currency::text[]) AS w (id, capture_id, amount, currency)
 	)
-	SELECT c.id::text, format('the charge was captured as %s for %s %s, which the provider does not know', c.provider_id, c.amount, c.currency)
+	SELECT c.id::text, format('the charge was captured as %s for %s %s, which the provider does not know',
+		c.provider_id, c.amount, c.currency)
 	FROM charges c LEFT JOIN captured w ON w.id = c.provider_id
 	WHERE c.status = 'succeeded' AND c.settled_at <= @asked::timestamptz
 	  AND (w.charge_id, w.amount, w.currency) IS DISTINCT FROM (c.id::text, c.amount, c.currency)
 	UNION ALL
-	SELECT r.id::text, format('%s %s were given back as %s, which the provider does not know', r.amount, r.currency, r.provider_id)
+	SELECT r.id::text, format('%s %s were given back as %s, which the provider does not know', r.amount, r.currency,
+		r.provider_id)
 	FROM refunds r JOIN charges c ON c.id = r.charge_id LEFT JOIN given w ON w.id = r.provider_id
 	WHERE r.status = 'succeeded' AND r.settled_at <= @asked::timestamptz
 	  AND (w.capture_id, w.amount, w.currency) IS DISTINCT FROM (c.provider_id, r.amount, r.currency)
 	UNION ALL
-	SELECT w.id, format('the provider gave back %s %s of capture %s, we did not ask for it', w.amount, w.currency, w.capture_id)
+	SELECT w.id, format('the provider gave back %s %s of capture %s, we did not ask for it', w.amount, w.currency,
+		w.capture_id)
 	FROM given w LEFT JOIN refunds r ON r.provider_id = w.id
 	WHERE r.id IS NULL AND NOT EXISTS (
 		SELECT FROM refunds o JOIN charges c ON c.id = o.charge_id
 		WHERE c.provider_id = w.capture_id AND o.amount = w.amount AND o.status IN ('pending', 'unknown'))
 	UNION ALL
-	SELECT w.capture_id, format('the provider gave back %s of the capture, charge %s of %s only %s', w.sum, c.id, c.amount, c.amount_refunded)
-	FROM (SELECT capture_id, sum(amount) AS sum FROM given GROUP BY capture_id) AS w JOIN charges c ON c.provider_id = w.capture_id
+	SELECT w.capture_id, format('the provider gave back %s of the capture, charge %s of %s only %s', w.sum, c.id,
+		c.amount, c.amount_refunded)
+	FROM (SELECT capture_id, sum(amount) AS sum FROM given GROUP BY capture_id) AS w
+		JOIN charges c ON c.provider_id = w.capture_id
 	WHERE w.sum > c.amount_refunded`
 
-// steps are the events of each order in the one order in which they can be legal: paying and declined take turns, an end comes last.
-// Neither their ids nor created_at could tell: those come from the nodes' clocks and from the begin of transactions, while the
-// steps were taken in the order in which the transactions got hold of the order's row.
+// steps are the events of each order in the one order in which they can be legal: paying and
+// declined take turns, an end comes last. Neither their ids nor created_at could tell: those come
+// from the nodes' clocks and from the begin of transactions, while the steps were taken in the
+// order in which the transactions got hold of the order's row.
 const steps = `
 	SELECT order_id, id, type, payload, after, lag(after, 1, '') OVER walk AS before, lead(id) OVER walk IS NULL AS last
 	FROM (
-		SELECT e.order_id, e.id, e.type, e.payload, l.after, row_number() OVER (PARTITION BY e.order_id, e.type ORDER BY e.id) AS nth
-		FROM outbox e JOIN (SELECT DISTINCT event, after FROM unnest(@legal_event::text[], @legal_to::text[]) AS l (event, after)) AS l ON l.event = e.type
+		SELECT e.order_id, e.id, e.type, e.payload, l.after, row_number() OVER (PARTITION BY e.order_id, e.type
+			ORDER BY e.id) AS nth
+		FROM outbox e JOIN (SELECT DISTINCT event, after FROM unnest(@legal_event::text[],
+			@legal_to::text[]) AS l (event, after)) AS l ON l.event = e.type
 	) AS told
 	WINDOW walk AS (PARTITION BY order_id
 		ORDER BY type = 'order.placed' DESC, after IN ('placed', 'paying') DESC, nth, after = 'placed', after = 'refunded', id)`
 
 const eventsTell = `
 	WITH steps AS (` + steps + `)
-	SELECT o.id::text, format('the order is %s, its events say %s; placed %s times', o.status, coalesce(s.told, 'nothing'), coalesce(s.placed, 0))
+	SELECT o.id::text, format('the order is %s, its events say %s; placed %s times', o.status, coalesce(s.told,
+		'nothing'), coalesce(s.placed, 0))
 	FROM orders o LEFT JOIN (
-		SELECT order_id, count(*) FILTER (WHERE type = 'order.placed') AS placed, max(after) FILTER (WHERE last) AS told FROM steps GROUP BY order_id
+		SELECT order_id, count(*) FILTER (WHERE type = 'order.placed') AS placed,
+			max(after) FILTER (WHERE last) AS told FROM steps GROUP BY order_id
 	) AS s ON s.order_id = o.id
 	WHERE (s.placed, s.told) IS DISTINCT FROM (1, o.status)
 	UNION ALL
 	SELECT e.id::text, format('%s is about order %s, which does not exist', e.type, e.order_id)
 	FROM outbox e LEFT JOIN orders o ON o.id = e.order_id WHERE o.id IS NULL
 	UNION ALL
-	SELECT e.id::text, format('%s tells of an order of %s %s, order %s is about %s %s', e.type, e.payload->>'total', e.payload->>'currency', o.id, o.total, o.currency)
+	SELECT e.id::text, format('%s tells of an order of %s %s, order %s is about %s %s', e.type, e.payload->>'total',
+		e.payload->>'currency', o.id, o.total, o.currency)
 	FROM steps e JOIN orders o ON o.id = e.order_id
 	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)`
 
 const eventsConsumed = `
-	SELECT id::text, format('%s of order %s waits to be sent for %s s', type, order_id, round(extract(epoch FROM now() - created_at)))
+	SELECT id::text, format('%s of order %s waits to be sent for %s s', type, order_id, round(extract(epoch
+		FROM now() - created_at)))
 	FROM outbox WHERE sent_at IS NULL AND created_at < now() - @healing::interval
 	UNION ALL
-	SELECT o.id::text, format('the order was paid %s s ago and has no receipt', round(extract(epoch FROM now() - e.created_at)))
+	SELECT o.id::text, format('the order was paid %s s ago and has no receipt', round(extract(epoch
+		FROM now() - e.created_at)))
 	FROM outbox e JOIN orders o ON o.id = e.order_id LEFT JOIN receipts r ON r.order_id = o.id AND r.kind = 'paid'
 	WHERE e.type = 'order.paid' AND e.created_at < now() - @healing::interval AND r.sent_at IS NULL`
 
-const mails = `SELECT id, order_id, receiver FROM unnest(@mail_id::text[], @mail_order::text[], @mail_to::text[]) AS w (id, order_id, receiver)`
+const mails = `SELECT id, order_id, receiver FROM unnest(@mail_id::text[], @mail_order::text[],
+	@mail_to::text[]) AS w (id, order_id, receiver)`
 
-// receiptsArrived expects the mails that were recorded as sent before the mailbox was asked; that every paid order has such a record is I10.
+// receiptsArrived expects the mails that were recorded as sent before the mailbox was asked; that
+// every paid order has such a record is I10.
 const receiptsArrived = `
 	WITH mails AS (` + mails + `)
 	SELECT r.order_id::text, format('the receipt was sent at %s and is not in the mailbox', r.sent_at)
@@ -260,18 +314,22 @@ const receiptsArrived = `
 	WHERE lower(w.receiver) <> lower(o.email)`
 
 const receiptTwins = `
-	SELECT order_id, format('%s receipts instead of one: right only if a sender crashed between SMTP and its record', count(*))
+	SELECT order_id, format('%s receipts instead of one: right only if a sender crashed between SMTP and its record',
+		count(*))
 	FROM (` + mails + `) AS w GROUP BY order_id HAVING count(*) > 1`
 
 // providerEventsApplied knows the events of the simulated provider.
 const providerEventsApplied = `
 	WITH applied AS (
-		SELECT id, type, payload->'data'->>'id' AS object, payload->'data'->>'reference' AS reference FROM provider_events WHERE state = 'applied'
+		SELECT id, type, payload->'data'->>'id' AS object, payload->'data'->>'reference' AS reference
+			FROM provider_events WHERE state = 'applied'
 	)
-	SELECT e.id, format('%s of %s was applied, charge %s is %s', e.type, e.object, e.reference, coalesce(c.status || ' as ' || coalesce(c.provider_id, 'nothing'), 'unknown here'))
+	SELECT e.id, format('%s of %s was applied, charge %s is %s', e.type, e.object, e.reference,
+		coalesce(c.status || ' as ' || coalesce(c.provider_id, 'nothing'), 'unknown here'))
 	FROM applied e LEFT JOIN charges c ON c.id::text = e.reference
 	WHERE (e.type = 'capture.succeeded' AND (c.status, c.provider_id) IS DISTINCT FROM ('succeeded', e.object))
-	   OR (e.type = 'capture.declined' AND (c.id IS NULL OR c.status IN ('pending', 'unknown') OR (c.status = 'succeeded' AND c.provider_id = e.object)))
+	   OR (e.type = 'capture.declined' AND (c.id IS NULL OR c.status IN ('pending', 'unknown')
+	   	OR (c.status = 'succeeded' AND c.provider_id = e.object)))
 	UNION ALL
 	SELECT e.id, format('%s of %s was applied, no refund here is that', e.type, e.object)
 	FROM applied e LEFT JOIN refunds r ON r.provider_id = e.object
@@ -281,10 +339,12 @@ const quarantined = `
 	SELECT id, format('%s is in quarantine: %s', type, reason) FROM provider_events WHERE state = 'quarantined'`
 
 const legalSteps = `
-	SELECT s.order_id::text, format('%s cannot follow %s (event %s tells of an order that is %s)', s.type, coalesce(nullif(s.before, ''), 'nothing'), s.id, s.payload->>'status')
+	SELECT s.order_id::text, format('%s cannot follow %s (event %s tells of an order that is %s)', s.type,
+		coalesce(nullif(s.before, ''), 'nothing'), s.id, s.payload->>'status')
 	FROM (` + steps + `) AS s
 	LEFT JOIN unnest(@legal_event::text[], @legal_from::text[], @legal_to::text[]) AS l (event, before, after)
 		ON (l.event, l.before, l.after) = (s.type, s.before, s.after)
 	WHERE l.event IS NULL OR s.payload->>'status' IS DISTINCT FROM s.after
 	UNION ALL
-	SELECT id::text, format('%s is no step of an order', type) FROM outbox WHERE type LIKE 'order.%' AND type <> ALL (@legal_event::text[])`
+	SELECT id::text, format('%s is no step of an order', type) FROM outbox WHERE type LIKE 'order.%'
+		AND type <> ALL (@legal_event::text[])`

@@ -16,19 +16,22 @@ import (
 )
 
 const (
-	// answerTimeout bounds one answer of a witness, maxAnswer its bytes: the provider tells all it ever did in one.
+	// answerTimeout bounds one answer of a witness, maxAnswer its bytes: the provider tells all it
+	// ever did in one.
 	answerTimeout = 2 * time.Minute
 	maxAnswer     = 1 << 30
 	// mailPage is how many messages the mailbox is asked for at a time.
 	mailPage = 1000
 )
 
-var client = &http.Client{Timeout: answerTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
+var client = &http.Client{Timeout: answerTimeout,
+	Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
 
 // receiptID finds the order in the Message-ID of a receipt.
 var receiptID = regexp.MustCompile(`^<?receipt\.([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})@`)
 
-// readProvider sets the arguments capture_… and refund_… to the columns of everything that the provider holds.
+// readProvider sets the arguments capture_… and refund_… to the columns of everything that the
+// provider holds.
 func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 	var held struct {
 		Captures []payments.Capture        `json:"captures"`
@@ -74,7 +77,8 @@ func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
 		}
 		for _, message := range page.Messages {
 			ours := receiptID.FindStringSubmatch(message.MessageID)
-			// Mail that arrives meanwhile moves the pages: what was last on one is first on the next.
+			// Mail that arrives meanwhile moves the pages: what was last on one is first on the
+			// next.
 			if ours == nil || seen[message.ID] {
 				continue
 			}

@@ -1,5 +1,6 @@
-// Package coalesce runs calls that arrive at the same time as one batch. A call that arrives while a
-// batch is running waits for the next one. A call that arrives when none is running starts at once.
+// Package coalesce runs calls that arrive at the same time as one batch. A call that arrives while
+// a batch is running waits for the next one. A call that arrives when none is running starts at
+// once.
 package coalesce
 
 import (
@@ -40,10 +41,10 @@ type call[Q, A any] struct {
 }
 
 // New returns a batcher that calls run with at most `most` requests and lets at most `waiting` more
-// wait. Run returns one outcome per request, in their order. If it returns an error, the batch had no
-// effect: the batcher then runs each half of it again, so that in the end only the requests that cause
-// the error get it. An error that wraps ErrShared goes to every request of the batch instead. The context of run
-// has no deadline: run must set its own.
+// wait. Run returns one outcome per request, in their order. If it returns an error, the batch had
+// no effect: the batcher then runs each half of it again, so that in the end only the requests that
+// cause the error get it. An error that wraps ErrShared goes to every request of the batch instead.
+// The context of run has no deadline: run must set its own.
 func New[Q, A any](most, waiting int, run func(context.Context, []Q) ([]Outcome[A], error)) *Batcher[Q, A] {
 	return &Batcher[Q, A]{run: run, most: most, waiting: waiting}
 }
@@ -52,8 +53,8 @@ func New[Q, A any](most, waiting int, run func(context.Context, []Q) ([]Outcome[
 // effect: the batch is not run again.
 var ErrShared = errors.New("coalesce: the whole batch failed")
 
-// Do adds the request to the next batch and returns its outcome. It returns early when ctx ends. The
-// request still runs if its batch has begun.
+// Do adds the request to the next batch and returns its outcome. It returns early when ctx ends.
+// The request still runs if its batch has begun.
 func (b *Batcher[Q, A]) Do(ctx context.Context, request Q) (A, error) {
 	c := &call[Q, A]{request: request, ctx: ctx, done: make(chan struct{})}
 	if err := b.enqueue(c); err != nil {
@@ -138,8 +139,8 @@ func (b *Batcher[Q, A]) settle(batch []*call[Q, A]) {
 	}
 }
 
-// safely turns a panic of run into an error: the batch has a goroutine of its own, which would end the
-// process.
+// safely turns a panic of run into an error: the batch has a goroutine of its own, which would end
+// the process.
 func (b *Batcher[Q, A]) safely(requests []Q) (outcomes []Outcome[A], err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -59,7 +59,8 @@ func callAll(t *testing.T, b *coalesce.Batcher[int, string], n int) []error {
 	return failures
 }
 
-// Who comes first does not wait for company; who comes meanwhile goes together, in the order of arrival, and no more than may.
+// Who comes first does not wait for company; who comes meanwhile goes together, in the order of
+// arrival, and no more than may.
 func TestWhoComesMeanwhileGoesTogether(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package crash names the places between two steps of a flow at which a test can end the process, as a
-// machine that loses power would.
+// Package crash names the places between two steps of a flow at which a test can end the process,
+// as a machine that loses power would.
 package crash
 
 // Point is a place in a flow, as FLOW.STEP. The step has just been done; a step that begins with

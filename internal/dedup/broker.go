@@ -52,7 +52,8 @@ func (s *Stream) Publish(ctx context.Context, messages ...Message) []Ack {
 	futures := make([]jetstream.PubAckFuture, len(messages))
 	for i, m := range messages {
 		msg := &nats.Msg{Subject: m.Subject, Data: m.Data, Header: m.Header}
-		futures[i], acks[i].Err = s.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(s.name))
+		futures[i], acks[i].Err = s.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID),
+			jetstream.WithExpectStream(s.name))
 	}
 	for i, future := range futures {
 		if acks[i].Err != nil {

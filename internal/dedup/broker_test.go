@@ -123,7 +123,8 @@ func TestStreamRemembersOverARestart(t *testing.T) {
 	server.Stop()
 
 	stream, stored = openStream(t, startNATS(t, dir), time.Hour)
-	if again, want := publish(t, stream, "test.a", "id", ""), (dedup.Ack{Seq: first.Seq, Duplicate: true}); again != want {
+	if again, want := publish(t, stream, "test.a", "id", ""),
+		(dedup.Ack{Seq: first.Seq, Duplicate: true}); again != want {
 		t.Errorf("after the restart the repeat got %+v, want %+v", again, want)
 	}
 	wantStored(t, stored, 1)

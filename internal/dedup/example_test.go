@@ -117,7 +117,8 @@ func ExampleStream() {
 			t.Fatal(err)
 		}
 		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
-			Name: "EVENTS", Subjects: []string{"events.>"}, Retention: jetstream.LimitsPolicy, Duplicates: 10 * time.Minute})
+			Name: "EVENTS", Subjects: []string{"events.>"}, Retention: jetstream.LimitsPolicy,
+			Duplicates: 10 * time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -278,7 +278,8 @@ func TestReplaysSurviveAPanic(t *testing.T) {
 	_, err := replays.Do(t.Context(), request("k", "mug"), func(context.Context) (dedup.Answer, error) {
 		panic("no such thing")
 	})
-	if err == nil || !strings.Contains(err.Error(), "no such thing") || !strings.Contains(err.Error(), "memory_test.go") {
+	if err == nil || !strings.Contains(err.Error(), "no such thing") ||
+		!strings.Contains(err.Error(), "memory_test.go") {
 		t.Errorf("the panic became %v, want an error with its message and stack", err)
 	}
 	c := &counter{answer: final("done")}

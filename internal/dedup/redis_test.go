@@ -293,7 +293,8 @@ func TestClaimWhoseReplyIsLost(t *testing.T) {
 func TestClaimThatAClusterRepeats(t *testing.T) {
 	t.Parallel()
 	lossy := startLossyCluster(t)
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{lossy.addr}, MaxRetries: -1, DialTimeout: soon})
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{lossy.addr}, MaxRetries: -1,
+		DialTimeout: soon})
 	t.Cleanup(func() { _ = client.Close() })
 	claims := dedup.NewClaims(client, "test:").Patient()
 	shoptest.Eventually(t, soon, "the cluster is up", func() bool {

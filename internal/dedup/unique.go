@@ -35,9 +35,10 @@ type Request struct {
 	// Find reads the row with the key, or returns ErrNoRow. It is a statement of its own: an INSERT
 	// and a SELECT in one statement (a CTE) would not see a row that a concurrent request inserted.
 	Find func(context.Context) (Row, error)
-	// Do inserts the row with the key and carries out the request, in one transaction. The statement
-	// is INSERT … ON CONFLICT DO NOTHING: a unique violation would abort the transaction. If it
-	// inserts nothing, Do returns ErrKeyTaken. On pg.ErrCommitUnknown it returns the answer too.
+	// Do inserts the row with the key and carries out the request, in one transaction. The
+	// statement is INSERT … ON CONFLICT DO NOTHING: a unique violation would abort the transaction.
+	// If it inserts nothing, Do returns ErrKeyTaken. On pg.ErrCommitUnknown it returns the answer
+	// too.
 	Do func(context.Context) (Answer, error)
 }
 
@@ -49,10 +50,10 @@ const (
 	resolveTimeout = 3 * time.Second
 )
 
-// Once carries out the request unless an earlier request with the same key did. It returns the first
-// request's answer to every request with the same key and fingerprint. It returns KeyReusedError for
-// a different fingerprint, InProgressError while the first request is still running, and the errors
-// of Find and Do.
+// Once carries out the request unless an earlier request with the same key did. It returns the
+// first request's answer to every request with the same key and fingerprint. It returns
+// KeyReusedError for a different fingerprint, InProgressError while the first request is still
+// running, and the errors of Find and Do.
 func Once(ctx context.Context, r Request) (Answer, error) {
 	for range maxRounds {
 		row, err := r.Find(ctx)

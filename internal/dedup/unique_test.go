@@ -47,7 +47,8 @@ func TestParseKey(t *testing.T) {
 		{name: "a quote at the end of a bare key", header: `abc"`, key: `abc"`},
 		{name: "255 characters", header: long, key: dedup.Key(long)},
 		{name: "255 characters, quoted", header: `"` + long + `"`, key: dedup.Key(long)},
-		{name: "255 characters, each escaped", header: `"` + strings.Repeat(`\\`, 255) + `"`, key: dedup.Key(strings.Repeat(`\`, 255))},
+		{name: "255 characters, each escaped", header: `"` + strings.Repeat(`\\`, 255) + `"`,
+			key: dedup.Key(strings.Repeat(`\`, 255))},
 
 		{name: "nothing", header: "", err: dedup.ErrKeyMissing},
 		{name: "256 characters", header: long + "k", err: dedup.ErrKeyInvalid},
@@ -85,7 +86,8 @@ func TestParseKey(t *testing.T) {
 	}
 }
 
-// Whatever a client sends, a key that is accepted is well formed, and the header is that key, bare, or its one quoted form.
+// Whatever a client sends, a key that is accepted is well formed, and the header is that key, bare,
+// or its one quoted form.
 func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header string) {
 		key, err := dedup.ParseKey(header)
@@ -119,7 +121,9 @@ func FuzzParseKey(f *testing.F) {
 
 // wellFormed says whether the text is 1 to 255 visible ASCII characters.
 func wellFormed(text string) bool {
-	return len(text) >= 1 && len(text) <= 255 && !strings.ContainsFunc(text, func(c rune) bool { return c < '!' || c > '~' })
+	return len(text) >= 1 && len(text) <= 255 && !strings.ContainsFunc(text, func(c rune) bool {
+		return c < '!' || c > '~'
+	})
 }
 
 func TestKeyHashHidesTheKey(t *testing.T) {
@@ -151,7 +155,8 @@ type line struct {
 // Few values, so that equal commands are drawn often.
 var commands = rapid.Custom(func(t *rapid.T) command {
 	lines := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) line {
-		return line{SKU: rapid.SampledFrom([]string{"mug", "cap"}).Draw(t, "sku"), Quantity: rapid.Int64Range(1, 2).Draw(t, "quantity")}
+		return line{SKU: rapid.SampledFrom([]string{"mug", "cap"}).Draw(t, "sku"),
+			Quantity: rapid.Int64Range(1, 2).Draw(t, "quantity")}
 	}), 0, 2).Draw(t, "lines")
 	email := rapid.SampledFrom([]string{"a@example.com", "A@example.com", "ä@example.com"}).Draw(t, "email")
 	return command{Email: email, Lines: lines, Note: rapid.SampledFrom([]string{"", "<b>"}).Draw(t, "note")}
@@ -182,8 +187,8 @@ func TestFingerprintIgnoresHowJSONIsWritten(t *testing.T) {
 	})
 }
 
-// FuzzFingerprint takes any body that is a command: written in another way it has the same fingerprint, and with any one
-// of its values changed another.
+// FuzzFingerprint takes any body that is a command: written in another way it has the same
+// fingerprint, and with any one of its values changed another.
 func FuzzFingerprint(f *testing.F) {
 	for i, body := range []string{
 		`{"email":"a@example.com","lines":[{"sku":"mug","quantity":2},{"sku":"cap","quantity":1}],"note":"<b>"}`,
@@ -246,7 +251,8 @@ func changed(c command, place uint8) command {
 	return c
 }
 
-// rewrite writes the same JSON with the members of each object in another order, other white space and every string escaped.
+// rewrite writes the same JSON with the members of each object in another order, other white space
+// and every string escaped.
 func rewrite(t *testing.T, random *rand.Rand, value jsontext.Value) []byte {
 	t.Helper()
 	space := func() string { return []string{"", " ", "\r\n", "\t"}[random.IntN(4)] }
@@ -295,7 +301,8 @@ func escaped(text string) string {
 	return `"` + out.String() + `"`
 }
 
-// writeJSON writes the command with its members in a drawn order, and drawn white space between them.
+// writeJSON writes the command with its members in a drawn order, and drawn white space between
+// them.
 func writeJSON(t *rapid.T, c command) []byte {
 	encode := func(v any) string {
 		data, err := json.Marshal(v)
@@ -311,9 +318,11 @@ func writeJSON(t *rapid.T, c command) []byte {
 	}
 	lines := make([]string, 0, len(c.Lines))
 	for _, l := range c.Lines {
-		lines = append(lines, object(`"sku":`+space()+encode(l.SKU), fmt.Sprintf(`"quantity":%s%d`, space(), l.Quantity)))
+		lines = append(lines, object(`"sku":`+space()+encode(l.SKU),
+			fmt.Sprintf(`"quantity":%s%d`, space(), l.Quantity)))
 	}
-	return []byte(object(`"email":`+encode(c.Email), `"note":`+space()+encode(c.Note), `"lines":[`+space()+strings.Join(lines, ",")+"]"))
+	return []byte(object(`"email":`+encode(c.Email), `"note":`+space()+encode(c.Note),
+		`"lines":[`+space()+strings.Join(lines, ",")+"]"))
 }
 
 // Rows that an earlier release wrote must still be recognized.
@@ -387,7 +396,8 @@ func TestOnceReplays(t *testing.T) {
 	}
 	want := first
 	want.Replayed, want.StoppedBy = true, dedup.ByKey
-	if again, err := dedup.Once(t.Context(), tb.request("k", asked, nil)); err != nil || !reflect.DeepEqual(again, want) {
+	if again, err := dedup.Once(t.Context(), tb.request("k", asked, nil)); err != nil ||
+		!reflect.DeepEqual(again, want) {
 		t.Errorf("the second request gets %+v, %v; want %+v", again, err, want)
 	}
 	if other, err := dedup.Once(t.Context(), tb.request("other", asked, nil)); err != nil || other.Replayed {
@@ -429,9 +439,10 @@ func TestOnceRefusesAnotherMeaning(t *testing.T) {
 	id := uuid.New()
 	for name, stored := range map[string][]byte{"another": other[:], "no": nil, "a cut": asked[:31],
 		"an extended": append(bytes.Clone(asked[:]), 0)} {
-		answer, err := dedup.Once(t.Context(), dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
-			return dedup.Row{ID: id, Fingerprint: stored, Answer: dedup.Answer{ID: id, Status: 201}}, nil
-		}})
+		answer, err := dedup.Once(t.Context(),
+			dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
+				return dedup.Row{ID: id, Fingerprint: stored, Answer: dedup.Answer{ID: id, Status: 201}}, nil
+			}})
 		reused, ok := errors.AsType[dedup.KeyReusedError](err)
 		if !ok || reused.ID != id || !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {
 			t.Errorf("a row with %s fingerprint gets %+v, %v; want KeyReusedError and no answer", name, answer, err)
@@ -446,7 +457,8 @@ func TestOnceWhileTheFirstRuns(t *testing.T) {
 	_, err := dedup.Once(t.Context(), dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
 		return dedup.Row{ID: id, Fingerprint: asked[:]}, nil
 	}})
-	if running, ok := errors.AsType[dedup.InProgressError](err); !ok || running.ID != id || !errors.Is(err, dedup.ErrInProgress) {
+	if running, ok := errors.AsType[dedup.InProgressError](err); !ok || running.ID != id ||
+		!errors.Is(err, dedup.ErrInProgress) {
 		t.Errorf("got %v, want InProgressError", err)
 	}
 }

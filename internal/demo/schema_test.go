@@ -13,7 +13,8 @@ import (
 // runOn runs a demo that fails before it starts a server and returns its error.
 func runOn(t *testing.T, dir string) error {
 	t.Helper()
-	err := Run(t.Context(), app.Config{DataDir: dir, Addr: "no address"}, false, t.Output(), slog.New(slog.DiscardHandler))
+	err := Run(t.Context(), app.Config{DataDir: dir, Addr: "no address"}, false, t.Output(),
+		slog.New(slog.DiscardHandler))
 	if err == nil {
 		t.Fatal("the demo ran")
 	}

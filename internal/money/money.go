@@ -1,5 +1,6 @@
-// Package money keeps an amount and its currency together, and shows them. Amounts are whole minor units
-// everywhere (cents for EUR, yen for JPY, fils for BHD); only a person ever sees a decimal point.
+// Package money keeps an amount and its currency together, and shows them. Amounts are whole minor
+// units everywhere (cents for EUR, yen for JPY, fils for BHD); only a person ever sees a decimal
+// point.
 package money
 
 import (
@@ -10,8 +11,8 @@ import (
 
 var english = currency.NewFormatter(currency.NewLocale("en"))
 
-// Money is an amount in minor units of a currency (ISO 4217). Two are the same money only if == says so:
-// 100 of one currency are not 100 of another.
+// Money is an amount in minor units of a currency (ISO 4217). Two are the same money only if ==
+// says so: 100 of one currency are not 100 of another.
 type Money struct {
 	Minor    int64
 	Currency string

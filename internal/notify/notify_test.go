@@ -82,7 +82,8 @@ func (s *shop) node(t *testing.T, smtpURL, redisURL string) node {
 	quiet := slog.New(slog.DiscardHandler)
 	placing := orders.New(pool, orders.DefaultExpiry, time.Now, quiet)
 	service := New(pool, placing, dedup.NewClaims(client, redisPrefix), newMailer(t, smtpURL, patience), Shop{
-		Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, nil, quiet)
+		Name: "Onceshop", URL: "http://127.0.0.1:8080", Host: "shop.example", From: "receipts@shop.example"}, nil,
+		quiet)
 	return node{service, pool}
 }
 
@@ -278,7 +279,8 @@ func TestReceiptOfAPaidOrder(t *testing.T) {
 		if want := "receipt." + event.OrderID.String() + "@shop.example"; mail.MessageID != want {
 			t.Errorf("Message-ID %q, want %q", mail.MessageID, want)
 		}
-		if len(mail.To) != 1 || mail.To[0].Address != "alice@example.com" || mail.From.Address != "receipts@shop.example" {
+		if len(mail.To) != 1 || mail.To[0].Address != "alice@example.com" ||
+			mail.From.Address != "receipts@shop.example" {
 			t.Errorf("from %v to %v", mail.From, mail.To)
 		}
 		for _, want := range []string{event.OrderID.String(), "Espresso cup", "€37.50", "Teapot", "€39.00", "€76.50"} {
@@ -293,8 +295,12 @@ func TestReceiptOfAPaidOrder(t *testing.T) {
 func TestReceiptOfTwentyTwins(t *testing.T) {
 	t.Parallel()
 	for name, redis := range map[string]func(*testing.T) string{
-		"Redis":              func(t *testing.T) string { return shoptest.Redis(t) },
-		"no Redis":           func(t *testing.T) string { l := listen(t); l.Close(); return "redis://" + l.Addr().String() },
+		"Redis": func(t *testing.T) string { return shoptest.Redis(t) },
+		"no Redis": func(t *testing.T) string {
+			l := listen(t)
+			l.Close()
+			return "redis://" + l.Addr().String()
+		},
 		"Redis never speaks": func(t *testing.T) string { return "redis://" + muteServer(t, "").Addr().String() },
 		"Redis's answers are lost": func(t *testing.T) string {
 			behind := strings.TrimSuffix(strings.TrimPrefix(shoptest.Redis(t), "redis://"), "/0")
@@ -309,7 +315,9 @@ func TestReceiptOfTwentyTwins(t *testing.T) {
 			nodes := []node{s.node(t, smtpURL, redisURL), s.node(t, smtpURL, redisURL)}
 			event := s.paid(t)
 			sent := 0
-			for _, err := range shoptest.Race(20, func(i int) error { return nodes[i%2].HandlePaid(t.Context(), event) }) {
+			for _, err := range shoptest.Race(20, func(i int) error {
+				return nodes[i%2].HandlePaid(t.Context(), event)
+			}) {
 				if err == nil {
 					sent++
 				} else {
@@ -596,7 +604,8 @@ func TestReceiptWhenTheMailServerFails(t *testing.T) {
 	post := openPostOffice(t, l)
 	for code, passes := range map[int]bool{451: true, 554: false} {
 		sending := handle(t, n, event)
-		post.next(t).answer <- &smtp.SMTPError{Code: code, EnhancedCode: smtp.EnhancedCode{code / 100, 0, 0}, Message: "no"}
+		post.next(t).answer <- &smtp.SMTPError{Code: code, EnhancedCode: smtp.EnhancedCode{code / 100, 0, 0},
+			Message: "no"}
 		err := <-sending
 		var later *outbox.RetryError
 		if err == nil || errors.As(err, &later) != passes || errors.Is(err, ErrRejected) == passes {

@@ -61,7 +61,8 @@ func TestReceiptMessage(t *testing.T) {
 		wants = append(wants,
 			fmt.Sprintf("%d × %s", line.Quantity, line.Name), line.SKU, money.Format(line.Amount, r.Currency))
 	}
-	for part, content := range map[string]string{"text": spaces.ReplaceAllString(msg.Text, " "), "html": shown(msg.HTML)} {
+	for part, content := range map[string]string{"text": spaces.ReplaceAllString(msg.Text, " "),
+		"html": shown(msg.HTML)} {
 		for _, want := range wants {
 			if !strings.Contains(content, want) {
 				t.Errorf("%s part lacks %q:\n%s", part, want, content)
@@ -103,7 +104,8 @@ func TestReceiptTextIsAligned(t *testing.T) {
 
 func TestReceiptCurrencies(t *testing.T) {
 	t.Parallel()
-	for currency, want := range map[string]string{"JPY": "¥1,208,788", "BHD": "BHD\u00a01,208.788", "USD": "$12,087.88"} {
+	for currency, want := range map[string]string{"JPY": "¥1,208,788", "BHD": "BHD\u00a01,208.788",
+		"USD": "$12,087.88"} {
 		r := testReceipt()
 		r.Currency = currency
 		msg, err := r.Message("shop@example.com", "shop.example")

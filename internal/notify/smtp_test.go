@@ -114,7 +114,8 @@ func TestSendArrivesUnchanged(t *testing.T) {
 	if m.From.Name != "Café Once, Köln" || m.From.Address != "shop@example.com" {
 		t.Errorf("from %+v", m.From)
 	}
-	if len(m.To) != 1 || m.To[0].Name != "Jörg Ærø" || m.To[0].Address != "jörg@example.com" || len(m.Cc)+len(m.Bcc) != 0 {
+	if len(m.To) != 1 || m.To[0].Name != "Jörg Ærø" || m.To[0].Address != "jörg@example.com" ||
+		len(m.Cc)+len(m.Bcc) != 0 {
 		t.Errorf("to %+v, cc %+v, bcc %+v", m.To, m.Cc, m.Bcc)
 	}
 	if text := strings.TrimRight(strings.ReplaceAll(m.Text, "\r\n", "\n"), "\n"); text != sent.Text {
@@ -361,7 +362,8 @@ func TestSendEnds(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			if err := newMailer(t, smtpURL, time.Hour).Send(ctx, testMessage()); !errors.Is(err, context.DeadlineExceeded) {
+			if err := newMailer(t, smtpURL, time.Hour).Send(ctx, testMessage()); !errors.Is(err,
+				context.DeadlineExceeded) {
 				t.Errorf("context: %v, want context.DeadlineExceeded", err)
 			}
 			if took := time.Since(start); took > 5*time.Second {
@@ -382,7 +384,8 @@ func TestPingEnds(t *testing.T) {
 // An error after the acceptance does not make Send fail.
 func TestSendSucceedsOnceTheServerHasTheMessage(t *testing.T) {
 	t.Parallel()
-	answers := map[string]string{"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go", ".": "250 taken"}
+	answers := map[string]string{"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go",
+		".": "250 taken"}
 	for name, goodbye := range map[string]string{"hangs up": "", "error": "500 what?"} {
 		answers["QUIT"] = goodbye
 		smtpURL := startScript(t, "220 ready\r\n", maps.Clone(answers))

@@ -10,8 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 )
 
-// Movement is a change of a product's stock, in units. Delta is its effect on the available units. Its
-// cause is an order, or a line of a supplier's delivery.
+// Movement is a change of a product's stock, in units. Delta is its effect on the available units.
+// Its cause is an order, or a line of a supplier's delivery.
 type Movement struct {
 	ID              int64
 	At              time.Time
@@ -23,8 +23,8 @@ type Movement struct {
 	Line            int32
 }
 
-// All returns up to limit orders of all customers, newest first, and whether there are more. The list
-// starts behind the order before, if it is not nil.
+// All returns up to limit orders of all customers, newest first, and whether there are more. The
+// list starts behind the order before, if it is not nil.
 func (s *Service) All(ctx context.Context, limit int32, before *uuid.UUID) ([]Order, bool, error) {
 	rows, err := s.db.ListAllOrders(ctx, ordersdb.ListAllOrdersParams{Limit: limit + 1, Before: before})
 	if err != nil {
@@ -42,8 +42,8 @@ func (s *Service) All(ctx context.Context, limit int32, before *uuid.UUID) ([]Or
 	return all, more, err
 }
 
-// Movements returns up to limit movements of a product, newest first, and whether there are more. The
-// list starts behind the movement before, if it is not nil.
+// Movements returns up to limit movements of a product, newest first, and whether there are more.
+// The list starts behind the movement before, if it is not nil.
 func (s *Service) Movements(ctx context.Context, sku string, limit int32, before *int64) ([]Movement, bool, error) {
 	rows, err := s.db.ListMovements(ctx, ordersdb.ListMovementsParams{Sku: sku, Limit: limit + 1, Before: before})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// keyed are the operations of this package that have an idempotency key, on a shop with 10 cups. Each
-// leaves the given number of cups.
+// keyed are the operations of this package that have an idempotency key, on a shop with 10 cups.
+// Each leaves the given number of cups.
 func keyed(b *bundle) map[string]struct {
 	run  func(context.Context, *orders.Service) (dedup.Answer, error)
 	cups int
@@ -24,8 +24,12 @@ func keyed(b *bundle) map[string]struct {
 		run  func(context.Context, *orders.Service) (dedup.Answer, error)
 		cups int
 	}{
-		"place":   {func(ctx context.Context, s *orders.Service) (dedup.Answer, error) { return s.Place(ctx, place) }, 6},
-		"receive": {func(ctx context.Context, s *orders.Service) (dedup.Answer, error) { return s.Receive(ctx, receive) }, 14},
+		"place": {func(ctx context.Context, s *orders.Service) (dedup.Answer, error) {
+			return s.Place(ctx, place)
+		}, 6},
+		"receive": {func(ctx context.Context, s *orders.Service) (dedup.Answer, error) {
+			return s.Receive(ctx, receive)
+		}, 14},
 	}
 }
 

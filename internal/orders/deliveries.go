@@ -20,7 +20,8 @@ import (
 
 const maxDeliveryLines = 1000
 
-// apiSupplier is the supplier of deliveries from the API. Their delivery id is the delivery's own id.
+// apiSupplier is the supplier of deliveries from the API. Their delivery id is the delivery's own
+// id.
 const apiSupplier = "api"
 
 // ReceiveDelivery is a request to raise stock. Its JSON is what the idempotency key stands for.
@@ -41,8 +42,8 @@ type Delivery struct {
 	CreatedAt time.Time     `json:"created_at"`
 }
 
-// Receive raises stock, once per customer and key. It returns 201 with the delivery; replays and errors
-// are those of Place.
+// Receive raises stock, once per customer and key. It returns 201 with the delivery; replays and
+// errors are those of Place.
 func (s *Service) Receive(ctx context.Context, c ReceiveDelivery) (dedup.Answer, error) {
 	if err := validateLines(c.Lines, maxDeliveryLines); err != nil {
 		return dedup.Answer{}, err

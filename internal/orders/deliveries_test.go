@@ -17,7 +17,8 @@ import (
 func TestReceiveOncePerKey(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	wish := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k", Lines: []orders.LineRequest{line("CUP", 3), line("POT", 1), line("CUP", 4)}}
+	wish := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k",
+		Lines: []orders.LineRequest{line("CUP", 3), line("POT", 1), line("CUP", 4)}}
 	first, err := b.shop.Receive(t.Context(), wish)
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +31,8 @@ func TestReceiveOncePerKey(t *testing.T) {
 	before := b.snapshot(t)
 	for name, shop := range map[string]*orders.Service{"same node": b.shop, "another node": b.node(t)} {
 		again, err := shop.Receive(t.Context(), wish)
-		if err != nil || !again.Replayed || !bytes.Equal(again.Body, first.Body) || again.ID != first.ID || again.Status != 201 {
+		if err != nil || !again.Replayed || !bytes.Equal(again.Body, first.Body) || again.ID != first.ID ||
+			again.Status != 201 {
 			t.Errorf("%s: %+v, %v, want a replay", name, again, err)
 		}
 	}
@@ -95,7 +97,8 @@ func TestReceiveRefusesWhatMakesNoSense(t *testing.T) {
 		t.Error("a delivery without lines was received")
 	}
 	var unknown orders.UnknownSKUError
-	if err := receive(line("b", 1), line("CUP", 1), line("a", 1)); !errors.As(err, &unknown) || !slices.Equal(unknown.SKUs, []string{"a", "b"}) {
+	if err := receive(line("b", 1), line("CUP", 1), line("a", 1)); !errors.As(err, &unknown) ||
+		!slices.Equal(unknown.SKUs, []string{"a", "b"}) {
 		t.Errorf("%v, want an orders.UnknownSKUError for a and b", err)
 	}
 	b.unchanged(t, before)

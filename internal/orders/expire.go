@@ -32,9 +32,9 @@ func (s *Service) RunExpiry(ctx context.Context) error {
 	return nil
 }
 
-// ExpireOnce expires up to a batch of orders that were not paid in time and releases their stock. It
-// returns how many. An order with an unsettled charge expires too. If that charge succeeds later, the
-// shop refunds it.
+// ExpireOnce expires up to a batch of orders that were not paid in time and releases their stock.
+// It returns how many. An order with an unsettled charge expires too. If that charge succeeds
+// later, the shop refunds it.
 func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 	for expired := range expireBatch {
 		more, err := s.expireNext(ctx)

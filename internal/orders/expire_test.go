@@ -52,7 +52,8 @@ func TestExpiryGivesStockBackOnce(t *testing.T) {
 	b.late(t)
 	expireOnce(t, b.shop, 2)
 	expireOnce(t, b.shop, 0)
-	if is := []orders.Status{b.status(t, placed), b.status(t, paying), b.status(t, paid)}; is[0] != orders.Expired || is[1] != orders.Expired || is[2] != orders.Paid {
+	if is := []orders.Status{b.status(t, placed), b.status(t, paying), b.status(t, paid)}; is[0] != orders.Expired ||
+		is[1] != orders.Expired || is[2] != orders.Paid {
 		t.Errorf("the orders are %s", is)
 	}
 	if cups, tea := b.available(t, "CUP"), b.available(t, "TEA"); cups != 10 || tea != 9 {
@@ -121,18 +122,22 @@ func TestExpiryOnTwoNodes(t *testing.T) {
 	}
 }
 
-// A buyer who starts to pay at the last moment has the whole time again; the time is the setting's, by the database's clock.
+// A buyer who starts to pay at the last moment has the whole time again; the time is the setting's,
+// by the database's clock.
 func TestPayingMovesTheExpiryOn(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 2))
-	shop := orders.New(b.pool, 5*time.Minute, func() time.Time { return time.Now().Add(-time.Hour) }, slog.New(slog.DiscardHandler))
+	shop := orders.New(b.pool, 5*time.Minute, func() time.Time {
+		return time.Now().Add(-time.Hour)
+	}, slog.New(slog.DiscardHandler))
 	answer, err := shop.Place(t.Context(), b.order("k", line("CUP", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	left := func() time.Duration {
-		return time.Duration(b.count(t, "SELECT extract(epoch FROM expires_at - now())::int FROM orders WHERE id = $1", answer.ID)) * time.Second
+		return time.Duration(b.count(t, "SELECT extract(epoch FROM expires_at - now())::int FROM orders WHERE id = $1",
+			answer.ID)) * time.Second
 	}
 	near := func(d time.Duration) bool { return d > 4*time.Minute && d <= 5*time.Minute }
 	if !near(left()) {

@@ -68,11 +68,12 @@ type importRun struct {
 	report   ImportReport
 }
 
-// Import books a supplier's delivery file into stock: CSV with the columns delivery_id, line, sku and
-// quantity. A line raises stock once, however often it is read. With keepGood, Import commits the good
-// lines batch by batch. Without it, a file with a bad line is not imported at all (ErrBadLines). The
-// report is complete in both cases.
-func (s *Service) Import(ctx context.Context, file io.ReadSeeker, supplier string, keepGood bool) (ImportReport, error) {
+// Import books a supplier's delivery file into stock: CSV with the columns delivery_id, line, sku
+// and quantity. A line raises stock once, however often it is read. With keepGood, Import commits
+// the good lines batch by batch. Without it, a file with a bad line is not imported at all
+// (ErrBadLines). The report is complete in both cases.
+func (s *Service) Import(ctx context.Context, file io.ReadSeeker, supplier string, keepGood bool) (ImportReport,
+	error) {
 	run := &importRun{supplier: supplier}
 	if keepGood {
 		err := s.importAll(ctx, file, run, func(batch []deliveryLine) error {
@@ -191,7 +192,8 @@ func parseDeliveryLine(record []string) (deliveryLine, string) {
 	}
 	quantity, err := strconv.ParseInt(record[3], 10, 64)
 	if err != nil || quantity < 1 || quantity > maxQuantity {
-		return deliveryLine{}, fmt.Sprintf("quantity must be a whole number from 1 to %d, not %q", maxQuantity, record[3])
+		return deliveryLine{}, fmt.Sprintf("quantity must be a whole number from 1 to %d, not %q", maxQuantity,
+			record[3])
 	}
 	if record[0] == "" || len(record[0]) > 255 || !storable(record[0]) {
 		return deliveryLine{}, "delivery_id must have 1 to 255 characters of UTF-8 text"
@@ -199,8 +201,8 @@ func parseDeliveryLine(record []string) (deliveryLine, string) {
 	return deliveryLine{deliveryID: record[0], line: int32(number), sku: record[2], quantity: quantity}, ""
 }
 
-// bookTx inserts the batch. It compares each line that the UNIQUE key refuses with the row that has the
-// key: the same content is a repeat, other content is a bad line.
+// bookTx inserts the batch. It compares each line that the UNIQUE key refuses with the row that has
+// the key: the same content is a repeat, other content is a bad line.
 func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLine) error {
 	type name struct {
 		deliveryID string
@@ -213,7 +215,8 @@ func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLin
 		params.Skus = append(params.Skus, l.sku)
 		params.Quantities = append(params.Quantities, l.quantity)
 	}
-	// One import of a supplier at a time: files with the same lines in different orders would deadlock.
+	// One import of a supplier at a time: files with the same lines in different orders would
+	// deadlock.
 	const lock = "SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1::text, 0))"
 	if _, err := tx.Exec(ctx, lock, run.supplier); err != nil {
 		return fmt.Errorf("wait for other imports of %s: %w", run.supplier, err)

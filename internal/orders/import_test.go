@@ -69,7 +69,8 @@ func TestImportRaisesStockOnce(t *testing.T) {
 			if cup, pot := b.available(t, "CUP"), b.available(t, "POT"); cup != 21 || pot != 5 {
 				t.Errorf("available: %d cups, %d pots, want 21 and 5", cup, pot)
 			}
-			if _, err := b.shop.Import(t.Context(), strings.NewReader(header+repeated), "another supplier", keepGood); err != nil {
+			if _, err := b.shop.Import(t.Context(), strings.NewReader(header+repeated), "another supplier",
+				keepGood); err != nil {
 				t.Fatal(err)
 			}
 			if cup := b.available(t, "CUP"); cup != 41 {
@@ -153,8 +154,10 @@ func TestImportNamesBadLines(t *testing.T) {
 	t.Parallel()
 	want := map[int]string{
 		3: `unknown sku "NONE"`, 4: "quantity", 5: "quantity", 6: "quantity", 7: "quantity", 8: "quantity",
-		9: "line must", 10: "line must", 11: "line must", 12: "delivery_id", 13: "wrong number of fields", 14: "wrong number of fields",
-		15: `"`, 16: `"`, 17: "booked already, as 10 × CUP", 18: "booked already, as 10 × CUP", 19: "booked already, as 5 × CUP",
+		9: "line must", 10: "line must", 11: "line must", 12: "delivery_id", 13: "wrong number of fields",
+		14: "wrong number of fields",
+		15: `"`, 16: `"`, 17: "booked already, as 10 × CUP", 18: "booked already, as 10 × CUP",
+		19: "booked already, as 5 × CUP",
 		24: `unknown sku "cup"`, 25: "delivery_id", 26: "delivery_id", 28: `"`,
 	}
 	check := func(t *testing.T, bad []orders.BadLine) {
@@ -190,7 +193,8 @@ func TestImportNamesBadLines(t *testing.T) {
 			t.Errorf("booked, repeated, seen, units, bad: %v, want %v", got, want)
 		}
 		// The mended file books what was missing and nothing twice.
-		if got, want := counts(b.importFile(t, "D1,1,CUP,10\nD1,2,TEA,1\n\"D3\",1,POT,4\nD4,1,POT,4\n", true)), [5]int{2, 2, 0, 5, 0}; got != want {
+		if got, want := counts(b.importFile(t, "D1,1,CUP,10\nD1,2,TEA,1\n\"D3\",1,POT,4\nD4,1,POT,4\n", true)),
+			[5]int{2, 2, 0, 5, 0}; got != want {
 			t.Errorf("the mended file: booked, repeated, seen, units, bad: %v, want %v", got, want)
 		}
 		if cup, pot := b.available(t, "CUP"), b.available(t, "POT"); cup != 18 || pot != 8 {
@@ -239,13 +243,16 @@ func TestImportNeedsItsHeader(t *testing.T) {
 	} {
 		for _, keepGood := range []bool{false, true} {
 			report, err := b.shop.Import(t.Context(), strings.NewReader(file), "acme", keepGood)
-			if err == nil || !strings.Contains(err.Error(), "delivery_id,line,sku,quantity") || counts(report) != [5]int{} {
+			if err == nil || !strings.Contains(err.Error(), "delivery_id,line,sku,quantity") ||
+				counts(report) != [5]int{} {
 				t.Errorf("%s: %v, %+v, want an error that names the columns", name, err, report)
 			}
 		}
 	}
 	b.unchanged(t, before)
-	if report, err := b.shop.Import(t.Context(), strings.NewReader(strings.ReplaceAll(header+"D1,1,CUP,10\n", "\n", "\r\n")), "acme", false); err != nil || report.Booked != 1 {
+	if report, err := b.shop.Import(t.Context(),
+		strings.NewReader(strings.ReplaceAll(header+"D1,1,CUP,10\n", "\n", "\r\n")), "acme", false); err != nil ||
+		report.Booked != 1 {
 		t.Errorf("a file with Windows line ends: %+v, %v", report, err)
 	}
 }
@@ -291,7 +298,8 @@ func TestImportOrderAndRepetitionDoNotMatter(t *testing.T) {
 				booked[n] = true
 			}
 			keepGood := rapid.Bool().Draw(r, "keep good")
-			if _, err := b.shop.Import(t.Context(), strings.NewReader(header+file.String()), supplier, keepGood); err != nil {
+			if _, err := b.shop.Import(t.Context(), strings.NewReader(header+file.String()), supplier,
+				keepGood); err != nil {
 				r.Fatal(err)
 			}
 		}
@@ -307,8 +315,8 @@ func TestImportOrderAndRepetitionDoNotMatter(t *testing.T) {
 	})
 }
 
-// FuzzImport feeds any bytes as a file: the import reports or refuses them, the database never does, stock stays the sum
-// of its movements, and the same bytes again change nothing.
+// FuzzImport feeds any bytes as a file: the import reports or refuses them, the database never
+// does, stock stays the sum of its movements, and the same bytes again change nothing.
 func FuzzImport(f *testing.F) {
 	f.Add([]byte(header + badFile))
 	f.Add([]byte(header + "D1,1,CUP,10\nD1,1,CUP,10\n"))
@@ -345,17 +353,20 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// tells checks the reports against the file and the database: every record is accounted for, every bad one by a line of the file that
-// is not blank, and what was booked, written as a file again, is the same delivery.
+// tells checks the reports against the file and the database: every record is accounted for, every
+// bad one by a line of the file that is not blank, and what was booked, written as a file again, is
+// the same delivery.
 func (b *bundle) tells(t *testing.T, file []byte, supplier string, whole, good imported) {
 	t.Helper()
 	kept := max(good.report.Booked, good.report.Repeated-good.report.SeenInMemory)
-	if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE supplier = $1", supplier); good.err == nil && n != kept {
+	if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE supplier = $1", supplier); good.err == nil &&
+		n != kept {
 		t.Fatalf("%d lines are kept, the reports say %+v, then %+v", n, whole.report, good.report)
 	}
 	lines := strings.Split(string(file), "\n")
 	for _, bad := range good.report.Bad {
-		if bad.Line < 2 || bad.Line > len(lines) || bad.Reason == "" || strings.TrimRight(lines[bad.Line-1], "\r") == "" {
+		if bad.Line < 2 || bad.Line > len(lines) || bad.Reason == "" ||
+			strings.TrimRight(lines[bad.Line-1], "\r") == "" {
 			t.Fatalf("%+v names no line of %q", bad, file)
 		}
 	}
@@ -363,7 +374,8 @@ func (b *bundle) tells(t *testing.T, file []byte, supplier string, whole, good i
 		return
 	}
 	var again strings.Builder
-	rows, err := b.pool.Query(t.Context(), "SELECT delivery_id, line, sku, quantity FROM stock_movements WHERE supplier = $1", supplier)
+	rows, err := b.pool.Query(t.Context(),
+		"SELECT delivery_id, line, sku, quantity FROM stock_movements WHERE supplier = $1", supplier)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +392,8 @@ func (b *bundle) tells(t *testing.T, file []byte, supplier string, whole, good i
 	if strings.Contains(again.String(), "\r") {
 		return // encoding/csv takes \r\n for \n, also inside quotes
 	}
-	if report := importAs(t, b, again.String(), supplier); report.Repeated != kept || report.Booked+len(report.Bad) != 0 {
+	if report := importAs(t, b, again.String(), supplier); report.Repeated != kept ||
+		report.Booked+len(report.Bad) != 0 {
 		t.Fatalf("%q was booked as %q, which reads as %+v", file, again.String(), report)
 	}
 }

@@ -1,6 +1,6 @@
 // Package orders keeps orders and stock. One transaction inserts an order under the customer's
-// idempotency key, with its lines, its reservation of stock and its event. The package does not depend
-// on how orders are paid.
+// idempotency key, with its lines, its reservation of stock and its event. The package does not
+// depend on how orders are paid.
 package orders
 
 import (
@@ -28,8 +28,8 @@ func (e UnknownSKUError) Error() string {
 	return "unknown sku: " + strings.Join(e.SKUs, ", ")
 }
 
-// OutOfStockError lists the SKUs with too few units. Nothing was reserved: an order gets all its units
-// or none.
+// OutOfStockError lists the SKUs with too few units. Nothing was reserved: an order gets all its
+// units or none.
 type OutOfStockError struct{ Items []Shortage }
 
 // Shortage is a product of which an order asked for more units than are available.
@@ -93,8 +93,8 @@ type Service struct {
 // DefaultExpiry is how long an unpaid order reserves its stock.
 const DefaultExpiry = 30 * time.Minute
 
-// New returns a service on the pool's database. An unpaid order reserves its stock for the time expiry,
-// by the database's clock. The clock now only sets the times that clients see.
+// New returns a service on the pool's database. An unpaid order reserves its stock for the time
+// expiry, by the database's clock. The clock now only sets the times that clients see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
 	s.looking = coalesce.New(maxBatch, maxWaiting, s.look)

@@ -28,8 +28,8 @@ import (
 //  2. insert   BEGIN, insert the order under its key, lock its stock
 //  3. reserve  insert lines, stock movements and the event, take the stock, COMMIT
 //
-// Orders that arrive at the same time share their trips: every statement takes a set. A batch does for
-// each order what it would do for that order alone, in the order of arrival.
+// Orders that arrive at the same time share their trips: every statement takes a set. A batch does
+// for each order what it would do for that order alone, in the order of arrival.
 
 // PlaceOrder is a request for an order. Its JSON is what the idempotency key stands for.
 type PlaceOrder struct {
@@ -49,10 +49,11 @@ type LineRequest struct {
 // Fingerprint identifies what the request asks for.
 func (c PlaceOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
-// Place creates the order and reserves its stock, once per customer and key. It returns 201 with the
-// order. Every call with the same key and fingerprint gets the same bytes. problem.InvalidError,
-// UnknownSKUError and OutOfStockError leave the key unused; dedup.ErrKeyReused reports a key that
-// belongs to a different request. If pg.IsUnavailable holds for an error, the order may exist: retry.
+// Place creates the order and reserves its stock, once per customer and key. It returns 201 with
+// the order. Every call with the same key and fingerprint gets the same bytes.
+// problem.InvalidError, UnknownSKUError and OutOfStockError leave the key unused;
+// dedup.ErrKeyReused reports a key that belongs to a different request. If pg.IsUnavailable holds
+// for an error, the order may exist: retry.
 func (s *Service) Place(ctx context.Context, c PlaceOrder) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
@@ -124,9 +125,9 @@ func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.O
 	return s.draftAll(requests, rows, *offers), nil
 }
 
-// draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A request
-// with the key of an earlier one in the batch is not refused for lack of stock: if the earlier one is
-// placed, the key decides.
+// draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A
+// request with the key of an earlier one in the batch is not refused for lack of stock: if the
+// earlier one is placed, the key decides.
 func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row,
 	offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
 	products := make(map[string]ordersdb.GetOffersRow, len(offers))
@@ -195,7 +196,8 @@ func (s *Service) draft(c PlaceOrder, products map[string]ordersdb.GetOffersRow)
 // placed is what placing one order came to.
 type placed = coalesce.Outcome[dedup.Answer]
 
-// place is trips 2 and 3: one transaction. An error means that it is unknown what became of any order.
+// place is trips 2 and 3: one transaction. An error means that it is unknown what became of any
+// order.
 func (s *Service) place(ctx context.Context, drafts []draft) (outcomes []placed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
@@ -216,8 +218,9 @@ func (s *Service) place(ctx context.Context, drafts []draft) (outcomes []placed,
 	return outcomes, shared(err)
 }
 
-// placeTx inserts the orders before it locks their stock. Twins, of this batch or of another node, meet
-// at the UNIQUE key, and the stock rows that others wait for are locked for one more trip only.
+// placeTx inserts the orders before it locks their stock. Twins, of this batch or of another node,
+// meet at the UNIQUE key, and the stock rows that others wait for are locked for one more trip
+// only.
 func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]placed, error) {
 	db := ordersdb.New(tx)
 	skus := map[string]int64{}
@@ -242,8 +245,8 @@ func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]p
 	return outcomes, s.reserveTx(ctx, tx, drafts, outcomes) // trip 3, with the COMMIT
 }
 
-// handOut gives the stock to the inserted orders in the order of arrival, each all its units or none.
-// An order that was not inserted lost its key to another request.
+// handOut gives the stock to the inserted orders in the order of arrival, each all its units or
+// none. An order that was not inserted lost its key to another request.
 func handOut(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
 	mine := make(map[uuid.UUID]bool, len(inserted))
 	for _, id := range inserted {
@@ -268,8 +271,8 @@ func handOut(drafts []draft, inserted []uuid.UUID, available map[string]int64) (
 	return outcomes, short
 }
 
-// reserveTx queues what belongs to the orders that got their stock: lines, movements, the stock itself,
-// and an event each.
+// reserveTx queues what belongs to the orders that got their stock: lines, movements, the stock
+// itself, and an event each.
 func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, drafts []draft, outcomes []placed) error {
 	var lines ordersdb.ReserveParams
 	var events []outbox.NewEvent
@@ -344,7 +347,8 @@ func placedAnswer(id uuid.UUID, body []byte) dedup.Answer {
 const (
 	// maxBatch is how many orders share a trip.
 	maxBatch = 256
-	// maxWaiting bounds the queue of each batcher. More buyers could not be served before they give up.
+	// maxWaiting bounds the queue of each batcher. More buyers could not be served before they give
+	// up.
 	maxWaiting = 4096
 	// batchTimeout bounds a batch, which no caller's context does.
 	batchTimeout = 8 * time.Second

@@ -27,8 +27,10 @@ func TestPlaceWritesEverythingAtOnce(t *testing.T) {
 		t.Errorf("answer %+v, want a first, final 201", answer)
 	}
 	order := decode[orders.Order](t, answer.Body)
-	want := orders.Order{ID: answer.ID, Status: orders.Placed, Email: "alice@example.com", Currency: "EUR", Total: 4900, CreatedAt: order.CreatedAt,
-		Lines: []orders.Line{{SKU: "CUP", Name: "Cup", Quantity: 4, UnitPrice: 250, Amount: 1000}, {SKU: "POT", Name: "Teapot", Quantity: 1, UnitPrice: 3900, Amount: 3900}}}
+	want := orders.Order{ID: answer.ID, Status: orders.Placed, Email: "alice@example.com", Currency: "EUR",
+		Total: 4900, CreatedAt: order.CreatedAt,
+		Lines: []orders.Line{{SKU: "CUP", Name: "Cup", Quantity: 4, UnitPrice: 250, Amount: 1000},
+			{SKU: "POT", Name: "Teapot", Quantity: 1, UnitPrice: 3900, Amount: 3900}}}
 	if diff := cmp.Diff(want, order); diff != "" {
 		t.Errorf("the answer differs (-want +got):\n%s", diff)
 	}
@@ -47,12 +49,17 @@ func TestPlaceWritesEverythingAtOnce(t *testing.T) {
 		t.Errorf("available: %d cups, %d pots, want 6 and 4", cup, pot)
 	}
 	for what, sql := range map[string]string{
-		"order":            `SELECT count(*) FROM orders`,
-		"placed event":     `SELECT count(*) FROM outbox WHERE type = 'order.placed' AND payload->>'total' = '4900' AND payload->>'currency' = 'EUR'`,
-		"event":            `SELECT count(*) FROM outbox`,
-		"transaction":      `SELECT count(DISTINCT xmin::text) FROM (SELECT xmin FROM orders UNION ALL SELECT xmin FROM order_lines UNION ALL SELECT xmin FROM stock_movements WHERE kind = 'reserved' UNION ALL SELECT xmin FROM outbox UNION ALL SELECT xmin FROM stock WHERE sku IN ('CUP', 'POT')) x`,
-		"movement of cups": `SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'CUP' AND quantity = 4`,
-		"movement of pots": `SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'POT' AND quantity = 1`,
+		"order": `SELECT count(*) FROM orders`,
+		"placed event": `SELECT count(*) FROM outbox WHERE type = 'order.placed' AND payload->>'total' = '4900'
+			AND payload->>'currency' = 'EUR'`,
+		"event": `SELECT count(*) FROM outbox`,
+		"transaction": `SELECT count(DISTINCT xmin::text) FROM (SELECT xmin FROM orders UNION ALL SELECT xmin
+			FROM order_lines UNION ALL SELECT xmin FROM stock_movements WHERE kind = 'reserved' UNION ALL SELECT xmin
+			FROM outbox UNION ALL SELECT xmin FROM stock WHERE sku IN ('CUP', 'POT')) x`,
+		"movement of cups": `SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'CUP'
+			AND quantity = 4`,
+		"movement of pots": `SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'POT'
+			AND quantity = 1`,
 	} {
 		if n := b.count(t, sql); n != 1 {
 			t.Errorf("%d × %s, want 1", n, what)
@@ -75,7 +82,8 @@ func TestPlaceReplaysByteForByte(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !again.Replayed || again.Status != first.Status || again.ID != first.ID || !again.Final || !bytes.Equal(again.Body, first.Body) {
+		if !again.Replayed || again.Status != first.Status || again.ID != first.ID || !again.Final ||
+			!bytes.Equal(again.Body, first.Body) {
 			t.Errorf("%s: %+v\n%s\nwant a replay of\n%s", name, again, again.Body, first.Body)
 		}
 		if id, err := shop.FindByKey(t.Context(), b.alice, "k"); err != nil || id != first.ID {
@@ -102,7 +110,8 @@ func TestPlaceKeyWithAnotherMeaning(t *testing.T) {
 		"split line":     b.order("k", line("CUP", 1), line("CUP", 1), line("POT", 1)),
 		"unknown sku":    b.order("k", line("NONE", 2)),
 		"too much":       b.order("k", line("CUP", 1000)),
-		"email":          {CustomerID: b.alice, Key: "k", Email: "alicia@example.com", Lines: []orders.LineRequest{line("CUP", 2), line("POT", 1)}},
+		"email": {CustomerID: b.alice, Key: "k", Email: "alicia@example.com",
+			Lines: []orders.LineRequest{line("CUP", 2), line("POT", 1)}},
 	} {
 		if answer, err := b.shop.Place(t.Context(), c); !errors.Is(err, dedup.ErrKeyReused) || answer.Body != nil {
 			t.Errorf("%s: %s, %v, want ErrKeyReused", name, answer.Body, err)
@@ -142,7 +151,8 @@ func TestPlaceOutOfStockLeavesTheKeyUnused(t *testing.T) {
 	wish := b.order("k", line("TEA", 1), line("CUP", 1), line("POT", 5), line("CUP", 1))
 	before := b.snapshot(t)
 	_, err := b.shop.Place(t.Context(), wish)
-	want := orders.OutOfStockError{Items: []orders.Shortage{{SKU: "CUP", Requested: 2, Available: 1}, {SKU: "TEA", Requested: 1, Available: 0}}}
+	want := orders.OutOfStockError{Items: []orders.Shortage{{SKU: "CUP", Requested: 2, Available: 1},
+		{SKU: "TEA", Requested: 1, Available: 0}}}
 	var short orders.OutOfStockError
 	if !errors.As(err, &short) || !slices.Equal(short.Items, want.Items) {
 		t.Errorf("%v, want %v", err, want)
@@ -179,14 +189,17 @@ func TestPlaceRefusesWhatMakesNoSense(t *testing.T) {
 		email string
 		field string
 	}{
-		"quantity 0":            {lines: []orders.LineRequest{line("CUP", 0)}, field: "lines[0].quantity"},
-		"quantity -1":           {lines: []orders.LineRequest{line("CUP", 1), line("CUP", -1)}, field: "lines[1].quantity"},
-		"quantity over 10^6":    {lines: []orders.LineRequest{line("CUP", 1_000_001)}, field: "lines[0].quantity"},
-		"quantity 2^63-1":       {lines: []orders.LineRequest{line("CUP", 1<<63-1), line("CUP", 1<<63-1)}, field: "lines[0].quantity"},
-		"no lines":              {lines: []orders.LineRequest{}, field: "lines"},
-		"101 lines":             {lines: append(hundred[:100:100], line("CUP", 1)), field: "lines"},
-		"no sku":                {lines: []orders.LineRequest{line("", 1)}, field: "lines[0].sku"},
-		"sku with a NUL byte":   {lines: []orders.LineRequest{line("CUP", 1), line("a\x00b", 1)}, field: "lines[1].sku"},
+		"quantity 0": {lines: []orders.LineRequest{line("CUP", 0)}, field: "lines[0].quantity"},
+		"quantity -1": {lines: []orders.LineRequest{line("CUP", 1), line("CUP", -1)},
+			field: "lines[1].quantity"},
+		"quantity over 10^6": {lines: []orders.LineRequest{line("CUP", 1_000_001)}, field: "lines[0].quantity"},
+		"quantity 2^63-1": {lines: []orders.LineRequest{line("CUP", 1<<63-1), line("CUP", 1<<63-1)},
+			field: "lines[0].quantity"},
+		"no lines":  {lines: []orders.LineRequest{}, field: "lines"},
+		"101 lines": {lines: append(hundred[:100:100], line("CUP", 1)), field: "lines"},
+		"no sku":    {lines: []orders.LineRequest{line("", 1)}, field: "lines[0].sku"},
+		"sku with a NUL byte": {lines: []orders.LineRequest{line("CUP", 1), line("a\x00b", 1)},
+			field: "lines[1].sku"},
 		"sku that is not UTF-8": {lines: []orders.LineRequest{line("a\xffb", 1)}, field: "lines[0].sku"},
 		"mixed currencies":      {lines: []orders.LineRequest{line("CUP", 1), line("YEN", 1)}, field: "lines[1].sku"},
 		"no email":              {email: "-", field: "email"},
@@ -231,7 +244,8 @@ func TestPlaceSameSKUOnTwoLines(t *testing.T) {
 	if left := b.available(t, "CUP"); left != 0 {
 		t.Errorf("%d cups left, want 0", left)
 	}
-	if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'CUP' AND quantity = 5"); n != 1 {
+	if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE kind = 'reserved' AND sku = 'CUP' AND quantity "+
+		"= 5"); n != 1 {
 		t.Errorf("%d reservations of 5 cups, want 1", n)
 	}
 	stored, err := b.shop.Get(t.Context(), answer.ID)
@@ -271,14 +285,16 @@ func TestPlaceHundredTwinsOverTwoNodes(t *testing.T) {
 		if !r.answer.Replayed {
 			first++
 		}
-		if !bytes.Equal(r.answer.Body, results[0].answer.Body) || r.answer.Status != 201 || r.answer.ID != results[0].answer.ID {
+		if !bytes.Equal(r.answer.Body, results[0].answer.Body) || r.answer.Status != 201 ||
+			r.answer.ID != results[0].answer.ID {
 			t.Errorf("twin %d was told\n%s\nand twin 0\n%s", i, r.answer.Body, results[0].answer.Body)
 		}
 	}
 	if first != 1 {
 		t.Errorf("%d of the twins made the order, want 1", first)
 	}
-	for _, table := range []string{"orders", "outbox", "stock_movements WHERE kind = 'reserved' AND sku = 'CUP'", "stock_movements WHERE kind = 'reserved' AND sku = 'POT'"} {
+	for _, table := range []string{"orders", "outbox", "stock_movements WHERE kind = 'reserved' AND sku = 'CUP'",
+		"stock_movements WHERE kind = 'reserved' AND sku = 'POT'"} {
 		if n := b.count(t, "SELECT count(*) FROM "+table); n != 1 {
 			t.Errorf("%d × %s, want 1", n, table)
 		}

@@ -71,7 +71,8 @@ func TestPlaceTogetherIsPlaceInTurn(t *testing.T) {
 		skus := []string{fmt.Sprintf("A%d", run), fmt.Sprintf("B%d", run)}
 		shop := counter{stock: map[string]int64{}, keys: map[dedup.Key]orders.PlaceOrder{}}
 		for i, sku := range skus {
-			if err := b.shop.AddProduct(t.Context(), orders.Product{SKU: sku, Name: sku, Currency: "EUR", UnitPrice: 100}, i); err != nil {
+			if err := b.shop.AddProduct(t.Context(),
+				orders.Product{SKU: sku, Name: sku, Currency: "EUR", UnitPrice: 100}, i); err != nil {
 				rt.Fatal(err)
 			}
 			shop.stock[sku] = rapid.Int64Range(1, 12).Draw(rt, "stock")
@@ -96,7 +97,8 @@ func (k *counter) together(t *rapid.T, b *bundle, skus []string, run string) {
 	for range rapid.IntRange(1, 25).Draw(t, "wishes") {
 		c := b.order(dedup.Key(fmt.Sprint(run, "-", rapid.IntRange(0, 15).Draw(t, "key"))))
 		for range rapid.IntRange(1, 2).Draw(t, "lines") {
-			c.Lines = append(c.Lines, line(rapid.SampledFrom(skus).Draw(t, "sku"), rapid.Int64Range(1, 3).Draw(t, "quantity")))
+			c.Lines = append(c.Lines, line(rapid.SampledFrom(skus).Draw(t, "sku"),
+				rapid.Int64Range(1, 3).Draw(t, "quantity")))
 		}
 		if before, ok := refused[c.Key]; ok && before != c.Fingerprint() {
 			continue // it gets another turn, behind the others
@@ -121,7 +123,8 @@ func (k *counter) together(t *rapid.T, b *bundle, skus []string, run string) {
 		}
 		first, again := bodies[wishes[i].Key]
 		if again && (!o.Answer.Replayed || !slices.Equal(first, o.Answer.Body)) {
-			t.Errorf("wish %d: replayed %t with %s, the first answer was %s", i, o.Answer.Replayed, o.Answer.Body, first)
+			t.Errorf("wish %d: replayed %t with %s, the first answer was %s", i, o.Answer.Replayed, o.Answer.Body,
+				first)
 		}
 		bodies[wishes[i].Key] = o.Answer.Body
 	}
@@ -133,7 +136,8 @@ func TestPlaceTogetherSecondMeaningOfAKeyThatIsFree(t *testing.T) {
 	b := setup(t)
 	b.deliver(t, line("CUP", 3))
 	outcomes, err := orders.PlaceAll(t.Context(), b.shop, []orders.PlaceOrder{
-		b.order("k", line("CUP", 4)), b.order("k", line("CUP", 2)), b.order("k", line("CUP", 4)), b.order("k", line("CUP", 2)), b.order("k", line("CUP", 1))})
+		b.order("k", line("CUP", 4)), b.order("k", line("CUP", 2)), b.order("k", line("CUP", 4)),
+		b.order("k", line("CUP", 2)), b.order("k", line("CUP", 1))})
 	if err != nil {
 		t.Fatal(err)
 	}

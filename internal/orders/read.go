@@ -15,7 +15,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// Get returns an order with its lines, or ErrNotFound. The caller decides which customer may see it.
+// Get returns an order with its lines, or ErrNotFound. The caller decides which customer may see
+// it.
 func (s *Service) Get(ctx context.Context, id uuid.UUID) (Order, error) {
 	return s.get(ctx, s.db, id)
 }
@@ -42,7 +43,8 @@ func (s *Service) get(ctx context.Context, db *ordersdb.Queries, id uuid.UUID) (
 
 // FindByKey returns the id of the order that the customer placed with the key, or ErrNotFound.
 func (s *Service) FindByKey(ctx context.Context, customerID uuid.UUID, key dedup.Key) (uuid.UUID, error) {
-	row, err := s.db.FindOrderByKey(ctx, ordersdb.FindOrderByKeyParams{CustomerID: customerID, IdempotencyKey: string(key)})
+	row, err := s.db.FindOrderByKey(ctx,
+		ordersdb.FindOrderByKeyParams{CustomerID: customerID, IdempotencyKey: string(key)})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return uuid.Nil, ErrNotFound
 	}
@@ -52,9 +54,9 @@ func (s *Service) FindByKey(ctx context.Context, customerID uuid.UUID, key dedup
 	return row.ID, nil
 }
 
-// PlacedLately returns the customer's newest order since the given time with the same units and another
-// key, without its lines, or ErrNotFound. Canceled, refunded and expired orders do not count. The answer
-// can be outdated at once: use it to ask the buyer, not to decide.
+// PlacedLately returns the customer's newest order since the given time with the same units and
+// another key, without its lines, or ErrNotFound. Canceled, refunded and expired orders do not
+// count. The answer can be outdated at once: use it to ask the buyer, not to decide.
 func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key dedup.Key,
 	lines []LineRequest, since time.Time) (Order, error) {
 	wanted, err := json.Marshal(units(lines))
@@ -72,10 +74,12 @@ func (s *Service) PlacedLately(ctx context.Context, customerID uuid.UUID, key de
 	return header(ordersdb.GetOrderRow(row)), nil
 }
 
-// List returns up to limit orders of the customer, newest first, and whether there are more. The list
-// starts behind the order after, if it is not nil.
-func (s *Service) List(ctx context.Context, customerID uuid.UUID, limit int32, after *uuid.UUID) ([]Order, bool, error) {
-	rows, err := s.db.ListOrders(ctx, ordersdb.ListOrdersParams{CustomerID: customerID, Limit: limit + 1, Before: after})
+// List returns up to limit orders of the customer, newest first, and whether there are more. The
+// list starts behind the order after, if it is not nil.
+func (s *Service) List(ctx context.Context, customerID uuid.UUID, limit int32, after *uuid.UUID) ([]Order, bool,
+	error) {
+	rows, err := s.db.ListOrders(ctx,
+		ordersdb.ListOrdersParams{CustomerID: customerID, Limit: limit + 1, Before: after})
 	if err != nil {
 		return nil, false, fmt.Errorf("list the orders: %w", err)
 	}

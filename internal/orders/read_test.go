@@ -94,7 +94,8 @@ func TestProducts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := orders.Product{SKU: "POT", Name: "Teapot", Description: "A pot.", Currency: "EUR", UnitPrice: 3900, Available: 7}
+	want := orders.Product{SKU: "POT", Name: "Teapot", Description: "A pot.", Currency: "EUR", UnitPrice: 3900,
+		Available: 7}
 	if len(all) != 3 || all[1] != want {
 		t.Errorf("products %+v, want the second of three to be %+v", all, want)
 	}
@@ -118,15 +119,17 @@ func TestPlacedLately(t *testing.T) {
 	for name, tc := range map[string]struct {
 		got, want uuid.UUID
 	}{
-		"the same":               {lately(b.alice, "second", begin, lines...), first},
-		"in another order":       {lately(b.alice, "second", begin, line("TEA", 1), line("CUP", 2)), first},
-		"on other lines":         {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1), line("CUP", 1)), first},
-		"under its own key":      {lately(b.alice, "first", begin, lines...), uuid.Nil},
-		"of another customer":    {lately(b.newCustomer(t), "second", begin, lines...), uuid.Nil},
-		"too long ago":           {lately(b.alice, "second", time.Now().Add(time.Minute), lines...), uuid.Nil},
-		"fewer units":            {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1)), uuid.Nil},
-		"a part of it":           {lately(b.alice, "second", begin, line("CUP", 2)), uuid.Nil},
-		"more than it":           {lately(b.alice, "second", begin, line("CUP", 2), line("TEA", 1), line("POT", 1)), uuid.Nil},
+		"the same":         {lately(b.alice, "second", begin, lines...), first},
+		"in another order": {lately(b.alice, "second", begin, line("TEA", 1), line("CUP", 2)), first},
+		"on other lines": {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1), line("CUP", 1)),
+			first},
+		"under its own key":   {lately(b.alice, "first", begin, lines...), uuid.Nil},
+		"of another customer": {lately(b.newCustomer(t), "second", begin, lines...), uuid.Nil},
+		"too long ago":        {lately(b.alice, "second", time.Now().Add(time.Minute), lines...), uuid.Nil},
+		"fewer units":         {lately(b.alice, "second", begin, line("CUP", 1), line("TEA", 1)), uuid.Nil},
+		"a part of it":        {lately(b.alice, "second", begin, line("CUP", 2)), uuid.Nil},
+		"more than it": {lately(b.alice, "second", begin, line("CUP", 2), line("TEA", 1), line("POT", 1)),
+			uuid.Nil},
 		"a product with no name": {lately(b.alice, "second", begin, line("NO-SUCH", 2)), uuid.Nil},
 	} {
 		if tc.got != tc.want {

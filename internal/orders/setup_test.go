@@ -28,8 +28,8 @@ type bundle struct {
 	alice uuid.UUID
 }
 
-// setup returns a shop that sells CUP at 2.50, POT at 39.00 and TEA at 0.99, without stock. When the test ends, the
-// invariants must hold.
+// setup returns a shop that sells CUP at 2.50, POT at 39.00 and TEA at 0.99, without stock. When
+// the test ends, the invariants must hold.
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	b := &bundle{url: shoptest.DatabaseURL(t)}
@@ -49,7 +49,8 @@ func setup(t testing.TB) *bundle {
 	return b
 }
 
-// node is another machine of the same shop: a service and a pool of its own, and a clock that is ten minutes late.
+// node is another machine of the same shop: a service and a pool of its own, and a clock that is
+// ten minutes late.
 func (b *bundle) node(t testing.TB) *orders.Service {
 	t.Helper()
 	late := func() time.Time { return time.Now().Add(-10 * time.Minute) }
@@ -88,7 +89,8 @@ func number(ctx context.Context, t testing.TB, pool *pgxpool.Pool, sql string, a
 // deliver raises stock under a key of its own.
 func (b *bundle) deliver(t testing.TB, lines ...orders.LineRequest) {
 	t.Helper()
-	_, err := b.shop.Receive(t.Context(), orders.ReceiveDelivery{CustomerID: b.alice, Key: dedup.Key(uuid.NewString()), Lines: lines})
+	_, err := b.shop.Receive(t.Context(),
+		orders.ReceiveDelivery{CustomerID: b.alice, Key: dedup.Key(uuid.NewString()), Lines: lines})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,19 +132,22 @@ func decode[T any](t testing.TB, body []byte) (v T) {
 	return v
 }
 
-// deadlocks is how many Postgres had to break. A session reports its own at the latest when it ends.
+// deadlocks is how many Postgres had to break. A session reports its own at the latest when it
+// ends.
 func (b *bundle) deadlocks(t testing.TB) int {
 	t.Helper()
 	for _, pool := range append(b.nodes, b.pool) {
 		pool.Reset()
 	}
 	shoptest.Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
-		return b.count(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()") == 0
+		return b.count(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "+
+			"pg_backend_pid()") == 0
 	})
 	return b.count(t, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 }
 
-// snapshot is the content of every table: two that are equal say that nothing was written in between.
+// snapshot is the content of every table: two that are equal say that nothing was written in
+// between.
 func (b *bundle) snapshot(t testing.TB) map[string]string {
 	t.Helper()
 	rows, err := b.pool.Query(t.Context(), "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -188,20 +193,23 @@ var broken = map[string]string{
 		OR available <> (SELECT coalesce(sum(delta), 0) FROM stock_movements m WHERE m.sku = s.sku)`,
 	"I7: an order's reservation is not what its lines say": `SELECT count(*)
 		FROM (SELECT order_id, sku, sum(quantity) AS units FROM order_lines GROUP BY 1, 2) l
-		FULL JOIN (SELECT order_id, sku, sum(quantity) AS units FROM stock_movements WHERE kind = 'reserved' GROUP BY 1, 2) m
+		FULL JOIN (SELECT order_id, sku, sum(quantity) AS units FROM stock_movements WHERE kind = 'reserved'
+			GROUP BY 1, 2) m
 		USING (order_id, sku) WHERE l.units IS DISTINCT FROM m.units`,
 	"I7: what was sold is not what paid orders say": `SELECT count(*)
 		FROM (SELECT order_id, sku, sum(quantity) AS units FROM order_lines JOIN orders o ON o.id = order_id
 		      WHERE o.status IN ('paid', 'refunded') GROUP BY 1, 2) l
-		FULL JOIN (SELECT order_id, sku, sum(quantity) AS units FROM stock_movements WHERE kind = 'sold' GROUP BY 1, 2) m
+		FULL JOIN (SELECT order_id, sku, sum(quantity) AS units FROM stock_movements WHERE kind = 'sold'
+			GROUP BY 1, 2) m
 		USING (order_id, sku) WHERE l.units IS DISTINCT FROM m.units`,
 	"an order's total is not the sum of its lines": `SELECT count(*) FROM orders o
 		WHERE total IS DISTINCT FROM (SELECT sum(quantity * unit_price) FROM order_lines WHERE order_id = o.id)`,
-	"I9: an event without its order": `SELECT count(*) FROM outbox x LEFT JOIN orders o ON o.id = x.order_id WHERE o.id IS NULL`,
+	"I9: an event without its order": `SELECT count(*) FROM outbox x LEFT JOIN orders o ON o.id = x.order_id
+		WHERE o.id IS NULL`,
 }
 
-// life is every legal change of an order, with the event that reports it. It is written down a second time
-// here so that the code cannot vouch for itself.
+// life is every legal change of an order, with the event that reports it. It is written down a
+// second time here so that the code cannot vouch for itself.
 var life = map[string]string{
 	"→placed":       "order.placed",
 	"placed→paying": "order.paying",
@@ -222,7 +230,8 @@ func checkInvariants(t testing.TB, pool *pgxpool.Pool) {
 			t.Errorf("%s: %d", what, n)
 		}
 	}
-	rows, err := pool.Query(ctx, `SELECT o.id, o.status, coalesce(string_agg(x.type || '=' || (x.payload->>'status'), ' ' ORDER BY x.id), '')
+	rows, err := pool.Query(ctx, `SELECT o.id, o.status, coalesce(string_agg(x.type || '=' || (x.payload->>'status'),
+		' ' ORDER BY x.id), '')
 		FROM orders o LEFT JOIN outbox x ON x.order_id = o.id GROUP BY o.id`)
 	if err != nil {
 		t.Fatal(err)

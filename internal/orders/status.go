@@ -57,7 +57,8 @@ var edges = map[edge]consequence{
 	{Paying, Expired}:  {event: EventExpired, movement: "released"},
 }
 
-// LegalChange is a change of status that an order may make, with its event. From is "" for a new order.
+// LegalChange is a change of status that an order may make, with its event. From is "" for a new
+// order.
 type LegalChange struct {
 	Event    string
 	From, To Status
@@ -83,7 +84,8 @@ type EventData struct {
 type Locked struct{ rows *[]ordersdb.LockOrdersRow }
 
 // LockTx queues the lock of orders. They are known after the next Flush of tx. A transaction locks
-// orders before charges, and charges before stock: transactions that keep this order cannot deadlock.
+// orders before charges, and charges before stock: transactions that keep this order cannot
+// deadlock.
 func (s *Service) LockTx(tx *pg.Pipe, ids ...uuid.UUID) *Locked {
 	ids = slices.Clone(ids)
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
@@ -107,9 +109,9 @@ type Change struct {
 	To      Status
 }
 
-// ChangeStatusTx queues the changes of locked orders, with the stock movements and events that belong
-// to them. An order changes at most once in a transaction. An order that starts to be paid keeps its
-// stock for another expiry period.
+// ChangeStatusTx queues the changes of locked orders, with the stock movements and events that
+// belong to them. An order changes at most once in a transaction. An order that starts to be paid
+// keeps its stock for another expiry period.
 func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locked, changes ...Change) error {
 	statuses := ordersdb.ChangeStatusesParams{Expiry: s.expiry}
 	var moves ordersdb.MoveStockParams
@@ -150,8 +152,8 @@ func (s *Service) ReturnStockTx(ctx context.Context, tx *pg.Pipe, orderID uuid.U
 	return moveStockTx(ctx, tx, ordersdb.MoveStockParams{OrderIds: []uuid.UUID{orderID}, Kinds: []string{"returned"}})
 }
 
-// moveStockTx writes one movement per order and SKU. Movements that change what is available lock the
-// stock rows first, in SKU order. A sale does not: its units left with the reservation.
+// moveStockTx writes one movement per order and SKU. Movements that change what is available lock
+// the stock rows first, in SKU order. A sale does not: its units left with the reservation.
 func moveStockTx(ctx context.Context, tx *pg.Pipe, moves ordersdb.MoveStockParams) error {
 	if len(moves.OrderIds) == 0 {
 		return nil

@@ -38,15 +38,18 @@ func payOrder(t testing.TB, b *bundle, id uuid.UUID) {
 	}
 }
 
-// Any sequence of wishes moves an order along its life only: each step that is taken writes one event, the end of a
-// reservation one sale or release per SKU, and a step that is refused writes nothing.
+// Any sequence of wishes moves an order along its life only: each step that is taken writes one
+// event, the end of a reservation one sale or release per SKU, and a step that is refused writes
+// nothing.
 func TestStatusFollowsTheLifeOfAnOrder(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 1_000_000), line("TEA", 1_000_000))
-	all := []orders.Status{orders.Placed, orders.Paying, orders.Paid, orders.Refunded, orders.Canceled, orders.Expired, "", "lost"}
+	all := []orders.Status{orders.Placed, orders.Paying, orders.Paid, orders.Refunded, orders.Canceled, orders.Expired,
+		"", "lost"}
 	// Paying and placed are drawn often, or hardly any order would get further than two steps.
-	drawn := rapid.OneOf(rapid.SampledFrom(all), rapid.SampledFrom([]orders.Status{orders.Placed, orders.Paying, orders.Paying}))
+	drawn := rapid.OneOf(rapid.SampledFrom(all),
+		rapid.SampledFrom([]orders.Status{orders.Placed, orders.Paying, orders.Paying}))
 	rapid.Check(t, func(r *rapid.T) {
 		id := b.place(t, b.order(dedup.Key(uuid.NewString()), line("CUP", 2), line("TEA", 1), line("CUP", 1))).ID
 		at, events, ended := orders.Placed, 1, 0
@@ -67,7 +70,8 @@ func TestStatusFollowsTheLifeOfAnOrder(t *testing.T) {
 		if n := b.count(t, "SELECT count(*) FROM outbox WHERE order_id = $1", id); n != events {
 			r.Fatalf("%d events, want %d", n, events)
 		}
-		if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE order_id = $1 AND kind <> 'reserved'", id); n != ended {
+		if n := b.count(t, "SELECT count(*) FROM stock_movements WHERE order_id = $1 AND kind <> 'reserved'",
+			id); n != ended {
 			r.Fatalf("%d movements besides the reservation, want %d", n, ended)
 		}
 	})
@@ -105,8 +109,8 @@ func TestLockOfNoOrder(t *testing.T) {
 	}
 }
 
-// Transactions that change the same orders, given in any order, take turns. They release overlapping
-// stock, which they lock in one order too.
+// Transactions that change the same orders, given in any order, take turns. They release
+// overlapping stock, which they lock in one order too.
 func TestChangesOfManyOrdersDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

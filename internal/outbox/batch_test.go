@@ -36,7 +36,9 @@ func TestPublishManyMessages(t *testing.T) {
 		"all duplicates": {func(s *Streams, m []dedup.Message) {
 			s.publish(t.Context(), m)
 		}, false, many, false},
-		"a duplicate of its neighbor": {func(_ *Streams, m []dedup.Message) { m[odd+1] = m[odd] }, false, many - 1, false},
+		"a duplicate of its neighbor": {func(_ *Streams, m []dedup.Message) {
+			m[odd+1] = m[odd]
+		}, false, many - 1, false},
 		"one too large": {func(_ *Streams, m []dedup.Message) {
 			m[odd].Data = make([]byte, 2<<20)
 		}, false, many - 1, true},
@@ -67,7 +69,8 @@ func TestPublishManyMessages(t *testing.T) {
 					continue
 				}
 				msg, err := stored.GetMsg(ctx, ack.Seq)
-				if err != nil || msg.Header.Get(jetstream.MsgIDHeader) != messages[i].ID || msg.Header.Get("Its") != name ||
+				if err != nil || msg.Header.Get(jetstream.MsgIDHeader) != messages[i].ID ||
+					msg.Header.Get("Its") != name ||
 					string(msg.Data) != string(messages[i].Data) {
 					t.Fatalf("number %d is acknowledged at %d, which holds %+v, %v", i, ack.Seq, msg, err)
 				}

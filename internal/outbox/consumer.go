@@ -175,7 +175,8 @@ func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
 }
 
 func isTimeout(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrTimeout)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, nats.ErrTimeout)
 }
 
 // process handles a message and then acknowledges it, puts it off or makes it a dead letter. It

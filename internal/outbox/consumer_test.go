@@ -116,7 +116,8 @@ func TestConsumerHandlesEventsOfItsType(t *testing.T) {
 		defer mu.Unlock()
 		got = append(got, event.ID)
 		data := strings.ReplaceAll(string(event.Data), " ", "")
-		if event.Type != paid || event.OrderID == uuid.Nil || data != fmt.Sprintf(`{"n":%d}`, slices.Index(ids, event.ID)) {
+		if event.Type != paid || event.OrderID == uuid.Nil ||
+			data != fmt.Sprintf(`{"n":%d}`, slices.Index(ids, event.ID)) {
 			t.Errorf("event %+v with %s", event, event.Data)
 		}
 		return nil

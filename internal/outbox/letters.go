@@ -29,7 +29,8 @@ func (s *Streams) bury(ctx context.Context, consumer string, msg jetstream.Msg, 
 	number := strconv.FormatUint(seq, 10)
 	letter := dedup.Message{
 		Subject: s.deadSubject + consumer, ID: "dead." + consumer + "." + number, Data: msg.Data(),
-		Header: nats.Header{subjectHeader: {msg.Subject()}, seqHeader: {number}, errorHeader: {strconv.Quote(cause.Error())}},
+		Header: nats.Header{subjectHeader: {msg.Subject()}, seqHeader: {number},
+			errorHeader: {strconv.Quote(cause.Error())}},
 	}
 	if ack := s.dead.Publish(ctx, letter)[0]; ack.Err != nil {
 		return fmt.Errorf("publish the dead letter: %w", ack.Err)

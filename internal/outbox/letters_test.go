@@ -124,7 +124,8 @@ func TestLetterThatCannotBeRead(t *testing.T) {
 	}
 	b.bury(t)
 	letters, _ := list(t, NewLetters(b.js), 0, 50)
-	if len(letters) != 1 || letters[0].Event.ID != uuid.Nil || !strings.Contains(letters[0].Reason, "decode the event") {
+	if len(letters) != 1 || letters[0].Event.ID != uuid.Nil ||
+		!strings.Contains(letters[0].Reason, "decode the event") {
 		t.Errorf("letters %+v", letters)
 	}
 }

@@ -69,7 +69,8 @@ func TestRelayPublishesAndMarks(t *testing.T) {
 			t.Errorf("message %s %v: %s", msg.Subject, msg.Header, msg.Data)
 		}
 		var data struct{ N int }
-		if err := json.Unmarshal(event.Data, &data); err != nil || data.N != n || time.Since(event.CreatedAt) > time.Minute {
+		if err := json.Unmarshal(event.Data, &data); err != nil || data.N != n ||
+			time.Since(event.CreatedAt) > time.Minute {
 			t.Errorf("event %+v, data %s, %v", event, event.Data, err)
 		}
 		const marked = `SELECT count(*) FROM outbox
@@ -247,7 +248,8 @@ func TestRelayDrainsAfterAnOutage(t *testing.T) {
 				if n, err := relay.RunOnce(within(t, time.Second)); n != 3 || err == nil {
 					t.Errorf("relayed %d, %v, want 3 and an error", n, err)
 				}
-				if n := b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND claimed_until = '-infinity'"); n != 3 {
+				if n := b.count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND claimed_until = "+
+					"'-infinity'"); n != 3 {
 					t.Errorf("%d rows were released, want 3", n)
 				}
 			}

@@ -81,7 +81,8 @@ func (b *bundle) enqueue(t *testing.T, eventType string, n int) []uuid.UUID {
 	err := pg.InTx(t.Context(), b.pool, func(tx pgx.Tx) error {
 		for i := range ids {
 			ids[i] = newID(t)
-			if err := EnqueueTx(t.Context(), tx, NewEvent{ids[i], eventType, newID(t), map[string]int{"n": i}}); err != nil {
+			if err := EnqueueTx(t.Context(), tx,
+				NewEvent{ids[i], eventType, newID(t), map[string]int{"n": i}}); err != nil {
 				return err
 			}
 		}

@@ -78,7 +78,8 @@ func findCancellation(ctx context.Context, db *paymentsdb.Queries, c CancelOrder
 	if err != nil {
 		return dedup.Row{}, fmt.Errorf("find the cancellation by its key: %w", err)
 	}
-	return dedup.Row{ID: row.OrderID, Fingerprint: row.Fingerprint, Answer: canceledAnswer(row.OrderID, row.Answer)}, nil
+	return dedup.Row{ID: row.OrderID, Fingerprint: row.Fingerprint, Answer: canceledAnswer(row.OrderID, row.Answer)},
+		nil
 }
 
 // cancelTx looks for the key again under the lock: the order may have been canceled by this

@@ -52,7 +52,8 @@ func TestCancelCommitWhoseAnswerIsLost(t *testing.T) {
 	if err != nil || first.Replayed || armed.Load() {
 		t.Fatalf("%+v, %v, still armed: %v; want a first answer after a cut commit", first, err, armed.Load())
 	}
-	if again, err := shop.Cancel(t.Context(), wish); err != nil || !again.Replayed || !bytes.Equal(again.Body, first.Body) {
+	if again, err := shop.Cancel(t.Context(), wish); err != nil || !again.Replayed ||
+		!bytes.Equal(again.Body, first.Body) {
 		t.Errorf("the same again: %+v, %v; want a replay of %s", again, err, first.Body)
 	}
 }
@@ -88,8 +89,11 @@ func TestCancelInEveryState(t *testing.T) {
 		"refunded": {func(o orders.Order) {
 			b.give(t, b.charge(t, o, dedup.Key(o.ID.String()), 201), 100)
 		}, payments.ErrOrderNotCancelable, theEnd},
-		"expired": {func(o orders.Order) { b.expire(t, o) }, payments.ErrOrderNotCancelable, "expired | reserved released | placed expired"},
-		"canceled": {func(o orders.Order) { b.canceled(t, o, dedup.Key(o.ID.String()), orders.Canceled) }, payments.ErrOrderNotCancelable,
+		"expired": {func(o orders.Order) { b.expire(t, o) }, payments.ErrOrderNotCancelable,
+			"expired | reserved released | placed expired"},
+		"canceled": {func(o orders.Order) {
+			b.canceled(t, o, dedup.Key(o.ID.String()), orders.Canceled)
+		}, payments.ErrOrderNotCancelable,
 			"canceled | reserved released | placed canceled"},
 	} {
 		order := b.place(t)
@@ -103,7 +107,8 @@ func TestCancelInEveryState(t *testing.T) {
 		}
 		b.settleAll(t)
 		again, err := b.cancel(t, order, key)
-		if !errors.Is(err, is.err) || is.err == nil && (!again.Replayed || again.Status != 200 || !bytes.Equal(again.Body, first.Body)) {
+		if !errors.Is(err, is.err) || is.err == nil &&
+			(!again.Replayed || again.Status != 200 || !bytes.Equal(again.Body, first.Body)) {
 			t.Errorf("%s, the same key again: %d %s %v, first %s", name, again.Status, again.Body, err, first.Body)
 		}
 		if _, err := b.cancel(t, order, "another "+key); !errors.Is(err, payments.ErrOrderNotCancelable) {
@@ -150,8 +155,8 @@ func TestCancelIsTheOwners(t *testing.T) {
 	}
 }
 
-// Canceled while nobody knows: the money must not be asked for any more, and "not found" counts only when no
-// request can be on its way.
+// Canceled while nobody knows: the money must not be asked for any more, and "not found" counts
+// only when no request can be on its way.
 func TestCanceledWhileUnknownIsNeverCapturedAnew(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -164,12 +169,14 @@ func TestCanceledWhileUnknownIsNeverCapturedAnew(t *testing.T) {
 	b.started(t, "charges", "31 seconds")
 	b.settleAll(t)
 	b.expectTrail(t, order, "canceled | declined not_captured 0 | reserved released | placed paying canceled")
-	if asked, captures := b.line.asked.captures.Load(), b.line.captures(t, charge.ID); asked != 0 || len(captures) != 0 {
+	if asked, captures := b.line.asked.captures.Load(), b.line.captures(t, charge.ID); asked != 0 ||
+		len(captures) != 0 {
 		t.Errorf("asked %d times, captures %+v", asked, captures)
 	}
 }
 
-// The money comes when the order has ended: it goes back, the stock came back once, and the order stays as it is.
+// The money comes when the order has ended: it goes back, the stock came back once, and the order
+// stays as it is.
 func TestLateSuccessIsRefunded(t *testing.T) {
 	t.Parallel()
 	ends := map[string]func(*testing.T, *bundle, orders.Order){
@@ -192,7 +199,8 @@ func TestLateSuccessIsRefunded(t *testing.T) {
 			finish(t, b, s.order)
 			tell(t, s)
 			b.settleAll(t)
-			if got, want := b.trail(t, s.order), end+" | succeeded 100 | late succeeded 100 | reserved released | placed paying "+end; got != want {
+			if got, want := b.trail(t, s.order),
+				end+" | succeeded 100 | late succeeded 100 | reserved released | placed paying "+end; got != want {
 				t.Errorf("%s, told %s, ends as\n%s\nwant\n%s", end, how, got, want)
 			}
 			if left := b.available(t); left != stock {
@@ -222,13 +230,16 @@ func TestCancelWhileTheProviderIsDown(t *testing.T) {
 	b.canceled(t, order, "k", orders.Refunded)
 	b.timePasses(t)
 	b.reconcile(t)
-	b.expectTrail(t, order, "refunded | succeeded 100 | canceled unknown 100 | reserved sold returned | placed paying paid refunded")
+	b.expectTrail(t, order, "refunded | succeeded 100 | canceled unknown 100 | reserved sold returned | placed "+
+		"paying paid refunded")
 	b.line.heal()
 	b.settleAll(t)
-	b.expectTrail(t, order, "refunded | succeeded 100 | canceled succeeded 100 | reserved sold returned | placed paying paid refunded")
+	b.expectTrail(t, order, "refunded | succeeded 100 | canceled succeeded 100 | reserved sold returned | placed "+
+		"paying paid refunded")
 }
 
-// Paying and canceling at the same moment: the order ends once, no money is kept, and no unit is put back twice.
+// Paying and canceling at the same moment: the order ends once, no money is kept, and no unit is
+// put back twice.
 func TestChargeAgainstCancel(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -243,10 +254,12 @@ func TestChargeAgainstCancel(t *testing.T) {
 		if i%2 == 0 {
 			_, err = b.shop.Charge(t.Context(), b.chargeOf(order, dedup.Key(order.ID.String())))
 		} else {
-			for range i / 2 % 4 { // a look or two first, so that some come before the payment, some within, some after it
+			// a look or two first, so that some come before the payment, some within, some after it
+			for range i / 2 % 4 {
 				b.order(t, order.ID)
 			}
-			_, err = node.Cancel(t.Context(), payments.CancelOrder{CustomerID: b.alice, Key: dedup.Key(order.ID.String()), OrderID: order.ID})
+			_, err = node.Cancel(t.Context(),
+				payments.CancelOrder{CustomerID: b.alice, Key: dedup.Key(order.ID.String()), OrderID: order.ID})
 		}
 		return err
 	}) {
@@ -301,10 +314,12 @@ func TestRefundAgainstCancel(t *testing.T) {
 			for i := range pairs {
 				refund, cancel := errs[2*i], errs[2*i+1]
 				var exceeds payments.RefundExceedsError
-				if refund != nil && !errors.As(refund, &exceeds) || cancel != nil && !errors.Is(cancel, payments.ErrOrderNotCancelable) || refund != nil && cancel != nil {
+				if refund != nil && !errors.As(refund, &exceeds) || cancel != nil &&
+					!errors.Is(cancel, payments.ErrOrderNotCancelable) || refund != nil && cancel != nil {
 					t.Errorf("refund: %v, cancel: %v", refund, cancel)
 				}
-				if _, gave := b.provider(t, charges[i].ID); gave != 100 || b.order(t, paid[i].ID).Status != orders.Refunded {
+				if _, gave := b.provider(t, charges[i].ID); gave != 100 ||
+					b.order(t, paid[i].ID).Status != orders.Refunded {
 					t.Errorf("the provider gave back %d: %s", gave, b.trail(t, paid[i]))
 				}
 			}

@@ -48,7 +48,8 @@ type tale struct {
 
 func begin(t testing.TB, b *bundle) *tale {
 	t.Helper()
-	s := &tale{b: b, order: b.place(t), answers: make(chan error, 1), charged: make(chan struct{}), repays: make(chan error, 1),
+	s := &tale{b: b, order: b.place(t), answers: make(chan error, 1), charged: make(chan struct{}),
+		repays: make(chan error, 1),
 		repaid: make(chan struct{}), heard: map[string]bool{}}
 	captured := make(chan payments.Capture, 1)
 	b.line.onCapture(func(ctx context.Context, ask func() (payments.Capture, error)) (payments.Capture, error) {
@@ -131,7 +132,8 @@ func (s *tale) repay(t testing.TB) {
 		return
 	}
 	made := make(chan payments.ProviderRefund, 1)
-	s.b.line.onRefund(func(ctx context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+	s.b.line.onRefund(func(ctx context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund,
+		error) {
 		refund, err := ask()
 		made <- refund
 		if err != nil {
@@ -150,7 +152,8 @@ func (s *tale) repay(t testing.TB) {
 	s.b.line.onRefund(nil)
 }
 
-// finish ends what is open, with the refund's answer lost or not, and sends the early events again. It returns the trail.
+// finish ends what is open, with the refund's answer lost or not, and sends the early events again.
+// It returns the trail.
 func (s *tale) finish(t testing.TB, lost bool) string {
 	t.Helper()
 	s.answer(errCut)
@@ -203,7 +206,8 @@ func TestEveryOrderOfEventsEndsTheSame(t *testing.T) {
 	}
 }
 
-// The orders of all five, without chance: 60 of the 120, since the two that tell the success are the same event.
+// The orders of all five, without chance: 60 of the 120, since the two that tell the success are
+// the same event.
 func TestEveryPermutationOfAllEvents(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -221,7 +225,8 @@ func TestEveryPermutationOfAllEvents(t *testing.T) {
 			t.Errorf("%q ended as\n%s", events, end)
 		}
 	})
-	if quarantined := b.count(t, "SELECT count(*) FROM provider_events WHERE state <> 'applied'"); n != 60 || quarantined != 0 {
+	if quarantined := b.count(t, "SELECT count(*) FROM provider_events WHERE state <> 'applied'"); n != 60 ||
+		quarantined != 0 {
 		t.Errorf("%d permutations, %d events quarantined", n, quarantined)
 	}
 	// Success, late decline and refund of each order, once.
@@ -288,16 +293,17 @@ func TestContradictionsAreQuarantined(t *testing.T) {
 		return captureEvent(c)
 	}
 	for what, event := range map[string]payments.Event{
-		"another amount":           changed(func(c *payments.Capture) { c.Amount++ }),
-		"another currency":         changed(func(c *payments.Capture) { c.Currency = "USD" }),
-		"an unknown charge":        changed(func(c *payments.Capture) { c.Reference = uuid.NewString() }),
-		"a reference of no sort":   changed(func(c *payments.Capture) { c.Reference = "basket 7" }),
-		"no id":                    changed(func(c *payments.Capture) { c.ID = "" }),
-		"no status":                changed(func(c *payments.Capture) { c.Status = "" }),
-		"a status of no sort":      changed(func(c *payments.Capture) { c.Status = "perhaps" }),
-		"a second capture":         changed(func(c *payments.Capture) { c.Reference = done.ID.String() }),
-		"a refund of none of ours": old(payments.ProviderRefund{ID: "ref_x", CaptureID: capture.ID, Amount: 5, Currency: "EUR"}),
-		"news of another kind":     {Type: "payout.paid", At: time.Now(), Payload: []byte("{}")},
+		"another amount":         changed(func(c *payments.Capture) { c.Amount++ }),
+		"another currency":       changed(func(c *payments.Capture) { c.Currency = "USD" }),
+		"an unknown charge":      changed(func(c *payments.Capture) { c.Reference = uuid.NewString() }),
+		"a reference of no sort": changed(func(c *payments.Capture) { c.Reference = "basket 7" }),
+		"no id":                  changed(func(c *payments.Capture) { c.ID = "" }),
+		"no status":              changed(func(c *payments.Capture) { c.Status = "" }),
+		"a status of no sort":    changed(func(c *payments.Capture) { c.Status = "perhaps" }),
+		"a second capture":       changed(func(c *payments.Capture) { c.Reference = done.ID.String() }),
+		"a refund of none of ours": old(payments.ProviderRefund{ID: "ref_x", CaptureID: capture.ID, Amount: 5,
+			Currency: "EUR"}),
+		"news of another kind": {Type: "payout.paid", At: time.Now(), Payload: []byte("{}")},
 	} {
 		event.ID = "evt " + what
 		for range 2 {
@@ -305,7 +311,8 @@ func TestContradictionsAreQuarantined(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		if reason := b.text(t, "SELECT state || ': ' || reason FROM provider_events WHERE id = $1", event.ID); len(reason) < len("quarantined: why") || reason[:11] != "quarantined" {
+		if reason := b.text(t, "SELECT state || ': ' || reason FROM provider_events WHERE id = $1",
+			event.ID); len(reason) < len("quarantined: why") || reason[:11] != "quarantined" {
 			t.Errorf("%s: %s", what, reason)
 		}
 	}
@@ -322,7 +329,8 @@ func TestYoungRefundIsEarly(t *testing.T) {
 	order := b.place(t)
 	charge := b.charge(t, order, "c", 201)
 	made := make(chan payments.ProviderRefund, 1)
-	b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+	b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund,
+		error) {
 		refund, err := ask()
 		made <- refund
 		return payments.ProviderRefund{}, errors.Join(err, errCut)
@@ -344,7 +352,8 @@ func TestYoungRefundIsEarly(t *testing.T) {
 	}
 	wrong := event
 	wrong.ID = "evt_wrong"
-	wrong.Refund = &payments.ProviderRefund{ID: event.Refund.ID, CaptureID: event.Refund.CaptureID, Amount: 99, Currency: "EUR"}
+	wrong.Refund = &payments.ProviderRefund{ID: event.Refund.ID, CaptureID: event.Refund.CaptureID, Amount: 99,
+		Currency: "EUR"}
 	if err := b.shop.Receive(t.Context(), wrong); err != nil {
 		t.Error(err)
 	}

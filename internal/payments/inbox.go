@@ -157,7 +157,8 @@ func fits(row paymentsdb.Charge, capture Capture) error {
 func agree(row paymentsdb.Charge, capture Capture) error {
 	succeeded := row.Status == string(Succeeded)
 	if succeeded && capture.Status == CaptureSucceeded && *row.ProviderID != capture.ID {
-		return contradictionError{fmt.Sprintf("charge %s was captured twice: %s and %s", row.ID, *row.ProviderID, capture.ID)}
+		return contradictionError{fmt.Sprintf("charge %s was captured twice: %s and %s", row.ID, *row.ProviderID,
+			capture.ID)}
 	}
 	if !succeeded && capture.Status == CaptureSucceeded {
 		return contradictionError{fmt.Sprintf("charge %s is declined, capture %s succeeded", row.ID, capture.ID)}
@@ -172,7 +173,8 @@ func (s *Service) applyRefundTx(ctx context.Context, tx *pg.Pipe, given Provider
 	row, err := db.FindRefundByProviderID(ctx, given.ID)
 	if err == nil {
 		if ours := (money.Money{Minor: row.Amount, Currency: row.Currency}); given.Money() != ours {
-			return contradictionError{fmt.Sprintf("refund %s is about %s, ours about %s", given.ID, given.Money(), ours)}
+			return contradictionError{fmt.Sprintf("refund %s is about %s, ours about %s", given.ID, given.Money(),
+				ours)}
 		}
 		return nil
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// consistent expects that nothing is open and that `shop check` finds nothing. It runs after the test, when the test's context is over.
+// consistent expects that nothing is open and that `shop check` finds nothing. It runs after the
+// test, when the test's context is over.
 func consistent(t testing.TB, sources check.Sources) {
 	t.Helper()
 	if t.Failed() {
@@ -31,7 +32,8 @@ func consistent(t testing.TB, sources check.Sources) {
 }
 
 // open is an expression for how many charges and refunds are not settled.
-const open = "(SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown'))"
+const open = "(SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM " +
+	"refunds WHERE status IN ('pending', 'unknown'))"
 
 // provider is what the provider took for a charge and gave back of it, in minor units.
 func (b *bundle) provider(t testing.TB, charge uuid.UUID) (took, gave int64) {

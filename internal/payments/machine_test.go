@@ -33,7 +33,8 @@ type step struct {
 // happenings draws a life. The first of each list is what a failure shrinks to.
 var happenings = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 	return step{
-		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "cancel", "expire", "hear", "reconcile",
+		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "cancel",
+			"expire", "hear", "reconcile",
 			"arrive", "again", "deliver"}).Draw(t, "what"),
 		Line:     rapid.SampledFrom([]string{healthy, loses, cut}).Draw(t, "line"),
 		Order:    rapid.IntRange(0, 2).Draw(t, "order"),
@@ -97,14 +98,17 @@ type machine struct {
 	sales []*sale
 }
 
-// Whatever happens to three orders of a scarce product, in any order and over a line that loses answers: the shop does what a
-// model of a page does, and when all is told the provider holds the money of the paid orders and no other.
+// Whatever happens to three orders of a scarce product, in any order and over a line that loses
+// answers: the shop does what a model of a page does, and when all is told the provider holds the
+// money of the paid orders and no other.
 func TestShopIsItsModel(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	rapid.Check(t, func(r *rapid.T) {
 		m := &machine{t: t, b: b, sku: "S-" + uuid.NewString()}
-		if err := b.orders.AddProduct(t.Context(), orders.Product{SKU: m.sku, Name: "Scarce", Description: "Few.", Currency: "EUR", UnitPrice: 100}, 2); err != nil {
+		if err := b.orders.AddProduct(t.Context(),
+			orders.Product{SKU: m.sku, Name: "Scarce", Description: "Few.", Currency: "EUR", UnitPrice: 100},
+			2); err != nil {
 			t.Fatal(err)
 		}
 		m.deliver(r, 3)
@@ -156,7 +160,8 @@ func (m *machine) set(line string) {
 		m.b.line.cut()
 	case loses:
 		m.b.line.onCapture(loseAnswer)
-		m.b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+		m.b.line.onRefund(func(_ context.Context,
+			ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
 			if _, err := ask(); err != nil {
 				return payments.ProviderRefund{}, err
 			}
@@ -166,8 +171,9 @@ func (m *machine) set(line string) {
 }
 
 func (m *machine) deliver(r *rapid.T, n int64) {
-	_, err := m.b.orders.Receive(m.t.Context(), orders.ReceiveDelivery{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
-		Lines: []orders.LineRequest{{SKU: m.sku, Quantity: n}}})
+	_, err := m.b.orders.Receive(m.t.Context(),
+		orders.ReceiveDelivery{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
+			Lines: []orders.LineRequest{{SKU: m.sku, Quantity: n}}})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -175,8 +181,9 @@ func (m *machine) deliver(r *rapid.T, n int64) {
 }
 
 func (m *machine) place(r *rapid.T, units int64) {
-	answer, err := m.b.orders.Place(m.t.Context(), orders.PlaceOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
-		Email: "alice@example.com", Lines: []orders.LineRequest{{SKU: m.sku, Quantity: units}}})
+	answer, err := m.b.orders.Place(m.t.Context(),
+		orders.PlaceOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()),
+			Email: "alice@example.com", Lines: []orders.LineRequest{{SKU: m.sku, Quantity: units}}})
 	if m.stock < units {
 		if _, short := errors.AsType[orders.OutOfStockError](err); !short {
 			r.Fatalf("%d of %d units: %v", units, m.stock, err)
@@ -192,7 +199,8 @@ func (m *machine) place(r *rapid.T, units int64) {
 
 // charge asks to pay under a new key.
 func (m *machine) charge(r *rapid.T, s *sale, how step) {
-	a := &attempt{charge: payments.ChargeOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id, PaymentMethod: "pm_ok"}, amount: 100 * s.units}
+	a := &attempt{charge: payments.ChargeOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id,
+		PaymentMethod: "pm_ok"}, amount: 100 * s.units}
 	if how.Declined {
 		a.charge.PaymentMethod = "pm_declined"
 	}
@@ -202,7 +210,8 @@ func (m *machine) charge(r *rapid.T, s *sale, how step) {
 		_, busy := errors.AsType[payments.InProgressError](err)
 		_, paid := errors.AsType[payments.AlreadyPaidError](err)
 		unsettled := live != nil && live.status == payments.Unknown
-		if busy != unsettled || paid != (s.status == orders.Paid) || (!busy && !paid && !errors.Is(err, payments.ErrOrderNotPayable)) {
+		if busy != unsettled || paid != (s.status == orders.Paid) ||
+			(!busy && !paid && !errors.Is(err, payments.ErrOrderNotPayable)) {
 			r.Fatalf("charge of the order %s: %v", s, err)
 		}
 		return
@@ -229,7 +238,8 @@ func (m *machine) again(r *rapid.T, s *sale) {
 		answer, err := m.b.shop.Charge(m.t.Context(), a.charge)
 		final := a.status != payments.Unknown
 		// A charge that was given up and captured after all keeps the answer of its key up to date.
-		if err != nil || answer.ID != a.id || answer.Final != final || !answer.Replayed || answer.Status != statusOf(a) {
+		if err != nil || answer.ID != a.id || answer.Final != final || !answer.Replayed ||
+			answer.Status != statusOf(a) {
 			r.Fatalf("again: %+v %s, %v; want %d", answer, answer.Body, err, statusOf(a))
 		}
 		other := a.charge
@@ -300,7 +310,8 @@ func (s *sale) close(a *attempt) {
 }
 
 func (m *machine) cancel(r *rapid.T, s *sale, line string) {
-	_, err := m.b.shop.Cancel(m.t.Context(), payments.CancelOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id})
+	_, err := m.b.shop.Cancel(m.t.Context(),
+		payments.CancelOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id})
 	switch s.status {
 	case orders.Placed, orders.Paying:
 		s.status = orders.Canceled
@@ -339,8 +350,9 @@ func (m *machine) arrive(r *rapid.T, s *sale) {
 		if a.held != "" {
 			continue
 		}
-		_, err := m.b.line.provider.Capture(m.t.Context(), "charge_"+a.id.String(), payments.CaptureRequest{Reference: a.id.String(), OrderID: s.id.String(),
-			Amount: a.amount, Currency: "EUR", PaymentMethod: a.charge.PaymentMethod})
+		_, err := m.b.line.provider.Capture(m.t.Context(), "charge_"+a.id.String(),
+			payments.CaptureRequest{Reference: a.id.String(), OrderID: s.id.String(),
+				Amount: a.amount, Currency: "EUR", PaymentMethod: a.charge.PaymentMethod})
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -353,7 +365,8 @@ func (m *machine) hear(r *rapid.T, s *sale) {
 	for _, a := range s.attempts {
 		for _, capture := range m.b.line.captures(m.t, a.id) {
 			early := a.status == payments.Unknown && a.held == payments.Declined
-			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); errors.Is(err, payments.ErrNotApplicableYet) != early || (err != nil && !early) {
+			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); errors.Is(err,
+				payments.ErrNotApplicableYet) != early || (err != nil && !early) {
 				r.Fatalf("%s of a charge that is %s: %v", capture.Status, a.status, err)
 			}
 			if a.status != a.held && !early {
@@ -364,7 +377,8 @@ func (m *machine) hear(r *rapid.T, s *sale) {
 				r.Fatal(err)
 			}
 			for _, refund := range refunds {
-				if err := m.b.shop.Receive(m.t.Context(), refundEvent(refund)); err != nil && (a.open == 0 || !errors.Is(err, payments.ErrNotApplicableYet)) {
+				if err := m.b.shop.Receive(m.t.Context(), refundEvent(refund)); err != nil &&
+					(a.open == 0 || !errors.Is(err, payments.ErrNotApplicableYet)) {
 					r.Fatalf("refund with %d open: %v", a.open, err)
 				}
 			}
@@ -418,8 +432,10 @@ func (m *machine) compare(r *rapid.T, after step) {
 	var want, got strings.Builder
 	for _, s := range m.sales {
 		fmt.Fprintln(&want, s)
-		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s', c.status, c.amount_refunded,
-			(SELECT count(*) FROM refunds WHERE charge_id = c.id AND status IN ('pending', 'unknown'))), ' ' ORDER BY c.id)
+		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s',
+			c.status, c.amount_refunded,
+			(SELECT count(*) FROM refunds WHERE charge_id = c.id AND status IN ('pending', 'unknown'))), ' '
+				ORDER BY c.id)
 			FROM charges c WHERE c.order_id = o.id)) FROM orders o WHERE o.id = $1`, s.id))
 	}
 	fmt.Fprintln(&want, m.stock)

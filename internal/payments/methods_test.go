@@ -46,7 +46,8 @@ func placeOver(t *testing.T, client *apitest.Client, key string) (order orders.O
 
 func chargePath(order orders.Order) string { return "/v1/orders/" + order.ID.String() + "/charges" }
 
-// persist sends the request again, with the same key, whenever nobody knows what came of it: as every client should.
+// persist sends the request again, with the same key, whenever nobody knows what came of it: as
+// every client should.
 func persist(t *testing.T, client *apitest.Client, path, key, body string) apitest.Response {
 	t.Helper()
 	for {
@@ -55,7 +56,8 @@ func persist(t *testing.T, client *apitest.Client, path, key, body string) apite
 		if err == nil && answer.Status == http.StatusConflict {
 			answer.JSON(t, &p)
 		}
-		if err == nil && answer.Status != http.StatusAccepted && answer.Status < 500 && p.Code != "request_in_progress" {
+		if err == nil && answer.Status != http.StatusAccepted && answer.Status < 500 &&
+			p.Code != "request_in_progress" {
 			return answer
 		}
 		select {
@@ -66,8 +68,8 @@ func persist(t *testing.T, client *apitest.Client, path, key, body string) apite
 	}
 }
 
-// Every way in which a provider can behave: a client that retries as it should ends with one answer, and the provider
-// took the money of each order once.
+// Every way in which a provider can behave: a client that retries as it should ends with one
+// answer, and the provider took the money of each order once.
 func TestEveryPaymentMethodTakesTheMoneyOnce(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 2, impatient)
@@ -76,10 +78,12 @@ func TestEveryPaymentMethodTakesTheMoneyOnce(t *testing.T) {
 	})
 	// Those that take their time come first.
 	methods := []string{"pm_timeout_before_capture", "pm_error_before_capture", "pm_timeout_after_capture", "pm_slow",
-		"pm_error_after_capture", "pm_webhook_storm", "pm_webhook_first", "pm_declined", "pm_insufficient_funds", "pm_ok"}
+		"pm_error_after_capture", "pm_webhook_storm", "pm_webhook_first", "pm_declined", "pm_insufficient_funds",
+		"pm_ok"}
 	placed, answers := make([]orders.Order, len(methods)*buyers), make([]apitest.Response, len(methods)*buyers)
 	pay := func(i, node int) (client *apitest.Client, path, key, body string) {
-		return shop.Client(t, node%2, "demo-alice"), chargePath(placed[i]), fmt.Sprint("c", i), `{"payment_method":"` + methods[i/buyers] + `"}`
+		return shop.Client(t, node%2, "demo-alice"), chargePath(placed[i]), fmt.Sprint("c", i),
+			`{"payment_method":"` + methods[i/buyers] + `"}`
 	}
 	var lanes errgroup.Group
 	lanes.SetLimit(4)
@@ -104,14 +108,16 @@ func TestEveryPaymentMethodTakesTheMoneyOnce(t *testing.T) {
 		expectSettled(t, shop, method, placed[i], answer, status, logged[placed[i].ID.String()])
 		client, path, key, body := pay(i, i+1)
 		again := client.Post(t.Context(), path, key, body)
-		if again.Status != answer.Status || !bytes.Equal(again.Body, answer.Body) || again.Header.Get("Idempotent-Replayed") != "true" {
+		if again.Status != answer.Status || !bytes.Equal(again.Body, answer.Body) ||
+			again.Header.Get("Idempotent-Replayed") != "true" {
 			t.Errorf("%s again: %d %s, first %d %s", method, again.Status, again.Body, answer.Status, answer.Body)
 		}
 	}
 }
 
 // expectSettled compares what a client was told with the order and with the provider's two records.
-func expectSettled(t *testing.T, shop *apptest.Shop, method string, order orders.Order, answer apitest.Response, status int, logged int64) {
+func expectSettled(t *testing.T, shop *apptest.Shop, method string, order orders.Order, answer apitest.Response,
+	status int, logged int64) {
 	t.Helper()
 	if answer.Status != status {
 		t.Errorf("%s: got %d %s, want %d", method, answer.Status, answer.Body, status)
@@ -128,7 +134,8 @@ func expectSettled(t *testing.T, shop *apptest.Shop, method string, order orders
 		want, end = 0, orders.Placed
 	}
 	if len(captures) != 1 || took != want || logged != want {
-		t.Errorf("%s, order %s of %d: the provider took %d, its log says %d, %+v", method, order.ID, order.Total, took, logged, captures)
+		t.Errorf("%s, order %s of %d: the provider took %d, its log says %d, %+v", method, order.ID, order.Total, took,
+			logged, captures)
 	}
 	var now orders.Order
 	shop.Alice(t).Get(t.Context(), "/v1/orders/"+order.ID.String()).JSON(t, &now)
@@ -173,7 +180,9 @@ func outage(t *testing.T, down *atomic.Bool) func(*app.Config) {
 			t.Fatal(err)
 		}
 		transport := &http.Transport{}
-		proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) }}
+		proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(upstream)
+		}}
 		listening := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if down.Load() {
 				panic(http.ErrAbortHandler)
@@ -188,8 +197,9 @@ func outage(t *testing.T, down *atomic.Bool) func(*app.Config) {
 	}
 }
 
-// The provider is away under twenty charges: nobody is told that a payment failed, nobody can pay again, and all is settled
-// when it is back. The outage lasts until the reconciler has looked in vain.
+// The provider is away under twenty charges: nobody is told that a payment failed, nobody can pay
+// again, and all is settled when it is back. The outage lasts until the reconciler has looked in
+// vain.
 func TestProviderDown(t *testing.T) {
 	t.Parallel()
 	var down atomic.Bool
@@ -205,7 +215,8 @@ func TestProviderDown(t *testing.T) {
 	down.Store(true)
 	charge := func(node int, key string) func(int) apitest.Response {
 		return func(i int) apitest.Response {
-			return shop.Client(t, (i+node)%2, "demo-alice").Post(t.Context(), chargePath(placed[i]), fmt.Sprint(key, i), ok)
+			return shop.Client(t, (i+node)%2, "demo-alice").Post(t.Context(), chargePath(placed[i]),
+				fmt.Sprint(key, i), ok)
 		}
 	}
 	for i, first := range shoptest.Race(buyers, charge(0, "c")) {
@@ -215,13 +226,15 @@ func TestProviderDown(t *testing.T) {
 		if again := charge(1, "c")(i); again.Status != http.StatusAccepted || !bytes.Equal(again.Body, first.Body) {
 			t.Errorf("the key again: %d %s", again.Status, again.Body)
 		}
-		if other := charge(0, "another")(i); other.Status != http.StatusConflict || !bytes.Contains(other.Body, []byte(`"charge_in_progress"`)) {
+		if other := charge(0, "another")(i); other.Status != http.StatusConflict ||
+			!bytes.Contains(other.Body, []byte(`"charge_in_progress"`)) {
 			t.Errorf("another key: %d %s", other.Status, other.Body)
 		}
 	}
 	// A charge that is being worked on is leased for longer than the longest pause.
 	shoptest.Eventually(t, within, "the reconciler has looked at every charge", func() bool {
-		return shop.Count(t, "SELECT count(*) FROM charges WHERE attempt > 1 AND lease_until BETWEEN now() AND now() + interval '20 seconds'") == buyers
+		return shop.Count(t, "SELECT count(*) FROM charges WHERE attempt > 1 AND lease_until BETWEEN now() AND "+
+			"now() + interval '20 seconds'") == buyers
 	})
 	if n := shop.Count(t, "SELECT count(*) FROM charges WHERE status <> 'unknown'"); n != 0 {
 		t.Errorf("%d charges are not unknown", n)

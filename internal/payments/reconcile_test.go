@@ -42,11 +42,13 @@ func (b *bundle) charging(t testing.TB, order orders.Order, key dedup.Key) <-cha
 	return done
 }
 
-// A worker stops in the middle of its call, its lease runs out and another takes over without getting to know the outcome: whatever
-// the first one comes back with, the charge stays as the second one left it.
+// A worker stops in the middle of its call, its lease runs out and another takes over without
+// getting to know the outcome: whatever the first one comes back with, the charge stays as the
+// second one left it.
 func TestStaleWorkerChangesNothing(t *testing.T) {
 	t.Parallel()
-	for name, verdict := range map[string]error{"with a success": nil, "with a refusal": payments.ErrRefused, "with nothing": errCut} {
+	for name, verdict := range map[string]error{"with a success": nil, "with a refusal": payments.ErrRefused,
+		"with nothing": errCut} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
@@ -75,7 +77,8 @@ func TestStaleWorkerChangesNothing(t *testing.T) {
 	}
 }
 
-// takenOver lets the lease of the one open charge or refund run out, and a second worker, whose line is cut, take it over.
+// takenOver lets the lease of the one open charge or refund run out, and a second worker, whose
+// line is cut, take it over.
 func (b *bundle) takenOver(t testing.TB, table string) (id uuid.UUID, other *line) {
 	t.Helper()
 	b.timePasses(t)
@@ -84,7 +87,8 @@ func (b *bundle) takenOver(t testing.TB, table string) (id uuid.UUID, other *lin
 	if n, err := b.node(t, other).ReconcileOnce(t.Context()); n != 1 || err != nil {
 		t.Fatalf("the second worker took %d, %v", n, err)
 	}
-	if err := b.pool.QueryRow(t.Context(), "SELECT id FROM "+table+" WHERE status = 'unknown' AND attempt = 2").Scan(&id); err != nil {
+	if err := b.pool.QueryRow(t.Context(),
+		"SELECT id FROM "+table+" WHERE status = 'unknown' AND attempt = 2").Scan(&id); err != nil {
 		t.Fatal(err)
 	}
 	return id, other
@@ -128,7 +132,8 @@ func TestStaleRefundChangesNothing(t *testing.T) {
 	order := b.place(t)
 	charge := b.charge(t, order, "c", 201)
 	arrived, goOn := make(chan struct{}), make(chan error, 1)
-	b.line.onRefund(func(ctx context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+	b.line.onRefund(func(ctx context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund,
+		error) {
 		close(arrived)
 		if err := wait(ctx, goOn); err != nil {
 			return payments.ProviderRefund{}, err
@@ -158,7 +163,8 @@ func TestStaleRefundChangesNothing(t *testing.T) {
 	b.expectTrail(t, order, theEnd)
 }
 
-// crash leaves what a process leaves that dies while it asks the provider, before or after the request has got there.
+// crash leaves what a process leaves that dies while it asks the provider, before or after the
+// request has got there.
 func (b *bundle) crash(t testing.TB, order orders.Order, reached bool) payments.Charge {
 	t.Helper()
 	b.line.cut()
@@ -196,7 +202,8 @@ func TestCrashBetweenAttemptAndSettlement(t *testing.T) {
 				t.Errorf("captures %+v", captures)
 			}
 			first := b.answer(t, command)
-			if again := b.answer(t, command); first.Status != 201 || !again.Replayed || !bytes.Equal(again.Body, first.Body) {
+			if again := b.answer(t, command); first.Status != 201 || !again.Replayed ||
+				!bytes.Equal(again.Body, first.Body) {
 				t.Errorf("the key is answered %d %s and %s", first.Status, first.Body, again.Body)
 			}
 		})
@@ -220,7 +227,8 @@ func TestCrashOfARefund(t *testing.T) {
 			b := setup(t)
 			order := b.place(t)
 			charge := b.charge(t, order, "c", 201)
-			b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+			b.line.onRefund(func(_ context.Context,
+				ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
 				if reached {
 					if _, err := ask(); err != nil {
 						t.Error(err)
@@ -228,7 +236,8 @@ func TestCrashOfARefund(t *testing.T) {
 				}
 				return payments.ProviderRefund{}, errCut
 			})
-			if answer, err := b.shop.Refund(t.Context(), b.refund(charge, "r", nil)); err != nil || answer.Status != 202 {
+			if answer, err := b.shop.Refund(t.Context(), b.refund(charge, "r", nil)); err != nil ||
+				answer.Status != 202 {
 				t.Fatalf("%d %s %v", answer.Status, answer.Body, err)
 			}
 			b.exec(t, "UPDATE refunds SET status = 'pending'")
@@ -251,7 +260,8 @@ func (b *bundle) started(t testing.TB, table, ago string) {
 	}
 }
 
-// When the provider may have forgotten the key, asking under it again could take the money twice: then we only look.
+// When the provider may have forgotten the key, asking under it again could take the money twice:
+// then we only look.
 func TestForgottenKeyIsNeverUsedAgain(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -273,7 +283,8 @@ func TestForgottenKeyIsNeverUsedAgain(t *testing.T) {
 	b.charge(t, order, "another try", 201)
 }
 
-// The last request before the key's end may still be on its way when we look and find nothing: a new payment now could be the second one.
+// The last request before the key's end may still be on its way when we look and find nothing: a
+// new payment now could be the second one.
 func TestNotFoundProvesNothingYet(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -323,7 +334,8 @@ func TestKeyIsUsedAgainWithinItsLifetime(t *testing.T) {
 	}
 }
 
-// A refund whose key is forgotten is looked for. One that was never made stays open for an operator.
+// A refund whose key is forgotten is looked for. One that was never made stays open for an
+// operator.
 func TestForgottenKeyOfARefund(t *testing.T) {
 	t.Parallel()
 	for name, made := range map[string]bool{"made": true, "never made": false} {
@@ -332,7 +344,8 @@ func TestForgottenKeyOfARefund(t *testing.T) {
 			b := setup(t)
 			order := b.place(t)
 			charge := b.charge(t, order, "c", 201)
-			b.line.onRefund(func(_ context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+			b.line.onRefund(func(_ context.Context,
+				ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
 				if made {
 					if _, err := ask(); err != nil {
 						t.Error(err)
@@ -340,7 +353,8 @@ func TestForgottenKeyOfARefund(t *testing.T) {
 				}
 				return payments.ProviderRefund{}, errCut
 			})
-			if answer, err := b.shop.Refund(t.Context(), b.refund(charge, "r", nil)); err != nil || answer.Status != 202 {
+			if answer, err := b.shop.Refund(t.Context(), b.refund(charge, "r", nil)); err != nil ||
+				answer.Status != 202 {
 				t.Fatalf("%d %s %v", answer.Status, answer.Body, err)
 			}
 			b.line.heal()
@@ -370,7 +384,8 @@ func TestGivenUpAndCapturedAfterAll(t *testing.T) {
 	charge := b.crash(t, order, false)
 	b.started(t, "charges", "13 hours")
 	b.settleAll(t)
-	request := payments.CaptureRequest{Reference: charge.ID.String(), OrderID: order.ID.String(), Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: "pm_ok"}
+	request := payments.CaptureRequest{Reference: charge.ID.String(), OrderID: order.ID.String(),
+		Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: "pm_ok"}
 	capture, err := b.line.provider.Capture(t.Context(), "charge_"+charge.ID.String(), request)
 	if err != nil {
 		t.Fatal(err)
@@ -395,8 +410,12 @@ func TestGarbageIsNoAnswer(t *testing.T) {
 		"another amount": func(_ *http.Response, body string) string {
 			return strings.Replace(body, `"amount":100`, `"amount":1`, 1)
 		},
-		"another currency": func(_ *http.Response, body string) string { return strings.Replace(body, "EUR", "JPY", 1) },
-		"another status":   func(_ *http.Response, body string) string { return strings.Replace(body, "succeeded", "perhaps", 1) },
+		"another currency": func(_ *http.Response, body string) string {
+			return strings.Replace(body, "EUR", "JPY", 1)
+		},
+		"another status": func(_ *http.Response, body string) string {
+			return strings.Replace(body, "succeeded", "perhaps", 1)
+		},
 		"a redirect": func(r *http.Response, body string) string {
 			r.StatusCode = http.StatusFound
 			r.Header.Set("Location", "/")

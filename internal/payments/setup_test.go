@@ -31,8 +31,9 @@ var timing = payments.Timing{ProviderTimeout: 5 * time.Second, Lease: 15 * time.
 
 var errCut = errors.New("the line was cut")
 
-// bundle is a shop of services on a database of its own. The provider is the real simulator on a socket; the line to it
-// can be held, cut and garbled. Nothing runs in the background: reconciling is called by the test.
+// bundle is a shop of services on a database of its own. The provider is the real simulator on a
+// socket; the line to it can be held, cut and garbled. Nothing runs in the background: reconciling
+// is called by the test.
 type bundle struct {
 	url    string
 	pool   *pgxpool.Pool
@@ -43,7 +44,8 @@ type bundle struct {
 	alice  uuid.UUID
 }
 
-// setup returns a shop that sells 1,000,000 COINs at 1.00. When the test ends, the invariants must hold.
+// setup returns a shop that sells 1,000,000 COINs at 1.00. When the test ends, the invariants must
+// hold.
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	b := &bundle{url: shoptest.DatabaseURL(t), line: newLine(t), log: &record{}, alice: uuid.New()}
@@ -55,7 +57,8 @@ func setup(t testing.TB) *bundle {
 	if err := b.orders.AddProduct(t.Context(), coin, 1); err != nil {
 		t.Fatal(err)
 	}
-	delivery := orders.ReceiveDelivery{CustomerID: b.alice, Key: "opening", Lines: []orders.LineRequest{{SKU: "COIN", Quantity: stock}}}
+	delivery := orders.ReceiveDelivery{CustomerID: b.alice, Key: "opening",
+		Lines: []orders.LineRequest{{SKU: "COIN", Quantity: stock}}}
 	if _, err := b.orders.Receive(t.Context(), delivery); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +153,8 @@ func (b *bundle) cancel(t testing.TB, order orders.Order, key dedup.Key) (dedup.
 func (b *bundle) timePasses(t testing.TB) {
 	t.Helper()
 	for _, table := range []string{"charges", "refunds"} {
-		b.exec(t, "UPDATE "+table+" SET lease_until = now() - interval '1 second' WHERE status IN ('pending', 'unknown')")
+		b.exec(t, "UPDATE "+table+" SET lease_until = now() - interval '1 second' WHERE status IN ('pending', "+
+			"'unknown')")
 	}
 }
 
@@ -184,8 +188,10 @@ func (b *bundle) available(t testing.TB) int {
 func (b *bundle) trail(t testing.TB, order orders.Order) string {
 	t.Helper()
 	return b.text(t, `SELECT concat_ws(' | ', o.status,
-		(SELECT string_agg(concat_ws(' ', status, decline_code, amount_refunded), ', ' ORDER BY id) FROM charges WHERE order_id = o.id),
-		(SELECT string_agg(concat_ws(' ', r.cause, r.status, r.amount), ', ' ORDER BY r.id) FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = o.id),
+		(SELECT string_agg(concat_ws(' ', status, decline_code, amount_refunded), ', ' ORDER BY id) FROM charges
+			WHERE order_id = o.id),
+		(SELECT string_agg(concat_ws(' ', r.cause, r.status, r.amount), ', ' ORDER BY r.id) FROM refunds r
+			JOIN charges c ON c.id = r.charge_id WHERE c.order_id = o.id),
 		(SELECT string_agg(kind, ' ' ORDER BY id) FROM stock_movements WHERE order_id = o.id),
 		(SELECT string_agg(replace(type, 'order.', ''), ' ' ORDER BY id) FROM outbox WHERE order_id = o.id))
 		FROM orders o WHERE o.id = $1`, order.ID)
@@ -208,11 +214,13 @@ func decode[T any](t testing.TB, body []byte) (v T) {
 
 // captureEvent is what the provider tells about a capture.
 func captureEvent(capture payments.Capture) payments.Event {
-	return payments.Event{ID: "evt_" + capture.ID, Type: "capture." + capture.Status, At: time.Now(), Capture: &capture, Payload: payload(capture)}
+	return payments.Event{ID: "evt_" + capture.ID, Type: "capture." + capture.Status, At: time.Now(),
+		Capture: &capture, Payload: payload(capture)}
 }
 
 func refundEvent(refund payments.ProviderRefund) payments.Event {
-	return payments.Event{ID: "evt_" + refund.ID, Type: "refund.succeeded", At: time.Now(), Refund: &refund, Payload: payload(refund)}
+	return payments.Event{ID: "evt_" + refund.ID, Type: "refund.succeeded", At: time.Now(), Refund: &refund,
+		Payload: payload(refund)}
 }
 
 func payload(data any) []byte {
@@ -252,7 +260,8 @@ func newLine(t testing.TB) *line {
 // again is another line to the same provider.
 func (l *line) again() *line { return &line{provider: l.provider} }
 
-// onCapture sets what happens to captures from now on; nil heals the line. Likewise onFind and onRefund.
+// onCapture sets what happens to captures from now on; nil heals the line. Likewise onFind and
+// onRefund.
 func (l *line) onCapture(f captureFunc) { l.mu.Lock(); defer l.mu.Unlock(); l.capture = f }
 func (l *line) onFind(f findFunc)       { l.mu.Lock(); defer l.mu.Unlock(); l.find = f }
 func (l *line) onRefund(f refundFunc)   { l.mu.Lock(); defer l.mu.Unlock(); l.refund = f }
@@ -270,8 +279,8 @@ func (l *line) cut() {
 	})
 }
 
-// hold stops the next capture before it reaches the provider: arrived says that it has come, goOn lets it on or, with an error, never
-// reach the provider.
+// hold stops the next capture before it reaches the provider: arrived says that it has come, goOn
+// lets it on or, with an error, never reach the provider.
 func (l *line) hold() (arrived chan struct{}, goOn chan error) {
 	arrived, goOn = make(chan struct{}), make(chan error, 1)
 	l.onCapture(func(ctx context.Context, ask func() (payments.Capture, error)) (payments.Capture, error) {

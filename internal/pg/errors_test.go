@@ -36,16 +36,24 @@ func TestIsUnavailable(t *testing.T) {
 		err  func(t *testing.T, pool *pgxpool.Pool, url string) error
 		want bool
 	}{
-		"no error":             {want: false, err: func(*testing.T, *pgxpool.Pool, string) error { return nil }},
-		"an error of our own":  {want: false, err: func(*testing.T, *pgxpool.Pool, string) error { return errors.New("conn closed") }},
-		"no rows":              {want: false, err: func(*testing.T, *pgxpool.Pool, string) error { return pgx.ErrNoRows }},
-		"a unique violation":   {want: false, err: statement("23505", `INSERT INTO things VALUES ('a'), ('a')`)},
-		"a check violation":    {want: false, err: statement("23514", `ALTER TABLE things ADD CHECK (false); INSERT INTO things VALUES ('a')`)},
-		"a wrong statement":    {want: false, err: statement("42601", `SELEC 1`)},
-		"a missing table":      {want: false, err: statement("42P01", `SELECT FROM nothing`)},
-		"a statement timeout":  {want: true, err: statement("57014", `SET statement_timeout = 20; SELECT pg_sleep(60)`)},
-		"a read-only database": {want: true, err: statement("25006", `SET transaction_read_only = on; INSERT INTO things VALUES ('a')`)},
-		"a full disk":          {want: true, err: statement("53100", `DO $$ BEGIN RAISE 'full' USING ERRCODE = '53100'; END $$`)},
+		"no error": {want: false, err: func(*testing.T, *pgxpool.Pool, string) error { return nil }},
+		"an error of our own": {want: false, err: func(*testing.T, *pgxpool.Pool, string) error {
+			return errors.New("conn closed")
+		}},
+		"no rows": {want: false, err: func(*testing.T, *pgxpool.Pool, string) error {
+			return pgx.ErrNoRows
+		}},
+		"a unique violation": {want: false, err: statement("23505", `INSERT INTO things VALUES ('a'), ('a')`)},
+		"a check violation": {want: false,
+			err: statement("23514", `ALTER TABLE things ADD CHECK (false); INSERT INTO things VALUES ('a')`)},
+		"a wrong statement": {want: false, err: statement("42601", `SELEC 1`)},
+		"a missing table":   {want: false, err: statement("42P01", `SELECT FROM nothing`)},
+		"a statement timeout": {want: true,
+			err: statement("57014", `SET statement_timeout = 20; SELECT pg_sleep(60)`)},
+		"a read-only database": {want: true,
+			err: statement("25006", `SET transaction_read_only = on; INSERT INTO things VALUES ('a')`)},
+		"a full disk": {want: true,
+			err: statement("53100", `DO $$ BEGIN RAISE 'full' USING ERRCODE = '53100'; END $$`)},
 		"an admin shutdown":    {want: true, err: statement("57P01", `SELECT pg_terminate_backend(pg_backend_pid())`)},
 		"a lock timeout":       {want: true, err: lockTimeout},
 		"a killed session":     {want: true, err: killed},
@@ -60,7 +68,9 @@ func TestIsUnavailable(t *testing.T) {
 		"a silent server":      {want: true, err: silentServer},
 		"a deadline":           {want: true, err: deadline},
 		"a client that left":   {want: false, err: clientLeft},
-		"an unknown commit":    {want: true, err: func(*testing.T, *pgxpool.Pool, string) error { return fmt.Errorf("place: %w", pg.ErrCommitUnknown) }},
+		"an unknown commit": {want: true, err: func(*testing.T, *pgxpool.Pool, string) error {
+			return fmt.Errorf("place: %w", pg.ErrCommitUnknown)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

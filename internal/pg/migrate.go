@@ -12,8 +12,8 @@ import (
 	"github.com/onceshop/onceshop/db/migrations"
 )
 
-// Migrate brings the schema up to date and returns the versions it applied. Nodes that start together
-// take a session lock in turn, so it needs a direct connection, not a transaction pooler.
+// Migrate brings the schema up to date and returns the versions it applied. Nodes that start
+// together take a session lock in turn, so it needs a direct connection, not a transaction pooler.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) ([]int64, error) {
 	provider, closeDB, err := newProvider(pool)
 	if err != nil {
@@ -51,7 +51,8 @@ func MigrationStatus(ctx context.Context, pool *pgxpool.Pool) ([]Migration, erro
 	}
 	var all []Migration
 	for _, s := range status {
-		all = append(all, Migration{Version: s.Source.Version, File: s.Source.Path, Applied: s.State == goose.StateApplied})
+		all = append(all, Migration{Version: s.Source.Version, File: s.Source.Path,
+			Applied: s.State == goose.StateApplied})
 	}
 	return all, nil
 }
@@ -68,7 +69,8 @@ func IsMigrated(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 }
 
 func newProvider(pool *pgxpool.Pool) (*goose.Provider, func(), error) {
-	// Five minutes of patience, a look each second: the default looks every fifth, which is how long a second node would wait.
+	// Five minutes of patience, a look each second: the default looks every fifth, which is how
+	// long a second node would wait.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare the migration lock: %w", err)

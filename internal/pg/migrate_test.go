@@ -143,7 +143,8 @@ func TestMigrationsGoDownAndUp(t *testing.T) {
 	}
 }
 
-// schema describes all columns, constraints, indexes, functions, triggers and types but goose's own.
+// schema describes all columns, constraints, indexes, functions, triggers and types but goose's
+// own.
 func schema(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
 	return query[[]string](t, pool, `
@@ -151,14 +152,18 @@ func schema(t *testing.T, pool *pgxpool.Pool) []string {
 			SELECT oid, relname FROM pg_class
 			WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose_db_version%'
 		), parts AS (
-			SELECT format('%s.%s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid)) part
+			SELECT format('%s.%s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull,
+				pg_get_expr(adbin, adrelid)) part
 			FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
 			LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-			UNION ALL SELECT format('%s %s', relname, pg_get_constraintdef(c.oid)) FROM ours JOIN pg_constraint c ON conrelid = ours.oid
+			UNION ALL SELECT format('%s %s', relname, pg_get_constraintdef(c.oid)) FROM ours
+				JOIN pg_constraint c ON conrelid = ours.oid
 			UNION ALL SELECT indexdef FROM pg_indexes JOIN ours ON tablename = relname WHERE schemaname = 'public'
-			UNION ALL SELECT pg_get_triggerdef(g.oid) FROM ours JOIN pg_trigger g ON tgrelid = ours.oid AND NOT tgisinternal
+			UNION ALL SELECT pg_get_triggerdef(g.oid) FROM ours JOIN pg_trigger g ON tgrelid = ours.oid
+				AND NOT tgisinternal
 			UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-			UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typrelid = 0 AND typelem = 0
+			UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typrelid = 0
+				AND typelem = 0
 		)
 		SELECT coalesce(array_agg(part ORDER BY part), '{}') FROM parts`)
 }

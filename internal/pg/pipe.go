@@ -41,8 +41,9 @@ func tryPipe(ctx context.Context, pool *pgxpool.Pool, fn func(tx *Pipe) error) e
 	return p.commit(ctx)
 }
 
-// ReadBatch sends the queries that queue adds in one round trip, without a transaction. It retries on
-// deadlock: the batch keeps its table locks until its end, and they can conflict with a migration.
+// ReadBatch sends the queries that queue adds in one round trip, without a transaction. It retries
+// on deadlock: the batch keeps its table locks until its end, and they can conflict with a
+// migration.
 func ReadBatch(ctx context.Context, pool *pgxpool.Pool, queue func(*Pipe)) error {
 	return untilSettled(ctx, func() error {
 		p := &Pipe{batch: &pgx.Batch{}}
@@ -72,7 +73,8 @@ func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), par
 	return result
 }
 
-// Queue adds a statement without sending it. Set what is done with its result on the returned value.
+// Queue adds a statement without sending it. Set what is done with its result on the returned
+// value.
 func (p *Pipe) Queue(sql string, args ...any) *pgx.QueuedQuery { return p.batch.Queue(sql, args...) }
 
 // Flush sends the queued statements in one round trip.
@@ -114,8 +116,8 @@ type rowError struct{ error }
 
 func (r rowError) Scan(...any) error { return r.error }
 
-// commit sends the queued statements with the COMMIT. If the connection breaks before the reply, the
-// outcome of the COMMIT is unknown.
+// commit sends the queued statements with the COMMIT. If the connection breaks before the reply,
+// the outcome of the COMMIT is unknown.
 func (p *Pipe) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()

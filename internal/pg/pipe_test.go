@@ -65,7 +65,8 @@ func TestInPipeRollsBack(t *testing.T) {
 	_, databaseURL := setup(t)
 	pool := open(t, databaseURL, 1)
 	boom := errors.New("boom")
-	for name, end := range map[string]func() error{"an error": func() error { return boom }, "a panic": func() error { panic(boom) }} {
+	for name, end := range map[string]func() error{"an error": func() error { return boom },
+		"a panic": func() error { panic(boom) }} {
 		func() {
 			defer func() {
 				if p := recover(); p != nil && p != boom { //nolint:errorlint // as it is, not wrapped
@@ -101,7 +102,9 @@ func TestInPipeReportsWhatFailsOnTheWay(t *testing.T) {
 			}
 			return err
 		},
-		"in a row": func(tx *pg.Pipe) error { return tx.QueryRow(t.Context(), `SELECT count(*) FROM things`).Scan(new(int)) },
+		"in a row": func(tx *pg.Pipe) error {
+			return tx.QueryRow(t.Context(), `SELECT count(*) FROM things`).Scan(new(int))
+		},
 	} {
 		err := pg.InPipe(t.Context(), pool, func(tx *pg.Pipe) error {
 			for _, sql := range []string{insertThing, wrong, insertThing} {
@@ -177,7 +180,8 @@ func TestInPipeLosesItsCommit(t *testing.T) {
 			armed, through := shoptest.CutCommits(t, databaseURL, test.fate)
 			pool := open(t, through, 1)
 			armed.Store(true)
-			if err := pg.InPipe(t.Context(), pool, twoThings(t)); !errors.Is(err, pg.ErrCommitUnknown) || !pg.IsUnavailable(err) {
+			if err := pg.InPipe(t.Context(), pool, twoThings(t)); !errors.Is(err, pg.ErrCommitUnknown) ||
+				!pg.IsUnavailable(err) {
 				t.Errorf("got %v, want a commit whose outcome is unknown", err)
 			}
 			if armed.Load() {

@@ -12,9 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lookUps are a session's settings for a service that finds by an index all that it asks for. Each statement is planned once, as a chain of
-// steps down indexes. Otherwise Postgres plans again and again to see whether it pays, or keeps a plan that scans a table because it
-// was small when the plan was made.
+// lookUps are a session's settings for a service that finds by an index all that it asks for. Each
+// statement is planned once, as a chain of steps down indexes. Otherwise Postgres plans again and
+// again to see whether it pays, or keeps a plan that scans a table because it was small when the
+// plan was made.
 var lookUps = map[string]string{
 	"plan_cache_mode": "force_generic_plan",
 	"enable_seqscan":  "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
@@ -25,7 +26,8 @@ var lookUps = map[string]string{
 func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL is not a Postgres address such as postgres://user:password@host:5432/shop: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL is not a Postgres address such as "+
+			"postgres://user:password@host:5432/shop: %w", err)
 	}
 	config.MaxConns = maxConns
 	config.ConnConfig.ConnectTimeout = 5 * time.Second

@@ -22,7 +22,8 @@ const (
 	reset                      // the server has committed, the client's connection breaks
 )
 
-// startProxy passes a client's connections on to the database at databaseURL, and returns its own address.
+// startProxy passes a client's connections on to the database at databaseURL, and returns its own
+// address.
 func startProxy(t *testing.T, databaseURL string, at fault) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)

@@ -12,21 +12,21 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ErrCommitUnknown reports a COMMIT without a reply: the transaction took effect or it did not. A later
-// read by the idempotency key shows that it did, if it finds the row.
+// ErrCommitUnknown reports a COMMIT without a reply: the transaction took effect or it did not. A
+// later read by the idempotency key shows that it did, if it finds the row.
 var ErrCommitUnknown = errors.New("pg: the outcome of the commit is unknown")
 
 const (
 	// maxTries is how often a transaction runs that Postgres ends because of a conflict.
 	maxTries = 5
-	// commitTimeout bounds a COMMIT in place of the caller's context, whose end would leave its outcome
-	// unknown.
+	// commitTimeout bounds a COMMIT in place of the caller's context, whose end would leave its
+	// outcome unknown.
 	commitTimeout = 5 * time.Second
 )
 
-// InTx runs fn in a READ COMMITTED transaction and commits it. If Postgres ends the transaction because
-// of a deadlock or a serialization conflict, InTx runs fn again, so fn must have no effect outside tx.
-// If fn returns an error, InTx rolls back and returns that error.
+// InTx runs fn in a READ COMMITTED transaction and commits it. If Postgres ends the transaction
+// because of a deadlock or a serialization conflict, InTx runs fn again, so fn must have no effect
+// outside tx. If fn returns an error, InTx rolls back and returns that error.
 func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) error {
 	return untilSettled(ctx, func() error { return tryTx(ctx, pool, fn) })
 }
@@ -59,8 +59,8 @@ func tryTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) er
 	return commit(ctx, tx)
 }
 
-// rollback ends the transaction unless it was committed. If it fails, the connection is lost and Postgres
-// rolls back.
+// rollback ends the transaction unless it was committed. If it fails, the connection is lost and
+// Postgres rolls back.
 func rollback(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -82,8 +82,8 @@ func committed(err error) error {
 	case errors.Is(err, pgx.ErrTxCommitRollback), errors.As(err, &answer) && answer.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("commit: %w", err)
 	}
-	// A FATAL reply ends the session, and the COMMIT may have taken effect: a pooler sends one when it
-	// has lost the server.
+	// A FATAL reply ends the session, and the COMMIT may have taken effect: a pooler sends one when
+	// it has lost the server.
 	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 }
 

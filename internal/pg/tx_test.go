@@ -100,7 +100,8 @@ func TestInTxRetriesADeadlock(t *testing.T) {
 				return err
 			}
 			for _, name := range orders[i] {
-				if _, err := tx.Exec(t.Context(), `UPDATE things SET value = value + 1 WHERE name = $1`, name); err != nil {
+				if _, err := tx.Exec(t.Context(), `UPDATE things SET value = value + 1 WHERE name = $1`,
+					name); err != nil {
 					return err
 				}
 				if first {
@@ -236,7 +237,8 @@ func TestInTxCommitRefused(t *testing.T) {
 			exec(t, pool, `CREATE TABLE parts (thing text REFERENCES things DEFERRABLE INITIALLY DEFERRED)`)
 			exec(t, pool, `CREATE TABLE conflicts (id int);
 				CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'conflict' USING ERRCODE = '40001'; END $$;
-				CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON conflicts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION conflict()`)
+				CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON conflicts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+					EXECUTE FUNCTION conflict()`)
 			runs := 0
 			err := pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
 				runs++
@@ -285,7 +287,8 @@ func TestInTxCommitUnknown(t *testing.T) {
 				t.Errorf("%d runs: what may be committed must not run again", runs)
 			}
 			shoptest.Eventually(t, soon, "the server has noticed the cut", func() bool {
-				return query[int](t, direct, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`) == 0
+				return query[int](t, direct, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+					AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`) == 0
 			})
 			wantThings(t, direct, test.stored)
 		})

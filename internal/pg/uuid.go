@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// rawUUIDs lets pgx write and read ids as the 16 bytes that they are. Otherwise it tries them as many types and takes them for text in
-// the end, which costs a batch of orders more time than its SQL takes to plan.
+// rawUUIDs lets pgx write and read ids as the 16 bytes that they are. Otherwise it tries them as
+// many types and takes them for text in the end, which costs a batch of orders more time than its
+// SQL takes to plan.
 func rawUUIDs(types *pgtype.Map) {
 	types.TryWrapEncodePlanFuncs = slices.Insert(types.TryWrapEncodePlanFuncs, 0,
 		func(value any) (pgtype.WrappedEncodePlanNextSetter, any, bool) {

@@ -28,7 +28,8 @@ type Problem struct {
 
 // New builds a problem whose type is derived from its code.
 func New(status int, code, title, detail string, safeNewKey bool) Problem {
-	return Problem{Type: "/problems/" + code, Title: title, Status: status, Detail: detail, Code: code, SafeNewKey: safeNewKey}
+	return Problem{Type: "/problems/" + code, Title: title, Status: status, Detail: detail, Code: code,
+		SafeNewKey: safeNewKey}
 }
 
 // Body is the problem as the bytes to send.

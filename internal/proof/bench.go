@@ -15,15 +15,19 @@ import (
 	"github.com/onceshop/onceshop/internal/proof/bench"
 )
 
-// Bench measures the shop beside a naive twin for about the duration or, if there are orders, an empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it starts for the run.
-// It writes the report on out, as a table or as one JSON document, and what it is doing on progress. It is an error if what was measured was
-// not right.
-func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out, progress io.Writer) error {
+// Bench measures the shop beside a naive twin for about the duration or, if there are orders, an
+// empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it
+// starts for the run. It writes the report on out, as a table or as one JSON document, and what it
+// is doing on progress. It is an error if what was measured was not right.
+func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out,
+	progress io.Writer) error {
 	if duration < bench.MinDuration {
-		return app.UsageError{Err: fmt.Errorf("--duration %s is too short to measure anything: give it %s or more", duration, bench.MinDuration)}
+		return app.UsageError{Err: fmt.Errorf("--duration %s is too short to measure anything: give it %s or more",
+			duration, bench.MinDuration)}
 	}
 	if settled != 0 && settled < bench.MinGrown {
-		return app.UsageError{Err: fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled, bench.MinGrown)}
+		return app.UsageError{Err: fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled,
+			bench.MinGrown)}
 	}
 	begin := time.Now()
 	var report interface{ Write(io.Writer) }
@@ -42,15 +46,18 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 		}
 		defer broker.Close()
 		var bar *progressbar.ProgressBar
-		run := bench.Config{DB: pool, Broker: broker, Duration: duration, Progress: func(doing string, step, steps int) {
-			if bar == nil {
-				bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress), progressbar.OptionShowCount(),
-					progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
-			}
-			bar.ChangeMax(steps)
-			bar.Describe(doing)
-			_ = bar.Set(step)
-		}}
+		run := bench.Config{DB: pool, Broker: broker, Duration: duration,
+			Progress: func(doing string, step, steps int) {
+				if bar == nil {
+					bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress),
+						progressbar.OptionShowCount(),
+						progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
+						progressbar.OptionClearOnFinish())
+				}
+				bar.ChangeMax(steps)
+				bar.Describe(doing)
+				_ = bar.Set(step)
+			}}
 		if settled > 0 {
 			report, err = bench.RunGrowth(ctx, run, settled)
 		} else {
@@ -77,9 +84,11 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 	return nil
 }
 
-// withBenchServers runs on the servers that the environment names, or else on some that end with the run and leave nothing. Those that
-// share a running demo's servers with buyers would measure the buyers too.
-func withBenchServers(ctx context.Context, config app.Config, progress io.Writer, run func(ctx context.Context, databaseURL, natsURL string) error) error {
+// withBenchServers runs on the servers that the environment names, or else on some that end with
+// the run and leave nothing. Those that share a running demo's servers with buyers would measure
+// the buyers too.
+func withBenchServers(ctx context.Context, config app.Config, progress io.Writer,
+	run func(ctx context.Context, databaseURL, natsURL string) error) error {
 	own := &servers{config: config, out: progress}
 	defer own.stop()
 	if config.DatabaseURL == "" || config.NATSURL == "" {

@@ -22,10 +22,12 @@ import (
 // labTimeout bounds the wait for a demo that may not be there any more.
 const labTimeout = 3 * time.Second
 
-// Lab runs the named experiments, or all, on the servers of the environment or of the running demo, and starts those that are
-// missing for itself. It writes the matrix on out, as a table or as one JSON document, and what it is doing on progress. It is an error
-// if a twin did other than expected.
-func Lab(ctx context.Context, config app.Config, names []string, asJSON bool, out, progress io.Writer, log *slog.Logger) error {
+// Lab runs the named experiments, or all, on the servers of the environment or of the running demo,
+// and starts those that are missing for itself. It writes the matrix on out, as a table or as one
+// JSON document, and what it is doing on progress. It is an error if a twin did other than
+// expected.
+func Lab(ctx context.Context, config app.Config, names []string, asJSON bool, out, progress io.Writer,
+	log *slog.Logger) error {
 	experiments, err := labExperiments(names)
 	if err != nil {
 		return err
@@ -79,10 +81,13 @@ func labExperiments(names []string) ([]lab.Experiment, error) {
 	return experiments, nil
 }
 
-func runExperiments(ctx context.Context, l *lab.Lab, experiments []lab.Experiment, progress io.Writer) (lab.Report, error) {
+func runExperiments(ctx context.Context, l *lab.Lab, experiments []lab.Experiment, progress io.Writer) (lab.Report,
+	error) {
 	report := lab.Report{Results: make([]lab.Result, 0, len(experiments))}
-	bar := progressbar.NewOptions(len(experiments)+1, progressbar.OptionSetWriter(progress), progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
+	bar := progressbar.NewOptions(len(experiments)+1, progressbar.OptionSetWriter(progress),
+		progressbar.OptionShowCount(),
+		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
+		progressbar.OptionClearOnFinish())
 	defer bar.Finish() //nolint:errcheck // a bar that cannot be drawn is no failure
 	for _, e := range experiments {
 		bar.Describe(e.ID)
@@ -99,9 +104,10 @@ func runExperiments(ctx context.Context, l *lab.Lab, experiments []lab.Experimen
 	return report, err
 }
 
-// withLab runs a lab on the servers that config names, or else on those of the running demo; for those that are still missing, it
-// starts servers that end with it and leave nothing.
-func withLab(ctx context.Context, config app.Config, progress io.Writer, log *slog.Logger, run func(context.Context, *lab.Lab) error) error {
+// withLab runs a lab on the servers that config names, or else on those of the running demo; for
+// those that are still missing, it starts servers that end with it and leave nothing.
+func withLab(ctx context.Context, config app.Config, progress io.Writer, log *slog.Logger,
+	run func(context.Context, *lab.Lab) error) error {
 	if config.DatabaseURL == "" {
 		if demo, err := config.WithDemo(); err == nil && answers(ctx, demo.DatabaseURL) {
 			fmt.Fprintln(progress, "On the servers of the demo that runs on", config.DataDir)
@@ -116,7 +122,8 @@ func withLab(ctx context.Context, config app.Config, progress io.Writer, log *sl
 	return connectLab(ctx, own.config, log, run)
 }
 
-// answers reports whether the database of a demo is there: what a demo that was killed says of itself is stale.
+// answers reports whether the database of a demo is there: what a demo that was killed says of
+// itself is stale.
 func answers(ctx context.Context, databaseURL string) bool {
 	ctx, cancel := context.WithTimeout(ctx, labTimeout)
 	defer cancel()
@@ -128,7 +135,8 @@ func answers(ctx context.Context, databaseURL string) bool {
 	return pool.Ping(ctx) == nil
 }
 
-func connectLab(ctx context.Context, config app.Config, log *slog.Logger, run func(context.Context, *lab.Lab) error) error {
+func connectLab(ctx context.Context, config app.Config, log *slog.Logger,
+	run func(context.Context, *lab.Lab) error) error {
 	pool, err := pg.Open(ctx, config.DatabaseURL, 4)
 	if err != nil {
 		return app.UsageError{Err: err}

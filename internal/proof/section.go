@@ -9,8 +9,8 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-// LabSection is the lab's pages on a node of the shop. A node without Redis and NATS has no lab; its
-// pages say so.
+// LabSection is the lab's pages on a node of the shop. A node without Redis and NATS has no lab;
+// its pages say so.
 func LabSection() app.Section {
 	return app.Section{
 		Section: web.Section{Path: "/lab", Name: "Lab", Title: "Duplicates lab"},

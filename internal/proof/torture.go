@@ -24,10 +24,12 @@ type TortureOptions struct {
 	Keep     bool // the folder also of a run that found nothing
 }
 
-// Torture tortures the shop, writes the report on out and what goes on on progress. It is an error if a promise was broken.
+// Torture tortures the shop, writes the report on out and what goes on on progress. It is an error
+// if a promise was broken.
 func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) error {
 	if how.Duration < torture.MinDuration {
-		return app.UsageError{Err: fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration, torture.MinDuration)}
+		return app.UsageError{Err: fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration,
+			torture.MinDuration)}
 	}
 	if how.Seed == 0 {
 		how.Seed = 1 + uint64(rand.Uint32()) //nolint:gosec // to be told, not to be kept
@@ -41,7 +43,8 @@ func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) e
 		return err
 	}
 	fmt.Fprintf(progress, "Torture with --seed %d for %s, in %s\n", how.Seed, how.Duration, dir)
-	report, err := torture.Run(ctx, torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress})
+	report, err := torture.Run(ctx,
+		torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress})
 	broken := len(report.Violations)
 	if how.Keep || broken > 0 || len(report.Troubles) > 0 || err != nil && ctx.Err() == nil {
 		fmt.Fprintf(progress, "All logs are in %s\n", dir)
@@ -69,7 +72,8 @@ func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) e
 	return err
 }
 
-// ListCrashPoints writes the places at which `shop serve` can be made to die, with the role that passes them.
+// ListCrashPoints writes the places at which `shop serve` can be made to die, with the role that
+// passes them.
 func ListCrashPoints(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "%s\tPASSED BY\tWHERE THE PROCESS DIES\n", kill.Env)
@@ -80,8 +84,11 @@ func ListCrashPoints(out io.Writer) error {
 	return table.Flush()
 }
 
-// passedBy are the commands, by the flow of a point: a charge is captured by whoever asks the provider, a refund by the reconciler too.
+// passedBy are the commands, by the flow of a point: a charge is captured by whoever asks the
+// provider, a refund by the reconciler too.
 var passedBy = map[string]string{
-	"place": "shop serve --only=web", "charge": "shop serve --only=web", "cancel": "shop serve --only=web", "webhook": "shop serve --only=web",
-	"refund": "shop serve", "reconcile": "shop serve --only=workers", "relay": "shop serve --only=workers", "receipt": "shop serve --only=workers",
+	"place": "shop serve --only=web", "charge": "shop serve --only=web", "cancel": "shop serve --only=web",
+	"webhook": "shop serve --only=web",
+	"refund":  "shop serve", "reconcile": "shop serve --only=workers", "relay": "shop serve --only=workers",
+	"receipt": "shop serve --only=workers",
 }

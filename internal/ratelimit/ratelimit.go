@@ -1,5 +1,6 @@
-// Package ratelimit bounds how often one client may ask this node. A guest is known by the address of the connection, whoever
-// has a valid token by the token. It protects the node, and decides nothing: another node counts for itself.
+// Package ratelimit bounds how often one client may ask this node. A guest is known by the address
+// of the connection, whoever has a valid token by the token. It protects the node, and decides
+// nothing: another node counts for itself.
 package ratelimit
 
 import (
@@ -13,7 +14,8 @@ import (
 )
 
 const (
-	// burstSeconds is how many seconds' worth may come at once: a page with its forms, a batch, a flash sale from one office.
+	// burstSeconds is how many seconds' worth may come at once: a page with its forms, a batch, a
+	// flash sale from one office.
 	burstSeconds = 5
 	// maxClients bounds the memory. Who is forgotten for others starts with a full burst.
 	maxClients = 100_000
@@ -35,13 +37,15 @@ type Limiter struct {
 // tokenID stands for a token, so that no secret is kept.
 type tokenID [sha256.Size]byte
 
-// New lets a guest and a token ask so many times a second, and five seconds' worth at once. Zero is no limit.
+// New lets a guest and a token ask so many times a second, and five seconds' worth at once. Zero is
+// no limit.
 func New(perGuest, perToken int) *Limiter {
 	return &Limiter{guests: buckets[netip.Prefix](), tokens: buckets[tokenID](), perGuest: perGuest, perToken: perToken}
 }
 
 func buckets[K comparable]() *otter.Cache[K, *rate.Limiter] {
-	return otter.Must(&otter.Options[K, *rate.Limiter]{MaximumSize: maxClients, ExpiryCalculator: otter.ExpiryAccessing[K, *rate.Limiter](idle)})
+	return otter.Must(&otter.Options[K, *rate.Limiter]{MaximumSize: maxClients,
+		ExpiryCalculator: otter.ExpiryAccessing[K, *rate.Limiter](idle)})
 }
 
 func bucket(perSecond int) *rate.Limiter {
@@ -82,8 +86,9 @@ func network(address string) netip.Prefix {
 	return of
 }
 
-// Token counts a request with a token, and returns ErrTooMany if it is one too many. A token that was not accepted lately may be a
-// guess, so it counts as a guest's request, before anybody looks it up.
+// Token counts a request with a token, and returns ErrTooMany if it is one too many. A token that
+// was not accepted lately may be a guess, so it counts as a guest's request, before anybody looks
+// it up.
 func (l *Limiter) Token(address, token string) error {
 	if l == nil {
 		return nil

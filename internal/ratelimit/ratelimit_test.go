@@ -76,7 +76,8 @@ func TestOneGuestPerNetwork(t *testing.T) {
 	}
 }
 
-// Guessing tokens counts as one guest's, whatever tokens are made up; whose token is good is not held back by it.
+// Guessing tokens counts as one guest's, whatever tokens are made up; whose token is good is not
+// held back by it.
 func TestGuessedTokens(t *testing.T) {
 	t.Parallel()
 	l := newLimiter(t, 1, 100)

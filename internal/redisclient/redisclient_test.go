@@ -55,7 +55,8 @@ func TestOpen(t *testing.T) {
 			case *redis.ClusterClient:
 				o := client.Options()
 				addrs = o.Addrs
-				if !want.cluster || o.Username != want.username || o.Password != want.password || (o.TLSConfig != nil) != want.tls {
+				if !want.cluster || o.Username != want.username || o.Password != want.password ||
+					(o.TLSConfig != nil) != want.tls {
 					t.Errorf("got a cluster of %v", o.Addrs)
 				}
 				if want.tls && o.TLSConfig.ServerName != "" {

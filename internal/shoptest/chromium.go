@@ -6,7 +6,8 @@ import (
 )
 
 var chromiums = []string{"chromium", "chromium-browser", "google-chrome",
-	"/Applications/Chromium.app/Contents/MacOS/Chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"}
+	"/Applications/Chromium.app/Contents/MacOS/Chromium",
+	"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"}
 
 // Chromium returns the path of a Chromium or a Chrome.
 func Chromium(t testing.TB) string {
@@ -16,6 +17,7 @@ func Chromium(t testing.TB) string {
 			return path
 		}
 	}
-	Missing(t, "there is no Chromium and no Chrome on the PATH: apt-get install chromium, or brew install --cask chromium")
+	Missing(t, "there is no Chromium and no Chrome on the PATH: apt-get install chromium, or brew install --cask "+
+		"chromium")
 	return ""
 }

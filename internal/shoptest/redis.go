@@ -36,7 +36,8 @@ func StartRedis(t testing.TB, options ...string) *RedisServer {
 	if err != nil {
 		Missing(t, "redis-server is not on the PATH: apt-get install redis-server, or brew install redis")
 	}
-	r := &RedisServer{t: t, args: append([]string{program, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, options...)}
+	r := &RedisServer{t: t, args: append([]string{program, "--save", "", "--appendonly", "no", "--dir", t.TempDir()},
+		options...)}
 	t.Cleanup(r.Kill)
 	// Between the choice of a free port and its use another process can take it.
 	for try := 1; ; try++ {

@@ -190,14 +190,17 @@ func TestAnswered(t *testing.T) {
 		err    error
 		want   Kind // "" for no record
 	}{
-		"the first":                     {answer: dedup.Answer{ID: id}},
-		"a replay from memory":          {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory}, want: MemoryReplayed},
+		"the first": {answer: dedup.Answer{ID: id}},
+		"a replay from memory": {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory},
+			want: MemoryReplayed},
 		"a replay from the database":    {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByKey}, want: KeyReplayed},
 		"a reused key":                  {err: fmt.Errorf("no: %w", dedup.KeyReusedError{ID: id}), want: KeyReused},
 		"a reused key, whose is unsure": {err: dedup.ErrKeyReused},
-		"the first still runs":          {err: fmt.Errorf("no: %w", dedup.InProgressError{ID: id}), want: KeyInProgress},
-		"the first runs, unnamed":       {err: dedup.ErrInProgress},
-		"another error":                 {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory}, err: errors.New("no")},
+		"the first still runs": {err: fmt.Errorf("no: %w", dedup.InProgressError{ID: id}),
+			want: KeyInProgress},
+		"the first runs, unnamed": {err: dedup.ErrInProgress},
+		"another error": {answer: dedup.Answer{ID: id, StoppedBy: dedup.ByMemory},
+			err: errors.New("no")},
 	} {
 		r := quiet(nil)
 		r.Answered("charges", test.answer, test.err)

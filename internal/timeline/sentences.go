@@ -21,15 +21,16 @@ var stops = map[Kind]struct{ layer, sentence string }{
 	MemoryReplayed: {Memory, "The request to {do} was repeated: this node had the answer or was working on it."},
 	OtherChargeLive: {UniqueKey, "A request to pay under another key found this charge in progress: " +
 		"an order has one live charge."},
-	OrderPaid:       {UniqueKey, "A request to pay under another key found the order paid by this charge."},
-	EventSeen:       {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
-	StaleWorker:     {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
-	SettledAlready:  {Fencing, "The provider's answer came after the charge had been settled."},
-	BrokerDuplicate: {Broker, "The relay published the event again under the same message id: the stream holds it once."},
-	ClaimDone:       {Redis, "The paid event was delivered again: Redis had the receipt marked as sent."},
-	ClaimBusy:       {Redis, "The paid event was delivered again while another sender held the claim in Redis."},
-	ReceiptSent:     {UniqueKey, "The paid event was delivered again: the receipt's row was marked as sent."},
-	ReceiptLeased:   {UniqueKey, "The paid event was delivered again while another sender held the receipt's row."},
+	OrderPaid:      {UniqueKey, "A request to pay under another key found the order paid by this charge."},
+	EventSeen:      {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
+	StaleWorker:    {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
+	SettledAlready: {Fencing, "The provider's answer came after the charge had been settled."},
+	BrokerDuplicate: {Broker, "The relay published the event again under the same message id: the stream holds it " +
+		"once."},
+	ClaimDone:     {Redis, "The paid event was delivered again: Redis had the receipt marked as sent."},
+	ClaimBusy:     {Redis, "The paid event was delivered again while another sender held the claim in Redis."},
+	ReceiptSent:   {UniqueKey, "The paid event was delivered again: the receipt's row was marked as sent."},
+	ReceiptLeased: {UniqueKey, "The paid event was delivered again while another sender held the receipt's row."},
 }
 
 // requests holds the verb of each operation.

@@ -1,6 +1,6 @@
-// Command composecheck loads the compose files named on its command line, as `docker compose config --quiet` does, on
-// machines without Docker: schema, interpolation from the environment, and references between services, volumes and
-// configs. It prints what is wrong and exits with 1.
+// Command composecheck loads the compose files named on its command line, as `docker compose config
+// --quiet` does, on machines without Docker: schema, interpolation from the environment, and
+// references between services, volumes and configs. It prints what is wrong and exits with 1.
 package main
 
 import (

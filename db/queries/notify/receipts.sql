@@ -1,4 +1,5 @@
--- ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the lease.
+-- ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the
+-- lease.
 -- name: ClaimReceipt :one
 INSERT INTO receipts (order_id, kind, lease_until)
 VALUES ($1, $2, now() + sqlc.arg(lease)::interval)

@@ -42,8 +42,8 @@ RETURNING id;
 -- name: DeleteShort :exec
 DELETE FROM orders WHERE id = ANY(sqlc.arg(ids)::uuid[]);
 
--- Reserve writes the lines, one movement per order and SKU, and their effect on what is available. It
--- expects the stock rows to be locked by LockStock.
+-- Reserve writes the lines, one movement per order and SKU, and their effect on what is available.
+-- It expects the stock rows to be locked by LockStock.
 -- name: Reserve :exec
 WITH l AS (
     SELECT unnest(sqlc.arg(order_ids)::uuid[]) AS order_id, unnest(sqlc.arg(lines)::int[]) AS line,

@@ -10,8 +10,8 @@ CROSS JOIN LATERAL (
            orders.created_at
     FROM orders WHERE orders.id = k.id LIMIT 1 FOR NO KEY UPDATE) AS o;
 
--- ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its stock
--- for the time expiry.
+-- ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its
+-- stock for the time expiry.
 -- name: ChangeStatuses :exec
 UPDATE orders SET status = c.status, expires_at = CASE c.status
     WHEN 'paying' THEN greatest(orders.expires_at, now() + sqlc.arg(expiry)::interval) ELSE orders.expires_at END
@@ -25,8 +25,8 @@ SELECT FROM (
     GROUP BY l.sku ORDER BY l.sku COLLATE "C") AS k
 CROSS JOIN LATERAL (SELECT FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s;
 
--- MoveStock writes one movement per order and SKU, and its effect on what is available. A sale has no
--- effect and touches no row of stock.
+-- MoveStock writes one movement per order and SKU, and its effect on what is available. A sale has
+-- no effect and touches no row of stock.
 -- name: MoveStock :exec
 WITH moved AS (
     INSERT INTO stock_movements (sku, kind, quantity, order_id)

@@ -15,15 +15,16 @@ WITH product AS (
 )
 INSERT INTO stock (sku) SELECT sku FROM product;
 
--- LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with the
--- same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
+-- LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with
+-- the same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
 -- name: LockStock :many
 SELECT s.sku, s.available
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku) AS k
-CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s;
+CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku
+  LIMIT 1 FOR NO KEY UPDATE) AS s;
 
--- InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock comes
--- last in the transaction, so that buyers do not wait for a whole delivery.
+-- InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock
+-- comes last in the transaction, so that buyers do not wait for a whole delivery.
 -- name: InsertDeliveryLines :many
 INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
 SELECT l.sku, 'delivered', l.quantity, sqlc.arg(supplier)::text, l.delivery_id, l.line

@@ -1,5 +1,6 @@
--- OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is earlier:
--- created_at is a moment inside the transaction, and the other rows have the time of its beginning.
+-- OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is
+-- earlier: created_at is a moment inside the transaction, and the other rows have the time of its
+-- beginning.
 -- name: OrderPlaced :many
 SELECT o.idempotency_key, least(o.created_at, min(m.created_at))::timestamptz AS at
 FROM orders o LEFT JOIN stock_movements m ON m.order_id = o.id

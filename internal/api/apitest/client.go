@@ -1,4 +1,5 @@
-// Package apitest is the client that tests use against a running shop: it checks every answer against the OpenAPI document.
+// Package apitest is the client that tests use against a running shop: it checks every answer
+// against the OpenAPI document.
 package apitest
 
 import (
@@ -80,9 +81,9 @@ func (c *Client) Post(ctx context.Context, path, key string, body any) Response 
 }
 
 // Do sends one request and returns its answer. The test fails, and goes on, when no complete answer
-// came (the Response is zero then) or when the answer does not conform to the document. An empty key sends no
-// Idempotency-Key. A body of type []byte or string is sent as it is, nil sends none, and every
-// other value is sent as JSON.
+// came (the Response is zero then) or when the answer does not conform to the document. An empty
+// key sends no Idempotency-Key. A body of type []byte or string is sent as it is, nil sends none,
+// and every other value is sent as JSON.
 func (c *Client) Do(ctx context.Context, method, path, key string, body any) Response {
 	c.t.Helper()
 	r, err := c.Try(ctx, method, path, key, body)
@@ -156,8 +157,8 @@ func (c *Client) request(ctx context.Context, method, path, key string, body any
 	return req, nil
 }
 
-// spec is the OpenAPI document, ready to judge answers from many goroutines. kin-openapi reads
-// the document, routes, and checks statuses and headers. Bodies are checked by schemas compiled once:
+// spec is the OpenAPI document, ready to judge answers from many goroutines. kin-openapi reads the
+// document, routes, and checks statuses and headers. Bodies are checked by schemas compiled once:
 // kin-openapi would compile them again for every answer, which takes milliseconds.
 type spec struct {
 	router routers.Router

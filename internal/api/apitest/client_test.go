@@ -96,7 +96,8 @@ func TestClientHoldsAnswersAgainstTheDocument(t *testing.T) {
 		{"order with charset", get, 200, typed("application/json; charset=UTF-8"), order, ""},
 		{"order with query", get + "?x=1", 200, typed("application/json"), order, ""},
 		{"placed", post, 201, typed("application/json", "Location", location), order, ""},
-		{"replayed", post, 201, typed("application/json", "Location", location, "Idempotent-Replayed", "true"), order, ""},
+		{"replayed", post, 201, typed("application/json", "Location", location, "Idempotent-Replayed", "true"), order,
+			""},
 		{"out of stock", post, 409, typed(problem), outOfStock, ""},
 		{"running", post, 409, typed(problem, "Retry-After", "1"), running, ""},
 		{"not found", get, 404, typed(problem), notFound, ""},
@@ -109,12 +110,17 @@ func TestClientHoldsAnswersAgainstTheDocument(t *testing.T) {
 		{"undocumented status", get, 418, typed("application/json"), order, "status 418 is not documented"},
 		{"status of another operation", get, 201, typed("application/json"), order, "status 201 is not documented"},
 		{"redirect", get, 308, typed("application/json", "Location", "/"), "", "status 308 is not documented"},
-		{"missing required field", get, 200, typed("application/json"), edit(order, `"status":"placed",`, ``), "missing property 'status'"},
-		{"missing field of a line", get, 200, typed("application/json"), edit(order, `"quantity":2,`, ``), "missing property 'quantity'"},
-		{"additional field", get, 200, typed("application/json"), edit(order, `{"id"`, `{"x":1,"id"`), "additional properties 'x'"},
-		{"additional field of a line", get, 200, typed("application/json"), edit(order, `{"sku"`, `{"x":1,"sku"`), "additional properties 'x'"},
+		{"missing required field", get, 200, typed("application/json"), edit(order, `"status":"placed",`, ``),
+			"missing property 'status'"},
+		{"missing field of a line", get, 200, typed("application/json"), edit(order, `"quantity":2,`, ``),
+			"missing property 'quantity'"},
+		{"additional field", get, 200, typed("application/json"), edit(order, `{"id"`, `{"x":1,"id"`),
+			"additional properties 'x'"},
+		{"additional field of a line", get, 200, typed("application/json"), edit(order, `{"sku"`, `{"x":1,"sku"`),
+			"additional properties 'x'"},
 		{"wrong type", get, 200, typed("application/json"), edit(order, `2900`, `"2900"`), "got string, want integer"},
-		{"fraction of a cent", get, 200, typed("application/json"), edit(order, `2900`, `2900.5`), "got number, want integer"},
+		{"fraction of a cent", get, 200, typed("application/json"), edit(order, `2900`, `2900.5`),
+			"got number, want integer"},
 		{"null", get, 200, typed("application/json"), edit(order, `"EUR"`, `null`), "got null, want string"},
 		{"unknown state", get, 200, typed("application/json"), edit(order, `placed`, `lost`), "'/status'"},
 		{"UUID of another version", get, 200, typed("application/json"), edit(order, `-7a3b`, `-4a3b`), "'/id'"},
@@ -122,32 +128,43 @@ func TestClientHoldsAnswersAgainstTheDocument(t *testing.T) {
 		{"no such day", get, 200, typed("application/json"), edit(order, `11-23T`, `11-31T`), "'/created_at'"},
 		{"wrong content type", get, 200, typed("text/html"), order, `"text/html" is not documented`},
 		{"no content type", get, 200, typed(""), order, "content type"},
-		{"problem as plain JSON", get, 404, typed("application/json"), notFound, `"application/json" is not documented`},
+		{"problem as plain JSON", get, 404, typed("application/json"), notFound,
+			`"application/json" is not documented`},
 		{"not JSON", get, 200, typed("application/json"), "gone", "body:"},
 		{"empty", get, 200, typed("application/json"), "", "body:"},
 		{"trailing data", get, 200, typed("application/json"), order + "{}", "body:"},
 		{"no location", post, 201, typed("application/json"), order, "Location"},
-		{"odd replay header", post, 201, typed("application/json", "Location", location, "Idempotent-Replayed", "yes"), order, "Idempotent-Replayed"},
+		{"odd replay header", post, 201, typed("application/json", "Location", location, "Idempotent-Replayed", "yes"),
+			order, "Idempotent-Replayed"},
 		{"429 without retry-after", get, 429, typed(problem), edit(notFound, "404", "429"), "Retry-After"},
 		{"retry-after as a date", post, 409, typed(problem, "Retry-After", "soon"), running, "Retry-After"},
-		{"problem without safe_new_key", get, 404, typed(problem), edit(notFound, `,"safe_new_key":true`, ``), "missing property 'safe_new_key'"},
-		{"wrong safe_new_key", post, 409, typed(problem, "Retry-After", "1"), edit(running, "false", "true"), "'/safe_new_key'"},
+		{"problem without safe_new_key", get, 404, typed(problem), edit(notFound, `,"safe_new_key":true`, ``),
+			"missing property 'safe_new_key'"},
+		{"wrong safe_new_key", post, 409, typed(problem, "Retry-After", "1"), edit(running, "false", "true"),
+			"'/safe_new_key'"},
 		{"wrongly unsafe", get, 404, typed(problem), edit(notFound, "true", "false"), "'/safe_new_key'"},
 		{"code of another status", post, 409, typed(problem), edit(notFound, "404", "409"), "'/code'"},
 		{"status unlike the response", get, 404, typed(problem), edit(notFound, "404", "400"), "'/status'"},
-		{"additional field of a problem", get, 404, typed(problem), edit(notFound, `{`, `{"stack":"main.go:1",`), "additional properties 'stack'"},
-		{"out of stock without items", post, 409, typed(problem), outOfStock[:strings.Index(outOfStock, `,"items"`)] + "}", "missing property 'items'"},
-		{"items of another problem", get, 404, typed(problem), edit(notFound, `{`, `{"items":[{"sku":"a","requested":1,"available":0}],`), "'not' failed"},
-		{"unknown path answered", "GET /v1/nowhere", 200, typed("application/json"), "{}", "status 200 is not documented"},
-		{"unknown path as text", "GET /v1/nowhere", 404, typed("text/plain"), "404 page not found", `"text/plain" is not documented`},
-		{"document that is none", "GET /v1/openapi.yaml", 200, typed("application/yaml"), "openapi: 2.0.0", "missing properties"},
+		{"additional field of a problem", get, 404, typed(problem), edit(notFound, `{`, `{"stack":"main.go:1",`),
+			"additional properties 'stack'"},
+		{"out of stock without items", post, 409, typed(problem),
+			outOfStock[:strings.Index(outOfStock, `,"items"`)] + "}", "missing property 'items'"},
+		{"items of another problem", get, 404, typed(problem),
+			edit(notFound, `{`, `{"items":[{"sku":"a","requested":1,"available":0}],`), "'not' failed"},
+		{"unknown path answered", "GET /v1/nowhere", 200, typed("application/json"), "{}",
+			"status 200 is not documented"},
+		{"unknown path as text", "GET /v1/nowhere", 404, typed("text/plain"), "404 page not found",
+			`"text/plain" is not documented`},
+		{"document that is none", "GET /v1/openapi.yaml", 200, typed("application/yaml"), "openapi: 2.0.0",
+			"missing properties"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			method, path, _ := strings.Cut(tt.request, " ")
 			tb := &recorder{TB: t}
-			r := NewClient(tb, answer(t, tt.status, tt.header, tt.body), "demo-alice").Do(t.Context(), method, path, "", nil)
+			r := NewClient(tb, answer(t, tt.status, tt.header, tt.body), "demo-alice").Do(t.Context(), method, path,
+				"", nil)
 			if r.Status != tt.status || string(r.Body) != tt.body && method != http.MethodHead {
 				t.Errorf("got %d %s", r.Status, r.Body)
 			}
@@ -182,11 +199,15 @@ func TestClientSendsWhatItIsGiven(t *testing.T) {
 		send func() Response
 		want sent
 	}{
-		{func() Response { return alice.Get(ctx, "/v1/a?b=c") }, sent{"GET", "/v1/a?b=c", "Bearer demo-alice", "", "", ""}},
+		{func() Response { return alice.Get(ctx, "/v1/a?b=c") },
+			sent{"GET", "/v1/a?b=c", "Bearer demo-alice", "", "", ""}},
 		{func() Response { return nobody.Post(ctx, "/v1/a", `"k"`, nil) }, sent{"POST", "/v1/a", "", `"k"`, "", ""}},
-		{func() Response { return nobody.Post(ctx, "/v1/a", "", "{,") }, sent{"POST", "/v1/a", "", "", "application/json", "{,"}},
-		{func() Response { return nobody.Post(ctx, "/v1/a", "", []byte("{,")) }, sent{"POST", "/v1/a", "", "", "application/json", "{,"}},
-		{func() Response { return nobody.Post(ctx, "/v1/a", "", map[string]int{"b": 1}) }, sent{"POST", "/v1/a", "", "", "application/json", `{"b":1}`}},
+		{func() Response { return nobody.Post(ctx, "/v1/a", "", "{,") },
+			sent{"POST", "/v1/a", "", "", "application/json", "{,"}},
+		{func() Response { return nobody.Post(ctx, "/v1/a", "", []byte("{,")) },
+			sent{"POST", "/v1/a", "", "", "application/json", "{,"}},
+		{func() Response { return nobody.Post(ctx, "/v1/a", "", map[string]int{"b": 1}) },
+			sent{"POST", "/v1/a", "", "", "application/json", `{"b":1}`}},
 	}
 	for _, tt := range tests {
 		r := tt.send()
@@ -226,7 +247,8 @@ func TestClientReportsBrokenConnections(t *testing.T) {
 	tb := &recorder{TB: t}
 	client := NewClient(tb, url, "")
 	client.Post(t.Context(), "/v1/orders", "k", "{}")
-	if r, err := client.Try(t.Context(), "POST", "/v1/orders", "k", "{}"); err == nil || r.Status != 0 || len(tb.errors) != 0 {
+	if r, err := client.Try(t.Context(), "POST", "/v1/orders", "k", "{}"); err == nil || r.Status != 0 ||
+		len(tb.errors) != 0 {
 		t.Errorf("Try returned %d, %v and reported %q", r.Status, err, tb.errors)
 	}
 	client.Post(t.Context(), "/v1/orders", "k", "{}")
@@ -253,8 +275,8 @@ func TestClientServesManyGoroutines(t *testing.T) {
 	wg.Wait()
 }
 
-// Every example of the document conforms to the document, and stops conforming when a required field
-// goes, an unknown one comes or one has the wrong type.
+// Every example of the document conforms to the document, and stops conforming when a required
+// field goes, an unknown one comes or one has the wrong type.
 func TestExamplesConform(t *testing.T) {
 	t.Parallel()
 	doc, err := openapi3.NewLoader().LoadFromData(api.OpenAPI)

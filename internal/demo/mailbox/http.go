@@ -27,7 +27,8 @@ const (
 	// No scripts at all; a message's HTML may bring its own styles and embedded pictures, is
 	// kept from the network, and opens links in a window of their own.
 	pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; base-uri 'none'; form-action 'none'"
-	htmlPolicy = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+	htmlPolicy = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src " +
+		"'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 )
 
 // Handler serves the pages under / and Mailpit's API under /api/v1/.

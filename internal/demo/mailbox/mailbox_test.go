@@ -47,7 +47,8 @@ func setup(t *testing.T, dir string) *bundle {
 		t.Fatal(err)
 	}
 	pages := httptest.NewServer(box.Handler())
-	b := &bundle{T: t, smtp: l.Addr().String(), http: pages.URL, client: pages.Client(), box: box, served: make(chan error, 1)}
+	b := &bundle{T: t, smtp: l.Addr().String(), http: pages.URL, client: pages.Client(), box: box,
+		served: make(chan error, 1)}
 	go func() { b.served <- box.ServeSMTP(l) }()
 	t.Cleanup(pages.Close)
 	t.Cleanup(b.stop)
@@ -208,7 +209,8 @@ func TestMessage(t *testing.T) {
 			"X-Envelope-To: forged@example.com",
 			"MIME-Version: 1.0",
 			`Content-Type: multipart/alternative; boundary="x"`,
-			"", "--x", "Content-Type: text/plain; charset=iso-8859-1", "Content-Transfer-Encoding: quoted-printable", "",
+			"", "--x", "Content-Type: text/plain; charset=iso-8859-1", "Content-Transfer-Encoding: quoted-printable",
+			"",
 			"Gr=FC=DFe", "--x", "Content-Type: text/html; charset=utf-8", "", "<p>Grüße</p>", "--x--")
 
 		summary := get[list](b, "/api/v1/messages").Messages[0]
@@ -242,7 +244,8 @@ func TestMessage(t *testing.T) {
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(message{}), cmp.Comparer(time.Time.Equal)); diff != "" {
 			t.Errorf("message (-want +got):\n%s", diff)
 		}
-		for _, path := range []string{"/api/v1/message/none", "/view/none", "/view/none/html", "/api/v1/other", "/none", "/api/v1/message/..%2f..%2fetc%2fpasswd"} {
+		for _, path := range []string{"/api/v1/message/none", "/view/none", "/view/none/html", "/api/v1/other",
+			"/none", "/api/v1/message/..%2f..%2fetc%2fpasswd"} {
 			if status, _, _ := b.call("GET", path, ""); status != 404 {
 				t.Errorf("GET %s: %d, want 404", path, status)
 			}
@@ -288,9 +291,12 @@ func TestListPages(t *testing.T) {
 func TestSearch(t *testing.T) {
 	t.Parallel()
 	b := setup(t, "")
-	b.send([]string{"ann@example.com"}, "To: Ann Lee <ann@example.com>", "Subject: Your Receipt", "Message-ID: <receipt.1@shop>", "", "Espresso cups")
-	b.send([]string{"bob@example.com"}, "To: bob@example.com", "Subject: Your Receipt", "Message-ID: <receipt.2@shop>", "", "Teapot, wait: blue")
-	b.send([]string{"bob@example.com"}, "To: bob@example.com", "Subject: Welcome", "Message-ID: <welcome@shop>", "", "Receipt of your address by ann@example.com")
+	b.send([]string{"ann@example.com"}, "To: Ann Lee <ann@example.com>", "Subject: Your Receipt",
+		"Message-ID: <receipt.1@shop>", "", "Espresso cups")
+	b.send([]string{"bob@example.com"}, "To: bob@example.com", "Subject: Your Receipt", "Message-ID: <receipt.2@shop>",
+		"", "Teapot, wait: blue")
+	b.send([]string{"bob@example.com"}, "To: bob@example.com", "Subject: Welcome", "Message-ID: <welcome@shop>", "",
+		"Receipt of your address by ann@example.com")
 	for query, want := range map[string]string{
 		`to:ann@example.com`:            "receipt.1@shop",
 		`to:ANN@example.com`:            "receipt.1@shop",
@@ -316,10 +322,12 @@ func TestSearch(t *testing.T) {
 			ids = append(ids, m.MessageID)
 		}
 		if strings.Join(ids, " ") != want || got.MessagesCount != len(ids) || got.Total != 3 {
-			t.Errorf("%s: %q, messages_count %d, total %d; want %q of 3", query, ids, got.MessagesCount, got.Total, want)
+			t.Errorf("%s: %q, messages_count %d, total %d; want %q of 3", query, ids, got.MessagesCount, got.Total,
+				want)
 		}
 	}
-	if got := get[list](b, "/api/v1/search?query=receipt&limit=1&start=1"); got.MessagesCount != 3 || subjects(got)[0] != "Your Receipt" {
+	if got := get[list](b, "/api/v1/search?query=receipt&limit=1&start=1"); got.MessagesCount != 3 ||
+		subjects(got)[0] != "Your Receipt" {
 		t.Errorf("second page of a search: %+v", got)
 	}
 	if status, _, _ := b.call("GET", "/api/v1/search?query=+", ""); status != 400 {
@@ -390,7 +398,8 @@ func TestLimitsAndFailures(t *testing.T) {
 	if code := try(slices.Repeat(one, 51), body("Subject: too many", "", "x")); code != 452 {
 		t.Errorf("51 recipients: %d, want 452", code)
 	}
-	for _, broken := range []string{"no header at all", "Content-Type: multipart/mixed\r\n\r\nx", "To: @@\r\nDate: never\r\n\r\nx"} {
+	for _, broken := range []string{"no header at all", "Content-Type: multipart/mixed\r\n\r\nx",
+		"To: @@\r\nDate: never\r\n\r\nx"} {
 		if code := try(one, body(broken)); code != 250 {
 			t.Errorf("broken message: %d, want 250", code)
 		}
@@ -419,9 +428,11 @@ func TestPagesEscapeEverything(t *testing.T) {
 	t.Parallel()
 	b := setup(t, "")
 	const evil = `<script>alert(1)</script>`
-	b.send([]string{"a@example.com"}, `From: "`+evil+`" <shop@example.com>`, `To: "`+evil+`" <a@example.com>`, "Subject: "+evil,
+	b.send([]string{"a@example.com"}, `From: "`+evil+`" <shop@example.com>`, `To: "`+evil+`" <a@example.com>`,
+		"Subject: "+evil,
 		"Message-ID: <"+evil+"@x>", `Content-Type: multipart/alternative; boundary="x"`,
-		"", "--x", "Content-Type: text/plain", "", evil, "--x", "Content-Type: text/html", "", evil+"<p>hello</p>", "--x--")
+		"", "--x", "Content-Type: text/plain", "", evil, "--x", "Content-Type: text/html", "", evil+"<p>hello</p>",
+		"--x--")
 	id := get[list](b, "/api/v1/messages").Messages[0].ID
 
 	for _, path := range []string{"/", "/view/" + id} {
@@ -433,12 +444,14 @@ func TestPagesEscapeEverything(t *testing.T) {
 			t.Errorf("GET %s: policy %q", path, policy)
 		}
 	}
-	if _, _, page := b.call("GET", "/view/"+id, ""); !strings.Contains(page, `<iframe sandbox="allow-popups `) || strings.Contains(page, "allow-scripts") {
+	if _, _, page := b.call("GET", "/view/"+id, ""); !strings.Contains(page, `<iframe sandbox="allow-popups `) ||
+		strings.Contains(page, "allow-scripts") {
 		t.Errorf("the message's HTML is not in a sandbox:\n%s", page)
 	}
 	_, header, page := b.call("GET", "/view/"+id+"/html", "")
 	policy := header.Get("Content-Security-Policy")
-	if !strings.HasPrefix(policy, "sandbox ") || strings.Contains(policy, "script") || !strings.Contains(policy, "default-src 'none'") {
+	if !strings.HasPrefix(policy, "sandbox ") || strings.Contains(policy, "script") ||
+		!strings.Contains(policy, "default-src 'none'") {
 		t.Errorf("HTML part: policy %q", policy)
 	}
 	if page != evil+"<p>hello</p>" {

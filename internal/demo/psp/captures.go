@@ -74,7 +74,8 @@ func validCapture(req payments.CaptureRequest) error {
 	}
 	if _, ok := behaviors[req.PaymentMethod]; !ok {
 		known := slices.Sorted(maps.Keys(behaviors))
-		return invalid("unknown_payment_method", "payment_method %q is not one of %s", req.PaymentMethod, strings.Join(known, ", "))
+		return invalid("unknown_payment_method", "payment_method %q is not one of %s", req.PaymentMethod,
+			strings.Join(known, ", "))
 	}
 	return nil
 }

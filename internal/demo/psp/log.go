@@ -32,7 +32,8 @@ func openLog(path string, logger *slog.Logger, replay func(line []byte) error) (
 		err = f.Truncate(whole)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("psp: read the log %s (move it away to start an empty provider): %w", path, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("psp: read the log %s (move it away to start an empty provider): %w", path,
+			err), f.Close())
 	}
 	return &appendLog{file: f}, nil
 }

@@ -82,7 +82,9 @@ func firstTry(t *testing.T, p *provider, method string) (payments.Capture, error
 		got, err = c.Capture(ctx, "k", captureRequest("ch1", method))
 		failed <- err
 	}()
-	eventually(t, "the provider logged the first try", func() bool { return p.logLines("capture")+p.logLines("fault") == 1 })
+	eventually(t, "the provider logged the first try", func() bool {
+		return p.logLines("capture")+p.logLines("fault") == 1
+	})
 	leave()
 	err := <-failed
 	return got, err
@@ -91,7 +93,8 @@ func firstTry(t *testing.T, p *provider, method string) (payments.Capture, error
 func TestTimeoutIsUnknown(t *testing.T) {
 	t.Parallel()
 	p := start(t, psp.Config{})
-	_, err := p.client(50*time.Millisecond).Capture(t.Context(), "k", captureRequest("ch1", "pm_timeout_before_capture"))
+	_, err := p.client(50*time.Millisecond).Capture(t.Context(), "k",
+		captureRequest("ch1", "pm_timeout_before_capture"))
 	if err == nil || errors.Is(err, payments.ErrRefused) {
 		t.Errorf("got %v, want an unknown outcome", err)
 	}

@@ -54,7 +54,8 @@ func (s *Server) listRefunds(w http.ResponseWriter, r *http.Request) error {
 
 // refund gives money back under key once and returns it with its capture's payment method. A
 // refusal leaves the key unused.
-func (l *ledger) refund(key string, req payments.RefundRequest, now time.Time) (f payments.ProviderRefund, method string, v verdict, err error) {
+func (l *ledger) refund(key string, req payments.RefundRequest, now time.Time) (f payments.ProviderRefund,
+	method string, v verdict, err error) {
 	meaning, err := fingerprint(req)
 	if err != nil {
 		return f, "", 0, err
@@ -73,7 +74,8 @@ func (l *ledger) refund(key string, req payments.RefundRequest, now time.Time) (
 	case c == nil:
 		return f, "", 0, newProblem(http.StatusNotFound, "not_found", "there is no capture %q", req.CaptureID)
 	case c.Status != payments.CaptureSucceeded:
-		return f, "", 0, newProblem(http.StatusConflict, "capture_not_refundable", "the capture was declined: there is no money to give back")
+		return f, "", 0, newProblem(http.StatusConflict, "capture_not_refundable",
+			"the capture was declined: there is no money to give back")
 	case req.Amount > c.Amount-l.refunded[c.ID]:
 		return f, "", 0, newProblem(http.StatusConflict, "refund_exceeds_capture",
 			"only %d of %d %s can still be given back", c.Amount-l.refunded[c.ID], c.Amount, c.Currency)
@@ -86,7 +88,8 @@ func (l *ledger) refund(key string, req payments.RefundRequest, now time.Time) (
 		ID: "ref_" + id.String(), CaptureID: c.ID, Amount: req.Amount, Currency: c.Currency,
 		CreatedAt: now.UTC().Truncate(time.Millisecond),
 	}
-	return f, c.PaymentMethod, done, l.commit(entry{Type: "refund", At: now, Key: key, Fingerprint: meaning, Refund: &f})
+	return f, c.PaymentMethod, done,
+		l.commit(entry{Type: "refund", At: now, Key: key, Fingerprint: meaning, Refund: &f})
 }
 
 func (l *ledger) findRefunds(match func(payments.ProviderRefund) bool) []payments.ProviderRefund {

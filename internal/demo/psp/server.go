@@ -69,7 +69,8 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	if cfg.WebhookURL != "" {
 		if u, err := url.Parse(cfg.WebhookURL); err != nil || u.Host == "" {
-			return nil, errors.New("psp: the webhook URL must be absolute, like http://127.0.0.1:8080/v1/webhooks/payments")
+			return nil, errors.New("psp: the webhook URL must be absolute, like " +
+				"http://127.0.0.1:8080/v1/webhooks/payments")
 		}
 		if _, err := psp.Sign(cfg.WebhookSecret, "", time.Time{}, nil); err != nil {
 			return nil, err
@@ -145,7 +146,8 @@ func (s *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.H
 		p, ok := errors.AsType[*problem](err)
 		if !ok {
 			s.cfg.Logger.ErrorContext(r.Context(), "provider request failed", "path", r.URL.Path, "error", err)
-			p = newProblem(http.StatusInternalServerError, "internal", "the provider failed; ask again with the same key")
+			p = newProblem(http.StatusInternalServerError, "internal",
+				"the provider failed; ask again with the same key")
 		}
 		if err := writeJSON(w, p.Status, "application/problem+json", p); err != nil {
 			s.cfg.Logger.ErrorContext(r.Context(), "provider answer failed", "path", r.URL.Path, "error", err)
@@ -178,7 +180,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 		return newProblem(http.StatusBadRequest, "invalid_request", "the body could not be read")
 	}
 	if err := json.Unmarshal(body, v, json.RejectUnknownMembers(true)); err != nil {
-		return newProblem(http.StatusBadRequest, "invalid_request", "the body must be one JSON object as documented: %v", err)
+		return newProblem(http.StatusBadRequest, "invalid_request",
+			"the body must be one JSON object as documented: %v", err)
 	}
 	return nil
 }

@@ -151,7 +151,8 @@ func TestMemorySurvivesRestart(t *testing.T) {
 	if got := p.post("/v1/refunds", "ref2", refundBody); got.status != http.StatusConflict {
 		t.Errorf("the sum of refunds was forgotten: %+v", got)
 	}
-	if got := p.post("/v1/captures", "err", captureBody("ch3", "pm_error_before_capture")); got.status != http.StatusOK {
+	if got := p.post("/v1/captures", "err",
+		captureBody("ch3", "pm_error_before_capture")); got.status != http.StatusOK {
 		t.Errorf("the fault was forgotten: %+v", got)
 	}
 	p.stop() // the torn line is gone, so what came after it can be read
@@ -175,7 +176,8 @@ func TestDamagedLogIsNotGuessedAt(t *testing.T) {
 
 func TestNoLogNoCapture(t *testing.T) {
 	t.Parallel()
-	s, err := psp.NewServer(psp.Config{LogPath: filepath.Join(t.TempDir(), "log.jsonl"), Logger: slog.New(slog.DiscardHandler)})
+	s, err := psp.NewServer(psp.Config{LogPath: filepath.Join(t.TempDir(), "log.jsonl"),
+		Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +224,8 @@ func TestRefundsNeverExceedTheCapture(t *testing.T) {
 	}
 	var given atomic.Int64
 	together(50, func(i int) {
-		f, err := c.Refund(t.Context(), fmt.Sprint("ref", i), payments.RefundRequest{CaptureID: captured.ID, Amount: 99})
+		f, err := c.Refund(t.Context(), fmt.Sprint("ref", i),
+			payments.RefundRequest{CaptureID: captured.ID, Amount: 99})
 		switch {
 		case err == nil:
 			given.Add(f.Amount)

@@ -128,11 +128,13 @@ func (p *provider) do(req *http.Request) answer {
 
 // captureBody asks for 12.50 EUR.
 func captureBody(reference, method string) string {
-	return `{"reference":"` + reference + `","order_id":"order-` + reference + `","amount":1250,"currency":"EUR","payment_method":"` + method + `"}`
+	return `{"reference":"` + reference + `","order_id":"order-` + reference +
+		`","amount":1250,"currency":"EUR","payment_method":"` + method + `"}`
 }
 
 func captureRequest(reference, method string) payments.CaptureRequest {
-	return payments.CaptureRequest{Reference: reference, OrderID: "order-" + reference, Amount: 1250, Currency: "EUR", PaymentMethod: method}
+	return payments.CaptureRequest{Reference: reference, OrderID: "order-" + reference, Amount: 1250, Currency: "EUR",
+		PaymentMethod: method}
 }
 
 // logLines returns how many lines of a type the log has.

@@ -164,7 +164,8 @@ func (s *Server) deliver(ctx context.Context, d *delivery) {
 	if err := s.post(ctx, d); err != nil {
 		pause := d.pause*3/4 + rand.N(d.pause/2) //nolint:gosec // jitter needs no secrecy
 		d.pause = min(2*d.pause, maxPause)
-		s.cfg.Logger.InfoContext(ctx, "webhook not accepted, will try again", "event", d.eventID, "in", pause, "error", err)
+		s.cfg.Logger.InfoContext(ctx, "webhook not accepted, will try again", "event", d.eventID, "in", pause, "error",
+			err)
 		d.due = time.Now().Add(pause)
 		s.queue.push(d)
 		return
@@ -173,7 +174,8 @@ func (s *Server) deliver(ctx context.Context, d *delivery) {
 		return
 	}
 	if err := s.ledger.markDelivered(d.eventID, s.cfg.Now()); err != nil {
-		s.cfg.Logger.ErrorContext(ctx, "webhook delivered but not logged, a restart will send it again", "event", d.eventID, "error", err)
+		s.cfg.Logger.ErrorContext(ctx, "webhook delivered but not logged, a restart will send it again", "event",
+			d.eventID, "error", err)
 	}
 }
 

@@ -124,7 +124,8 @@ func TestEventsAreRepeatedUntilAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{captured.ID: "capture.succeeded", declined.ID: "capture.declined", refunded.ID: "refund.succeeded"}
+	want := map[string]string{captured.ID: "capture.succeeded", declined.ID: "capture.declined",
+		refunded.ID: "refund.succeeded"}
 	eventually(t, "three events were tried three times", func() bool { return len(rec.all()) == 9 })
 	ids := map[string]string{}
 	for _, m := range rec.all() {

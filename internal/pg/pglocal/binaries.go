@@ -169,7 +169,8 @@ func probe(ctx context.Context, dir string, as *syscall.Credential) (binaries, e
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", environment(), &syscall.SysProcAttr{Credential: as}
 	out, err := cmd.Output()
 	if errors.Is(err, fs.ErrPermission) && as != nil {
-		return binaries{}, fmt.Errorf("%s cannot be run by the unprivileged user (uid %d) that Postgres needs under root", dir, as.Uid)
+		return binaries{}, fmt.Errorf("%s cannot be run by the unprivileged user (uid %d) that Postgres needs "+
+			"under root", dir, as.Uid)
 	}
 	if err != nil {
 		return binaries{}, fmt.Errorf("run %s --version: %w", cmd.Path, err)
@@ -223,7 +224,9 @@ func (s source) fetch() error {
 
 	config := embeddedpostgres.DefaultConfig().Version(downloadedPostgres).Logger(io.Discard).Port(0).
 		CachePath(work).RuntimePath(filepath.Join(work, "run")).BinariesPath(filepath.Join(work, "unpacked")).
-		Username("pg_refused") // initdb refuses this name: Start ends after the unpacking, and no server of its own ever runs
+		// initdb refuses this name: Start ends after the unpacking, and no server of its own ever
+		// runs
+		Username("pg_refused")
 	if s.mirror != "" {
 		config = config.BinaryRepositoryURL(s.mirror)
 	}

@@ -53,11 +53,15 @@ func TestFind(t *testing.T) {
 	}{
 		{name: "the first that is new enough", source: here, dir: latest},
 		{name: "the one that made the data", source: here, want: 16, dir: current},
-		{name: "none made the data", source: here, want: 17, errs: []string{"Postgres 17", "Postgres 18", latest, "--fresh"}},
+		{name: "none made the data", source: here, want: 17,
+			errs: []string{"Postgres 17", "Postgres 18", latest, "--fresh"}},
 		{name: "PG_BIN wins", source: source{pgBin: current, dirs: here.dirs}, dir: current},
-		{name: "PG_BIN leads nowhere", source: source{pgBin: "/nowhere", dirs: here.dirs}, errs: []string{"PG_BIN", "/nowhere"}},
-		{name: "PG_BIN is too old", source: source{pgBin: old, dirs: here.dirs}, errs: []string{"PG_BIN", "14", "15 or newer"}},
-		{name: "PG_BIN is for other data", source: source{pgBin: current, dirs: here.dirs}, want: 18, errs: []string{"Postgres 18", "Postgres 16"}},
+		{name: "PG_BIN leads nowhere", source: source{pgBin: "/nowhere", dirs: here.dirs},
+			errs: []string{"PG_BIN", "/nowhere"}},
+		{name: "PG_BIN is too old", source: source{pgBin: old, dirs: here.dirs},
+			errs: []string{"PG_BIN", "14", "15 or newer"}},
+		{name: "PG_BIN is for other data", source: source{pgBin: current, dirs: here.dirs}, want: 18,
+			errs: []string{"Postgres 18", "Postgres 16"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +103,8 @@ func TestNoPostgresOffline(t *testing.T) {
 	if !errors.Is(err, ErrNoPostgres) {
 		t.Errorf("got %v, want ErrNoPostgres", err)
 	}
-	wantError(t, err, "apt-get install postgresql", "brew install postgresql@17", "docker compose up", "PG_BIN", "DATABASE_URL",
+	wantError(t, err, "apt-get install postgresql", "brew install postgresql@17", "docker compose up", "PG_BIN",
+		"DATABASE_URL",
 		offline.URL, old+" is Postgres 14")
 }
 

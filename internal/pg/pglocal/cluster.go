@@ -87,7 +87,8 @@ func ownerUnderRoot(data string) (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil //nolint:gosec // 32 bits, which macOS calls -2
 	}
-	return nil, errors.New("there is no user postgres or nobody, and Postgres does not run as root: run as another user")
+	return nil, errors.New("there is no user postgres or nobody, and Postgres does not run as root: run as another " +
+		"user")
 }
 
 // version is the major version that made the data; 0 when there are none yet.
@@ -95,10 +96,12 @@ func (k *cluster) version() (int, error) {
 	text, err := os.ReadFile(filepath.Join(k.data(), "PG_VERSION"))
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return 0, fmt.Errorf("%s belongs to another user: run as that user, or set SHOP_DATA_DIR to another folder: %w", k.data(), err)
+		return 0, fmt.Errorf("%s belongs to another user: run as that user, or set SHOP_DATA_DIR to another "+
+			"folder: %w", k.data(), err)
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.Remove(k.data()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, fmt.Errorf("%s holds something else than data of Postgres; start over with --fresh: %w", k.data(), err)
+			return 0, fmt.Errorf("%s holds something else than data of Postgres; start over with --fresh: %w",
+				k.data(), err)
 		}
 		return 0, nil
 	case err != nil:
@@ -241,7 +244,8 @@ func (k *cluster) stopLeftover(ctx context.Context) error {
 			return err
 		}
 	}
-	return fmt.Errorf("a Postgres (process %d) still runs on %s and does not stop: end it, or set SHOP_DATA_DIR", pid, k.data())
+	return fmt.Errorf("a Postgres (process %d) still runs on %s and does not stop: end it, or set SHOP_DATA_DIR", pid,
+		k.data())
 }
 
 // awaitGone waits a while until the process no longer serves the data.

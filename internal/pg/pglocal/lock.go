@@ -25,7 +25,8 @@ func LockFolder(dir string) (*os.File, error) {
 	}
 	file.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s is in use by another running shop: stop that one, or set SHOP_DATA_DIR to another folder", dir)
+		return nil, fmt.Errorf("%s is in use by another running shop: stop that one, or set SHOP_DATA_DIR to "+
+			"another folder", dir)
 	}
 	return nil, fmt.Errorf("lock %s: %w", dir, err)
 }

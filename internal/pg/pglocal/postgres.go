@@ -237,7 +237,8 @@ func (k *cluster) awaitReady(ctx context.Context, p *Server) error {
 			refused++ // the note of an earlier server can bear the same process id
 		case answered && answer.Code == "57P03": // starting up
 		case answered && answer.Code == "28P01":
-			return fmt.Errorf("%s was made with another password: restore that one, or start over with --fresh: %w", k.data(), err)
+			return fmt.Errorf("%s was made with another password: restore that one, or start over with --fresh: %w",
+				k.data(), err)
 		default:
 			return fmt.Errorf("connect to Postgres: %w", err)
 		}

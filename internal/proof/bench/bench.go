@@ -1,4 +1,5 @@
-// Package bench measures the shop beside a naive twin in one run, and believes no figure before the books agree with the answers.
+// Package bench measures the shop beside a naive twin in one run, and believes no figure before the
+// books agree with the answers.
 package bench
 
 import (
@@ -15,12 +16,13 @@ import (
 const MinDuration = 20 * time.Second
 
 const (
-	// rounds is how often each side is measured, in turn; the median counts. What slows the machine for a second or two, such as a checkpoint,
-	// then does not decide.
+	// rounds is how often each side is measured, in turn; the median counts. What slows the machine
+	// for a second or two, such as a checkpoint, then does not decide.
 	rounds = 5
 	// minRound is the shortest round, also when there is no time: then there is one.
 	minRound = 10 * time.Millisecond
-	// besides is what a scenario takes beside its rounds: reading the books, analyzing, waiting for the last answers.
+	// besides is what a scenario takes beside its rounds: reading the books, analyzing, waiting for
+	// the last answers.
 	besides = 400 * time.Millisecond
 	// shareOfRounds is what is left of the rest beside warming up.
 	shareOfRounds = 0.85
@@ -35,7 +37,8 @@ const maxCallers = 64
 type Config struct {
 	// DB is a pool on the database. The run keeps to schemas of its own there, and drops them.
 	DB *pgxpool.Pool
-	// Broker is a connection to a NATS server with JetStream. It may be nil: the relay is left out then.
+	// Broker is a connection to a NATS server with JetStream. It may be nil: the relay is left out
+	// then.
 	Broker *nats.Conn
 	// Duration is how long the whole run should take.
 	Duration time.Duration
@@ -43,7 +46,8 @@ type Config struct {
 	Progress func(doing string, step, steps int)
 }
 
-// Run measures everything. It is an error if the books of a twin do not agree with the answers that its callers got.
+// Run measures everything. It is an error if the books of a twin do not agree with the answers that
+// its callers got.
 func Run(ctx context.Context, c Config) (report Report, err error) {
 	begin := time.Now()
 	if c.Progress == nil {
@@ -97,7 +101,8 @@ func roundLength(left time.Duration, scenarios []scenario) time.Duration {
 	return max(minRound, time.Duration(float64(left)*shareOfRounds/float64(measurements*rounds)))
 }
 
-// measure runs the rounds of a scenario, the sides in turn so that drift hits both, and then verifies what they did.
+// measure runs the rounds of a scenario, the sides in turn so that drift hits both, and then
+// verifies what they did.
 func (s *schemas) measure(ctx context.Context, what scenario, length time.Duration) ([]Row, error) {
 	rows, err := what.measure(ctx, length)
 	if err != nil {
@@ -153,9 +158,11 @@ func (s scenario) measure(ctx context.Context, length time.Duration) ([]Row, err
 		if err != nil {
 			return nil, err
 		}
-		answered := entry{Orders: side.each.Orders * calls[i], Units: side.each.Units * calls[i], Paid: side.each.Paid * calls[i]}
+		answered := entry{Orders: side.each.Orders * calls[i], Units: side.each.Units * calls[i],
+			Paid: side.each.Paid * calls[i]}
 		if err := verify(before[i], after, answered); err != nil {
-			return nil, fmt.Errorf("the books in the schema %s do not agree with the answers: %w", side.books.pool.Config().ConnConfig.RuntimeParams["search_path"], err)
+			return nil, fmt.Errorf("the books in the schema %s do not agree with the answers: %w",
+				side.books.pool.Config().ConnConfig.RuntimeParams["search_path"], err)
 		}
 	}
 	return rows, nil

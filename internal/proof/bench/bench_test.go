@@ -23,7 +23,8 @@ import (
 // left are the schemas of the bench that are still there.
 func left(t *testing.T, db *pgxpool.Pool) (n int) {
 	t.Helper()
-	if err := db.QueryRow(t.Context(), "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'bench%'").Scan(&n); err != nil {
+	if err := db.QueryRow(t.Context(),
+		"SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'bench%'").Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -35,12 +36,17 @@ func TestRun(t *testing.T) {
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	steps := 0
 	broker := startBroker(t)
-	report, err := Run(t.Context(), Config{DB: db, Broker: broker, Duration: time.Second, Progress: func(string, int, int) { steps++ }})
+	report, err := Run(t.Context(),
+		Config{DB: db, Broker: broker, Duration: time.Second, Progress: func(string, int, int) {
+			steps++
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int{"place uniform, service": 3, "place hot, service": 3, "place uniform, HTTP": 3, "place hot, HTTP": 3,
-		"replay, service": 3, "replay, HTTP, of a constant": 3, "checkout, HTTP": 3, "batches of 256, unguarded": 1, "relay in batches": 1}
+	want := map[string]int{"place uniform, service": 3, "place hot, service": 3, "place uniform, HTTP": 3,
+		"place hot, HTTP": 3,
+		"replay, service": 3, "replay, HTTP, of a constant": 3, "checkout, HTTP": 3, "batches of 256, unguarded": 1,
+		"relay in batches": 1}
 	if len(report.Notes) == 0 {
 		want["place uniform, of pgbench"] = 1
 	}
@@ -51,7 +57,8 @@ func TestRun(t *testing.T) {
 		if row.Naive.PerSecond <= 0 || row.Ours.PerSecond <= 0 || row.Ratio <= 0 {
 			t.Errorf("not measured: %+v", row)
 		}
-		if timed := row.Naive.MedianMicroseconds > 0 && row.Ours.MedianMicroseconds > 0; timed != (row.Callers == 1) && !strings.Contains(row.Scenario, "batches") {
+		if timed := row.Naive.MedianMicroseconds > 0 && row.Ours.MedianMicroseconds > 0; timed != (row.Callers == 1) &&
+			!strings.Contains(row.Scenario, "batches") {
 			t.Errorf("latency with %d callers: %+v", row.Callers, row)
 		}
 		if !strings.Contains(table.String(), row.Scenario+" ") {
@@ -63,7 +70,8 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %d rows are missing", scenario, missing)
 		}
 	}
-	if f := report.Flash; f.Sold != f.Stock || f.Sold == 0 || f.Twins == 0 || f.Nodes != 2 || f.Sold+f.Replayed+f.Refused != f.Attempts {
+	if f := report.Flash; f.Sold != f.Stock || f.Sold == 0 || f.Twins == 0 || f.Nodes != 2 ||
+		f.Sold+f.Replayed+f.Refused != f.Attempts {
 		t.Errorf("%+v", f)
 	}
 	document, err := json.Marshal(report)
@@ -103,7 +111,8 @@ func TestSchemasThatAreThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exec("CREATE SCHEMA bench_naive; COMMENT ON SCHEMA bench_naive IS '" + mark + "'; CREATE TABLE bench_naive.orders ()")
+	exec("CREATE SCHEMA bench_naive; COMMENT ON SCHEMA bench_naive IS '" + mark +
+		"'; CREATE TABLE bench_naive.orders ()")
 	first, err := openSchemas(t.Context(), db, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -158,9 +167,11 @@ func TestJudgeFinds(t *testing.T) {
 	right := func() ([]heard, map[string]storedOrder) {
 		return []heard{
 				{key: "a", status: http.StatusCreated, body: order("1"), began: begin, ended: begin.Add(2)},
-				{key: "a", status: http.StatusCreated, replayed: true, body: order("1"), began: begin.Add(1), ended: begin.Add(2)},
+				{key: "a", status: http.StatusCreated, replayed: true, body: order("1"), began: begin.Add(1),
+					ended: begin.Add(2)},
 				{key: "b", status: http.StatusCreated, body: order("2"), began: begin.Add(3), ended: begin.Add(4)},
-				{key: "c", status: http.StatusConflict, body: []byte(`{"code":"out_of_stock"}`), began: begin.Add(3), ended: begin.Add(5)},
+				{key: "c", status: http.StatusConflict, body: []byte(`{"code":"out_of_stock"}`), began: begin.Add(3),
+					ended: begin.Add(5)},
 			}, map[string]storedOrder{
 				"a": {"1", order("1")},
 				"b": {"2", order("2")},
@@ -175,18 +186,26 @@ func TestJudgeFinds(t *testing.T) {
 		t.Error(err)
 	}
 	for name, plant := range map[string]func([]heard, map[string]storedOrder){
-		"an oversold product":          func(_ []heard, s map[string]storedOrder) { s["d"] = storedOrder{"3", order("3")} },
+		"an oversold product": func(_ []heard, s map[string]storedOrder) {
+			s["d"] = storedOrder{"3", order("3")}
+		},
 		"an order that does not stand": func(_ []heard, s map[string]storedOrder) { delete(s, "b") },
 		"another's order":              func(a []heard, _ map[string]storedOrder) { a[2].body = order("1") },
-		"other bytes":                  func(a []heard, _ map[string]storedOrder) { a[1].body = append(a[1].body, ' ') },
-		"two first answers":            func(a []heard, _ map[string]storedOrder) { a[1].replayed = false },
-		"no first answer":              func(a []heard, _ map[string]storedOrder) { a[0].replayed = true },
+		"other bytes": func(a []heard, _ map[string]storedOrder) {
+			a[1].body = append(a[1].body, ' ')
+		},
+		"two first answers": func(a []heard, _ map[string]storedOrder) { a[1].replayed = false },
+		"no first answer":   func(a []heard, _ map[string]storedOrder) { a[0].replayed = true },
 		"a refusal of what stands": func(a []heard, _ map[string]storedOrder) {
 			a[1].status, a[1].body = http.StatusConflict, []byte(`{"code":"out_of_stock"}`)
 		},
 		"a refusal while there was stock": func(a []heard, _ map[string]storedOrder) { a[3].ended = begin.Add(1) },
-		"an error":                        func(a []heard, _ map[string]storedOrder) { a[3].status = http.StatusInternalServerError },
-		"another conflict":                func(a []heard, _ map[string]storedOrder) { a[3].body = []byte(`{"code":"request_in_progress"}`) },
+		"an error": func(a []heard, _ map[string]storedOrder) {
+			a[3].status = http.StatusInternalServerError
+		},
+		"another conflict": func(a []heard, _ map[string]storedOrder) {
+			a[3].body = []byte(`{"code":"request_in_progress"}`)
+		},
 	} {
 		if judged(plant) == nil {
 			t.Errorf("%s is not found", name)
@@ -203,7 +222,8 @@ func TestRunGrowth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int{"relay in batches": 1, "replay of old keys, service": 2, "place uniform, service": 2, "place hot, service": 1,
+	want := map[string]int{"relay in batches": 1, "replay of old keys, service": 2, "place uniform, service": 2,
+		"place hot, service":    1,
 		"list a buyer's orders": 1, "look for work that is due": 1}
 	var table bytes.Buffer
 	report.Write(&table)
@@ -226,7 +246,8 @@ func TestRunGrowth(t *testing.T) {
 	}
 }
 
-// The written orders are what the shop would have left: with its indexes and constraints on again, and nothing that a check finds.
+// The written orders are what the shop would have left: with its indexes and constraints on again,
+// and nothing that a check finds.
 func TestGrownTablesKeepTheirGuards(t *testing.T) {
 	t.Parallel()
 	tables, err := openGrowth(t.Context(), shoptest.Pool(t, shoptest.DatabaseURL(t)))
@@ -239,15 +260,19 @@ func TestGrownTablesKeepTheirGuards(t *testing.T) {
 		}
 	}()
 	b := &bench{schemas: &schemas{ours: tables.grown}}
-	if err := errors.Join(b.addBuyers(t.Context()), b.grow(t.Context(), func(string, int, int) {}, MinGrown)); err != nil {
+	if err := errors.Join(b.addBuyers(t.Context()),
+		b.grow(t.Context(), func(string, int, int) {}, MinGrown)); err != nil {
 		t.Fatal(err)
 	}
 	guarded := func(pool *pgxpool.Pool) (all []string) {
 		t.Helper()
-		rows, err := pool.Query(t.Context(), `SELECT conname || pg_get_constraintdef(oid) || convalidated FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
-			UNION ALL SELECT indexrelid::regclass || replace(pg_get_indexdef(indexrelid), current_schema(), '') FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
+		rows, err := pool.Query(t.Context(), `SELECT conname || pg_get_constraintdef(oid) || convalidated
+			FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+			UNION ALL SELECT indexrelid::regclass || replace(pg_get_indexdef(indexrelid), current_schema(), '')
+				FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
 			WHERE relnamespace = current_schema()::regnamespace
-			UNION ALL SELECT relname || reloptions::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND reloptions IS NOT NULL
+			UNION ALL SELECT relname || reloptions::text FROM pg_class
+				WHERE relnamespace = current_schema()::regnamespace AND reloptions IS NOT NULL
 			ORDER BY 1`)
 		if err == nil {
 			all, err = pgx.CollectRows(rows, pgx.RowTo[string])
@@ -258,7 +283,8 @@ func TestGrownTablesKeepTheirGuards(t *testing.T) {
 		return all
 	}
 	if fresh, grown := guarded(tables.ours), guarded(tables.grown); len(fresh) == 0 || !slices.Equal(fresh, grown) {
-		t.Errorf("guards of fresh tables:\n%s\nof grown ones:\n%s", strings.Join(fresh, "\n"), strings.Join(grown, "\n"))
+		t.Errorf("guards of fresh tables:\n%s\nof grown ones:\n%s", strings.Join(fresh, "\n"),
+			strings.Join(grown, "\n"))
 	}
 	if err := b.hold(t.Context(), check.Sources{DB: b.ours}); err != nil {
 		t.Error(err)

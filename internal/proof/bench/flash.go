@@ -17,7 +17,8 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 )
 
-// Flash is the sale of what there is too little of, to callers of whom many ask twice. Nothing of it is measured: it has to be right.
+// Flash is the sale of what there is too little of, to callers of whom many ask twice. Nothing of
+// it is measured: it has to be right.
 type Flash struct {
 	// Nodes share the database; the callers are spread over them.
 	Nodes    int `json:"nodes"`
@@ -33,7 +34,8 @@ type Flash struct {
 }
 
 func (f Flash) String() string {
-	return fmt.Sprintf("%d callers at %d nodes, %d in stock, %d attempts of which %d were repeated: %d sold, %d replayed, %d refused, and every answer true.",
+	return fmt.Sprintf("%d callers at %d nodes, %d in stock, %d attempts of which %d were repeated: %d sold, %d "+
+		"replayed, %d refused, and every answer true.",
 		f.Callers, f.Nodes, f.Stock, f.Attempts, f.Twins, f.Sold, f.Replayed, f.Refused)
 }
 
@@ -44,7 +46,8 @@ func flashFor(run time.Duration) Flash {
 }
 
 const (
-	// twinsPerHundred of the attempts repeat one of the last attempts, which may still be under way.
+	// twinsPerHundred of the attempts repeat one of the last attempts, which may still be under
+	// way.
 	twinsPerHundred = 30
 	twinDistance    = 2 * maxCallers
 )
@@ -93,7 +96,8 @@ func (b *bench) sellOut(ctx context.Context, f Flash) (Flash, error) {
 	return f, verify(before, after, entry{Orders: int64(f.Sold), Units: int64(f.Sold)})
 }
 
-// attempt has the callers, half of them at each node, work through the plan, which names a key for each attempt.
+// attempt has the callers, half of them at each node, work through the plan, which names a key for
+// each attempt.
 func (b *bench) attempt(ctx context.Context, plan []int) ([]heard, error) {
 	body, err := requestFor([]orders.LineRequest{{SKU: flashSKU, Quantity: 1}})
 	if err != nil {
@@ -131,7 +135,8 @@ type storedOrder struct {
 }
 
 func (b *bench) flashOrders(ctx context.Context) (map[string]storedOrder, error) {
-	rows, err := b.ours.Query(ctx, `SELECT idempotency_key, id::text, answer FROM orders WHERE idempotency_key LIKE 'flash-%'`)
+	rows, err := b.ours.Query(ctx, `SELECT idempotency_key, id::text, answer FROM orders
+		WHERE idempotency_key LIKE 'flash-%'`)
 	if err != nil {
 		return nil, fmt.Errorf("read the orders of the flash sale: %w", err)
 	}

@@ -22,34 +22,42 @@ const (
 var settle string
 
 // bulk are a session's settings for writing much and answering nobody.
-var bulk = map[string]string{"statement_timeout": "0", "synchronous_commit": "off", "work_mem": "64MB", "maintenance_work_mem": "512MB"}
+var bulk = map[string]string{"statement_timeout": "0", "synchronous_commit": "off", "work_mem": "64MB",
+	"maintenance_work_mem": "512MB"}
 
 const settled = `CREATE TEMP TABLE settled (n bigint, at timestamptz, head text, tail text, order_id uuid, charge_id uuid, customer_id uuid,
 	idempotency_key text, sku text, paid boolean)`
 
-// nameSettled names orders from one number to another, one a second until yesterday. Their ids grow with time, their keys do not. One in eleven expired.
+// nameSettled names orders from one number to another, one a second until yesterday. Their ids grow
+// with time, their keys do not. One in eleven expired.
 const nameSettled = `INSERT INTO settled
 	SELECT n, at, head, tail, (head || '7000' || tail)::uuid, (head || '7001' || tail)::uuid,
-		CASE WHEN n % 10 = 0 THEN ($4::uuid[])[1 + n / 10 % cardinality($4::uuid[])] ELSE ('00000000-0000-7000-8000-' || lpad(to_hex(n * 7919 % $5), 12, '0'))::uuid END,
+		CASE WHEN n % 10 = 0 THEN ($4::uuid[])[1 + n / 10 % cardinality($4::uuid[])]
+			ELSE ('00000000-0000-7000-8000-' || lpad(to_hex(n * 7919 % $5), 12, '0'))::uuid END,
 		md5(n::text), 'BENCH-' || n % $6, n % 11 <> 0
-	FROM (SELECT n, at, lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') AS head, '8' || lpad(to_hex(n), 15, '0') AS tail
+	FROM (SELECT n, at, lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') AS head, '8' || lpad(to_hex(n),
+		15, '0') AS tail
 		FROM (SELECT n, date_trunc('second', now()) - interval '1 day' - ($3::bigint - n) * interval '1 second' AS at
 			FROM generate_series($1::bigint, $2::bigint) AS n) AS moments) AS named`
 
 const addStrangers = `INSERT INTO customers (id, email)
-	SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'customer-' || n || '@example.com' FROM generate_series(0, $1 - 1) AS n`
+	SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'customer-' || n || '@example.com'
+		FROM generate_series(0, $1 - 1) AS n`
 
-// findGuards lists what is cheaper to take off and put on again than to keep up row by row: all but the primary keys, whose rows come in order.
-// Vacuum comes when all is there.
+// findGuards lists what is cheaper to take off and put on again than to keep up row by row: all but
+// the primary keys, whose rows come in order. Vacuum comes when all is there.
 const findGuards = `
 	SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
-		format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)), contype = 'f' AS last
+		format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)),
+			contype = 'f' AS last
 	FROM pg_constraint WHERE contype IN ('u', 'f') AND conrelid = ANY($1::regclass[])
 	UNION ALL
 	SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid), false
-	FROM pg_index WHERE indrelid = ANY($1::regclass[]) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+	FROM pg_index WHERE indrelid = ANY($1::regclass[]) AND NOT EXISTS (SELECT FROM pg_constraint
+		WHERE conindid = indexrelid)
 	UNION ALL
-	SELECT format('ALTER TABLE %s SET (autovacuum_enabled = off)', grown), format('ALTER TABLE %s RESET (autovacuum_enabled)', grown), true
+	SELECT format('ALTER TABLE %s SET (autovacuum_enabled = off)', grown),
+		format('ALTER TABLE %s RESET (autovacuum_enabled)', grown), true
 	FROM unnest($1::regclass[]) AS grown
 	ORDER BY last`
 
@@ -68,7 +76,8 @@ func openGrowth(ctx context.Context, shop *pgxpool.Pool) (*schemas, error) {
 	})
 }
 
-// grow writes so many orders that are over, and leaves the tables as they are in a shop that had the time to grow: analyzed and vacuumed.
+// grow writes so many orders that are over, and leaves the tables as they are in a shop that had
+// the time to grow: analyzed and vacuumed.
 func (b *bench) grow(ctx context.Context, progress func(doing string, step, steps int), orders int) error {
 	conn, err := b.bulkConn(ctx)
 	if err != nil {
@@ -122,7 +131,8 @@ func (b *bench) bulkConn(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// guards returns statements that take the guards of the tables off, and those that put them on again.
+// guards returns statements that take the guards of the tables off, and those that put them on
+// again.
 func guards(ctx context.Context, conn *pgx.Conn) (off, on []string, err error) {
 	rows, err := conn.Query(ctx, findGuards, grownTables)
 	if err != nil {

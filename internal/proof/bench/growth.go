@@ -22,8 +22,9 @@ import (
 // MinGrown is the fewest orders that tell of growth: each buyer has some of them.
 const MinGrown = 10_000
 
-// RunGrowth measures the shop on tables that are nearly empty beside the shop on tables with so many orders, for about the duration after
-// those are written. It is an error if the books of a side do not agree with the answers, or an invariant does not hold.
+// RunGrowth measures the shop on tables that are nearly empty beside the shop on tables with so
+// many orders, for about the duration after those are written. It is an error if the books of a
+// side do not agree with the answers, or an invariant does not hold.
 func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err error) {
 	if c.Progress == nil {
 		c.Progress = func(string, int, int) {}
@@ -65,13 +66,16 @@ func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err err
 			return report, err
 		}
 		for _, row := range rows {
-			report.Rows = append(report.Rows, GrowthRow{Scenario: row.Scenario, Callers: row.Callers, Empty: row.Naive, Grown: row.Ours, Ratio: row.Ratio})
+			report.Rows = append(report.Rows,
+				GrowthRow{Scenario: row.Scenario, Callers: row.Callers, Empty: row.Naive, Grown: row.Ours,
+					Ratio: row.Ratio})
 		}
 	}
 	report.Seconds = time.Since(begin).Seconds()
 	c.Progress("invariants of all orders", len(scenarios), len(scenarios)+1)
 	for _, b := range sides {
-		// The orders that were written had no provider and no mailbox: what those could witness is left out.
+		// The orders that were written had no provider and no mailbox: what those could witness is
+		// left out.
 		if err := b.hold(ctx, check.Sources{DB: b.ours}); err != nil {
 			return report, err
 		}
@@ -79,8 +83,10 @@ func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err err
 	return report, nil
 }
 
-// growthScenarios have the empty side first. What is owed to the broker is sent before the others owe more.
-func growthScenarios(ctx context.Context, sides [2]*bench, broker *nats.Conn) (scenarios []scenario, notes []string, err error) {
+// growthScenarios have the empty side first. What is owed to the broker is sent before the others
+// owe more.
+func growthScenarios(ctx context.Context, sides [2]*bench, broker *nats.Conn) (scenarios []scenario, notes []string,
+	err error) {
 	since, err := uuid.NewV7()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make an id: %w", err)
@@ -104,8 +110,12 @@ func growthScenarios(ctx context.Context, sides [2]*bench, broker *nats.Conn) (s
 		scenarios = append(scenarios, scenario{"relay in batches", []int{1}, relays[0], relays[1]})
 	}
 	add("replay of old keys, service", []int{1, maxCallers}, entry{}, func(b *bench) opener { return b.replay })
-	add("place uniform, service", []int{1, maxCallers}, entry{Orders: 1, Units: 2}, func(b *bench) opener { return b.place(uniform) })
-	add("place hot, service", []int{maxCallers}, entry{Orders: 1, Units: 1}, func(b *bench) opener { return b.place(hot) })
+	add("place uniform, service", []int{1, maxCallers}, entry{Orders: 1, Units: 2}, func(b *bench) opener {
+		return b.place(uniform)
+	})
+	add("place hot, service", []int{maxCallers}, entry{Orders: 1, Units: 1}, func(b *bench) opener {
+		return b.place(hot)
+	})
 	add("list a buyer's orders", []int{8}, entry{}, func(b *bench) opener { return b.list })
 	add("look for work that is due", []int{1}, entry{}, func(b *bench) opener { return b.lookForWork })
 	return scenarios, notes, nil
@@ -169,14 +179,16 @@ func (b *bench) lookForWork(context.Context, int) (caller, func(), error) {
 	}, client.CloseIdleConnections, nil
 }
 
-// oldKeys is how many of each buyer's old orders are asked for again; their keys are as good as drawn by lot.
+// oldKeys is how many of each buyer's old orders are asked for again; their keys are as good as
+// drawn by lot.
 const oldKeys = 64
 
 // findForReplay gives each buyer orders of long ago to ask for again.
 func (b *bench) findForReplay(ctx context.Context) error {
 	b.placed = make([][]placed, maxCallers)
 	for n, buyer := range b.buyers {
-		rows, err := b.ours.Query(ctx, `SELECT o.idempotency_key, l.sku, o.answer FROM orders o JOIN order_lines l ON l.order_id = o.id
+		rows, err := b.ours.Query(ctx, `SELECT o.idempotency_key, l.sku, o.answer FROM orders o
+			JOIN order_lines l ON l.order_id = o.id
 			WHERE o.customer_id = $1 ORDER BY o.idempotency_key LIMIT $2`, buyer.id, oldKeys)
 		if err != nil {
 			return fmt.Errorf("find old orders: %w", err)
@@ -184,7 +196,8 @@ func (b *bench) findForReplay(ctx context.Context) error {
 		b.placed[n], err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p placed, err error) {
 			var sku string
 			err = row.Scan(&p.command.Key, &sku, &p.answer)
-			p.command.CustomerID, p.command.Email, p.command.Lines = buyer.id, email, []orders.LineRequest{{SKU: sku, Quantity: 1}}
+			p.command.CustomerID, p.command.Email, p.command.Lines = buyer.id, email,
+				[]orders.LineRequest{{SKU: sku, Quantity: 1}}
 			return p, err
 		})
 		if err != nil || len(b.placed[n]) == 0 {

@@ -23,10 +23,13 @@ const together = 256
 const (
 	findOrders = `SELECT o.id, o.fingerprint, o.answer
 		FROM (SELECT unnest($1::uuid[]) AS customer_id, unnest($2::text[]) AS idempotency_key) AS k
-		CROSS JOIN LATERAL (SELECT id, fingerprint, answer FROM orders WHERE orders.customer_id = k.customer_id AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o`
+		CROSS JOIN LATERAL (SELECT id, fingerprint, answer FROM orders WHERE orders.customer_id = k.customer_id
+			AND orders.idempotency_key = k.idempotency_key LIMIT 1) AS o`
 
-	insertOrders = `INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency, total, created_at)
-		SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::bytea[]), unnest($5::bytea[]), '` + email + `', 'placed', 'EUR', 2800, now()`
+	insertOrders = `INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email, status, currency,
+		total, created_at)
+		SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::bytea[]), unnest($5::bytea[]),
+			'` + email + `', 'placed', 'EUR', 2800, now()`
 	guardOrders = ` ORDER BY 2, 3 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING`
 	returnIDs   = ` RETURNING id`
 
@@ -34,14 +37,19 @@ const (
 		CROSS JOIN LATERAL (SELECT sku, available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s`
 
 	reserve = `WITH l AS (SELECT unnest($1::uuid[]) AS order_id, unnest($2::int[]) AS line, unnest($3::text[]) AS sku),
-		written AS (INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price) SELECT order_id, line, sku, 'Thing', 1, 1400 FROM l),
-		moved AS (INSERT INTO stock_movements (sku, kind, quantity, order_id) SELECT sku, 'reserved', count(*), order_id FROM l GROUP BY order_id, sku RETURNING sku, delta)
-		UPDATE stock SET available = available + m.delta FROM (SELECT sku, sum(delta)::bigint AS delta FROM moved GROUP BY sku) AS m WHERE stock.sku = m.sku`
+		written AS (INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
+			SELECT order_id, line, sku, 'Thing', 1, 1400 FROM l),
+		moved AS (INSERT INTO stock_movements (sku, kind, quantity, order_id)
+			SELECT sku, 'reserved', count(*), order_id FROM l GROUP BY order_id, sku RETURNING sku, delta)
+		UPDATE stock SET available = available + m.delta FROM (SELECT sku, sum(delta)::bigint AS delta FROM moved
+			GROUP BY sku) AS m WHERE stock.sku = m.sku`
 
-	tellAll = `INSERT INTO outbox (id, type, order_id, payload) SELECT unnest($1::uuid[]), 'order.placed', unnest($2::uuid[]), unnest($3::jsonb[])`
+	tellAll = `INSERT INTO outbox (id, type, order_id, payload)
+		SELECT unnest($1::uuid[]), 'order.placed', unnest($2::uuid[]), unnest($3::jsonb[])`
 )
 
-// guarding compares the batch with its key and without: what being right costs when it is paid for many orders at once.
+// guarding compares the batch with its key and without: what being right costs when it is paid for
+// many orders at once.
 func (b *bench) guarding() scenario {
 	each := entry{Orders: 1, Units: 2}
 	return scenario{"batches of 256, unguarded", []int{1},
@@ -86,7 +94,8 @@ type columns struct {
 func (b *bench) newBatch(customer uuid.UUID, next basket) (c columns, err error) {
 	for range together {
 		command := orders.PlaceOrder{CustomerID: customer, Key: dedup.Key(b.newKey()), Email: email, Lines: next()}
-		order := orders.Order{Status: orders.Placed, Email: email, Currency: "EUR", Total: 2800, CreatedAt: time.Now().UTC()}
+		order := orders.Order{Status: orders.Placed, Email: email, Currency: "EUR", Total: 2800,
+			CreatedAt: time.Now().UTC()}
 		event := uuid.UUID{}
 		if order.ID, err = uuid.NewV7(); err == nil {
 			event, err = uuid.NewV7()
@@ -95,8 +104,10 @@ func (b *bench) newBatch(customer uuid.UUID, next basket) (c columns, err error)
 			return c, fmt.Errorf("make an id: %w", err)
 		}
 		for i, l := range command.Lines {
-			order.Lines = append(order.Lines, orders.Line{SKU: l.SKU, Name: "Thing", Quantity: 1, UnitPrice: 1400, Amount: 1400})
-			c.lineOrders, c.lines, c.skus = append(c.lineOrders, order.ID), append(c.lines, int32(i+1)), append(c.skus, l.SKU)
+			order.Lines = append(order.Lines,
+				orders.Line{SKU: l.SKU, Name: "Thing", Quantity: 1, UnitPrice: 1400, Amount: 1400})
+			c.lineOrders, c.lines, c.skus = append(c.lineOrders, order.ID), append(c.lines, int32(i+1)),
+				append(c.skus, l.SKU)
 		}
 		answer, err := json.Marshal(order)
 		if err != nil {
@@ -104,7 +115,8 @@ func (b *bench) newBatch(customer uuid.UUID, next basket) (c columns, err error)
 		}
 		print := command.Fingerprint()
 		c.ids, c.customers, c.events = append(c.ids, order.ID), append(c.customers, customer), append(c.events, event)
-		c.keys, c.prints, c.answers = append(c.keys, string(command.Key)), append(c.prints, print[:]), append(c.answers, answer)
+		c.keys, c.prints, c.answers = append(c.keys, string(command.Key)), append(c.prints, print[:]),
+			append(c.answers, answer)
 	}
 	return c, nil
 }
@@ -126,7 +138,8 @@ func (c columns) place(ctx context.Context, pool *pgxpool.Pool, guarded bool) er
 			return err
 		}
 		if inserted != together || locked != int64(len(skus)) {
-			return fmt.Errorf("%d orders are inserted and %d rows of stock locked, of %d and %d", inserted, locked, together, len(skus))
+			return fmt.Errorf("%d orders are inserted and %d rows of stock locked, of %d and %d", inserted, locked,
+				together, len(skus))
 		}
 		tx.Queue(reserve, c.lineOrders, c.lines, c.skus)
 		tx.Queue(tellAll, c.events, c.ids, c.answers)

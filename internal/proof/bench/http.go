@@ -36,7 +36,8 @@ func (b *bench) serve(ctx context.Context, handler http.Handler) (*server, error
 	if err != nil {
 		return nil, fmt.Errorf("listen for the bench: %w", err)
 	}
-	s := &server{address: listener.Addr().String(), ended: make(chan error, 1), http: &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}}
+	s := &server{address: listener.Addr().String(), ended: make(chan error, 1),
+		http: &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}}
 	go func() { s.ended <- s.http.Serve(listener) }()
 	b.stops = append(b.stops, s.close)
 	return s, nil
@@ -47,7 +48,8 @@ func (s *server) close() {
 	<-s.ended //nolint:errcheck // it ends because it is closed
 }
 
-// ourHandler is the shop's JSON API, with the error handler and the middleware that a node has, without its log.
+// ourHandler is the shop's JSON API, with the error handler and the middleware that a node has,
+// without its log.
 func ourHandler(a *api.API) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { api.WriteError(c, err, slog.New(slog.DiscardHandler)) }
@@ -56,7 +58,8 @@ func ourHandler(a *api.API) http.Handler {
 	return e
 }
 
-// naiveHandler is the naive shop behind the same framework: it knows its customers by a token too, and nothing of keys.
+// naiveHandler is the naive shop behind the same framework: it knows its customers by a token too,
+// and nothing of keys.
 func naiveHandler(s *naiveShop) http.Handler {
 	e := echo.New()
 	e.Use(middleware.Recover())
@@ -65,7 +68,9 @@ func naiveHandler(s *naiveShop) http.Handler {
 	answer := []byte(`{"id":"01a209a1-5904-7607-86fe-0d10d0f6ba14","status":"placed","email":"buyer@example.com","currency":"EUR","total":2800,` +
 		`"lines":[{"sku":"BENCH-1","name":"Thing","quantity":1,"unit_price":1400,"amount":1400},` +
 		`{"sku":"BENCH-2","name":"Thing","quantity":1,"unit_price":1400,"amount":1400}],"created_at":"2026-11-23T18:18:18.756395Z"}`)
-	e.POST(constantPath, func(c echo.Context) error { return c.Blob(http.StatusCreated, echo.MIMEApplicationJSON, answer) })
+	e.POST(constantPath, func(c echo.Context) error {
+		return c.Blob(http.StatusCreated, echo.MIMEApplicationJSON, answer)
+	})
 	return e
 }
 
@@ -78,7 +83,8 @@ func (s *naiveShop) customerOf(c echo.Context) (id int64, err error) {
 		return 0, errNaiveToken
 	}
 	hash := sha256.Sum256([]byte(token))
-	err = s.pool.QueryRow(c.Request().Context(), "SELECT customer_id FROM api_tokens WHERE hash = $1", hash[:]).Scan(&id)
+	err = s.pool.QueryRow(c.Request().Context(), "SELECT customer_id FROM api_tokens WHERE hash = $1",
+		hash[:]).Scan(&id)
 	return id, err
 }
 

@@ -18,9 +18,11 @@ type caller func(ctx context.Context) error
 type side struct {
 	// open prepares the n-th of the callers, counted from 0.
 	open func(ctx context.Context, n int) (call caller, done func(), err error)
-	// run, if set, takes the place of callers: it does its own calls for the time and returns how many.
+	// run, if set, takes the place of callers: it does its own calls for the time and returns how
+	// many.
 	run func(ctx context.Context, callers int, length time.Duration) (sample, error)
-	// books, if set, are what must agree with the answers, and each call's share of them. Only what is newer than since is read in them.
+	// books, if set, are what must agree with the answers, and each call's share of them. Only what
+	// is newer than since is read in them.
 	books *books
 	each  entry
 	since uuid.UUID
@@ -30,11 +32,13 @@ type side struct {
 type sample struct {
 	calls int
 	rate  float64
-	// median is of the time between a call and its answer; it is 0 with more than one caller, who wait for each other.
+	// median is of the time between a call and its answer; it is 0 with more than one caller, who
+	// wait for each other.
 	median time.Duration
 }
 
-// load lets the callers call for the length of time, each its next when the last is answered. A call that has begun is waited for.
+// load lets the callers call for the length of time, each its next when the last is answered. A
+// call that has begun is waited for.
 func (s side) load(ctx context.Context, callers int, length time.Duration) (sample, error) {
 	if s.run != nil {
 		return s.run(ctx, callers, length)

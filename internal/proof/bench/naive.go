@@ -18,8 +18,9 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// naiveShop is the shop as a good programmer writes it who was not asked about repeated requests: each order in a transaction of its own, a
-// statement at a time. It sells nothing twice and takes the stock rows in one order.
+// naiveShop is the shop as a good programmer writes it who was not asked about repeated requests:
+// each order in a transaction of its own, a statement at a time. It sells nothing twice and takes
+// the stock rows in one order.
 type naiveShop struct {
 	pool     *pgxpool.Pool
 	provider payments.Provider
@@ -48,15 +49,19 @@ type naiveLine struct {
 }
 
 // place creates an order and takes its stock.
-func (s *naiveShop) place(ctx context.Context, customer int64, email string, wanted []orders.LineRequest) (naiveOrder, error) {
+func (s *naiveShop) place(ctx context.Context, customer int64, email string, wanted []orders.LineRequest) (naiveOrder,
+	error) {
 	order := naiveOrder{Status: "placed", Email: email}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := order.price(ctx, tx, wanted); err != nil {
 			return err
 		}
-		bySKU := slices.SortedFunc(slices.Values(order.Lines), func(a, b naiveLine) int { return cmp.Compare(a.SKU, b.SKU) })
+		bySKU := slices.SortedFunc(slices.Values(order.Lines), func(a, b naiveLine) int {
+			return cmp.Compare(a.SKU, b.SKU)
+		})
 		for _, line := range bySKU {
-			tag, err := tx.Exec(ctx, "UPDATE stock SET available = available - $2 WHERE sku = $1 AND available >= $2", line.SKU, line.Quantity)
+			tag, err := tx.Exec(ctx, "UPDATE stock SET available = available - $2 WHERE sku = $1 AND available >= $2",
+				line.SKU, line.Quantity)
 			if err != nil {
 				return err
 			}
@@ -64,7 +69,8 @@ func (s *naiveShop) place(ctx context.Context, customer int64, email string, wan
 				return errNaiveOutOfStock
 			}
 		}
-		err := tx.QueryRow(ctx, "INSERT INTO orders (customer_id, email, currency, total) VALUES ($1, $2, $3, $4) RETURNING id, created_at",
+		err := tx.QueryRow(ctx, "INSERT INTO orders (customer_id, email, currency, total) VALUES ($1, $2, $3, $4) "+
+			"RETURNING id, created_at",
 			customer, email, order.Currency, order.Total).Scan(&order.ID, &order.CreatedAt)
 		if err != nil {
 			return err
@@ -109,14 +115,16 @@ func (o *naiveOrder) price(ctx context.Context, tx pgx.Tx, wanted []orders.LineR
 
 func (o *naiveOrder) writeLines(ctx context.Context, tx pgx.Tx) error {
 	for i, line := range o.Lines {
-		_, err := tx.Exec(ctx, "INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price) VALUES ($1, $2, $3, $4, $5, $6)",
+		_, err := tx.Exec(ctx, "INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price) VALUES "+
+			"($1, $2, $3, $4, $5, $6)",
 			o.ID, i+1, line.SKU, line.Name, line.Quantity, line.UnitPrice)
 		if err != nil {
 			return err
 		}
 	}
 	for _, line := range o.Lines {
-		_, err := tx.Exec(ctx, "INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ($1, 'reserved', $2, $3)", line.SKU, line.Quantity, o.ID)
+		_, err := tx.Exec(ctx, "INSERT INTO stock_movements (sku, kind, quantity, order_id) VALUES ($1, "+
+			"'reserved', $2, $3)", line.SKU, line.Quantity, o.ID)
 		if err != nil {
 			return err
 		}
@@ -142,7 +150,8 @@ func (s *naiveShop) get(ctx context.Context, id int64) (naiveOrder, error) {
 	if err != nil {
 		return order, fmt.Errorf("read a naive order: %w", err)
 	}
-	rows, err := s.pool.Query(ctx, "SELECT sku, name, quantity, unit_price FROM order_lines WHERE order_id = $1 ORDER BY line", id)
+	rows, err := s.pool.Query(ctx, "SELECT sku, name, quantity, unit_price FROM order_lines WHERE order_id = $1 "+
+		"ORDER BY line", id)
 	if err != nil {
 		return order, fmt.Errorf("read a naive order's lines: %w", err)
 	}
@@ -172,8 +181,9 @@ func (s *naiveShop) charge(ctx context.Context, orderID int64, method string) (n
 		return charge, fmt.Errorf("start a naive charge: %w", err)
 	}
 	id := strconv.FormatInt(charge.ID, 10)
-	capture, err := s.provider.Capture(ctx, "naive_"+id, payments.CaptureRequest{Reference: id, OrderID: strconv.FormatInt(orderID, 10),
-		Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: method})
+	capture, err := s.provider.Capture(ctx, "naive_"+id,
+		payments.CaptureRequest{Reference: id, OrderID: strconv.FormatInt(orderID, 10),
+			Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: method})
 	if err != nil {
 		return charge, fmt.Errorf("ask the provider: %w", err)
 	}
@@ -185,7 +195,8 @@ func (s *naiveShop) charge(ctx context.Context, orderID int64, method string) (n
 }
 
 func (c *naiveCharge) start(ctx context.Context, tx pgx.Tx, order *naiveOrder, method string) error {
-	err := tx.QueryRow(ctx, "SELECT status, email, currency, total, created_at FROM orders WHERE id = $1 FOR UPDATE", c.OrderID).
+	err := tx.QueryRow(ctx, "SELECT status, email, currency, total, created_at FROM orders WHERE id = $1 FOR UPDATE",
+		c.OrderID).
 		Scan(&order.Status, &order.Email, &order.Currency, &order.Total, &order.CreatedAt)
 	if err != nil {
 		return err
@@ -194,7 +205,8 @@ func (c *naiveCharge) start(ctx context.Context, tx pgx.Tx, order *naiveOrder, m
 		return fmt.Errorf("order %d is %s", c.OrderID, order.Status)
 	}
 	c.Amount, c.Currency = order.Total, order.Currency
-	err = tx.QueryRow(ctx, "INSERT INTO charges (order_id, payment_method, status, amount, currency) VALUES ($1, $2, 'pending', $3, $4) RETURNING id",
+	err = tx.QueryRow(ctx, "INSERT INTO charges (order_id, payment_method, status, amount, currency) VALUES ($1, "+
+		"$2, 'pending', $3, $4) RETURNING id",
 		c.OrderID, method, c.Amount, c.Currency).Scan(&c.ID)
 	if err != nil {
 		return err
@@ -204,14 +216,16 @@ func (c *naiveCharge) start(ctx context.Context, tx pgx.Tx, order *naiveOrder, m
 }
 
 func (c *naiveCharge) settle(ctx context.Context, tx pgx.Tx, order *naiveOrder, providerID string) error {
-	if _, err := tx.Exec(ctx, "UPDATE charges SET status = 'succeeded', provider_id = $2 WHERE id = $1", c.ID, providerID); err != nil {
+	if _, err := tx.Exec(ctx, "UPDATE charges SET status = 'succeeded', provider_id = $2 WHERE id = $1", c.ID,
+		providerID); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, "UPDATE orders SET status = 'paid' WHERE id = $1", c.OrderID); err != nil {
 		return err
 	}
 	order.Status = "paid"
-	_, err := tx.Exec(ctx, "INSERT INTO stock_movements (sku, kind, quantity, order_id) SELECT sku, 'sold', quantity, order_id FROM order_lines WHERE order_id = $1", c.OrderID)
+	_, err := tx.Exec(ctx, "INSERT INTO stock_movements (sku, kind, quantity, order_id) SELECT sku, 'sold', "+
+		"quantity, order_id FROM order_lines WHERE order_id = $1", c.OrderID)
 	if err != nil {
 		return err
 	}

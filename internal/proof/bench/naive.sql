@@ -1,4 +1,5 @@
--- The shop's tables as they are often designed: foreign keys and indexes, and no constraint that knows a repeated request.
+-- The shop's tables as they are often designed: foreign keys and indexes, and no constraint that
+-- knows a repeated request.
 CREATE TABLE customers (
     id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     email text NOT NULL UNIQUE

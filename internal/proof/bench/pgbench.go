@@ -35,11 +35,13 @@ func findPgbench() (string, error) {
 	return exec.LookPath("pgbench")
 }
 
-// addPgbench adds the naive transaction as pgbench runs it, which is as fast as it gets without a program around it, or a note.
+// addPgbench adds the naive transaction as pgbench runs it, which is as fast as it gets without a
+// program around it, or a note.
 func (b *bench) addPgbench(scenarios []scenario) ([]scenario, []string) {
 	program, err := findPgbench()
 	if err != nil {
-		return scenarios, []string{"pgbench was not found: what it makes of the naive transaction is left out (Debian: apt-get install postgresql-contrib)"}
+		return scenarios, []string{"pgbench was not found: what it makes of the naive transaction is left out " +
+			"(Debian: apt-get install postgresql-contrib)"}
 	}
 	each := entry{Orders: 1, Units: 2}
 	return append(scenarios, scenario{"place uniform, of pgbench", []int{maxCallers},
@@ -52,7 +54,8 @@ var (
 	pgbenchCalls = regexp.MustCompile(`(?m)^number of transactions actually processed: (\d+)`)
 )
 
-// pgbench runs the script with as many clients as there are callers, for whole seconds, as it knows no others.
+// pgbench runs the script with as many clients as there are callers, for whole seconds, as it knows
+// no others.
 func (b *bench) pgbench(program string) func(context.Context, int, time.Duration) (sample, error) {
 	return func(ctx context.Context, callers int, length time.Duration) (s sample, err error) {
 		dir, err := os.MkdirTemp("", "onceshop-pgbench-")
@@ -78,7 +81,8 @@ func (b *bench) pgbench(program string) func(context.Context, int, time.Duration
 	}
 }
 
-// runPgbench reads the rate and the number of transactions; both are 0 if there was no time for any.
+// runPgbench reads the rate and the number of transactions; both are 0 if there was no time for
+// any.
 func runPgbench(cmd *exec.Cmd) (s sample, err error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 5 * time.Second
@@ -103,8 +107,8 @@ func runPgbench(cmd *exec.Cmd) (s sample, err error) {
 	return s, err
 }
 
-// makeRoom closes connections that are not needed now, and waits until they are gone at the server, which has a hundred in all unless
-// told otherwise: pgbench's come on top.
+// makeRoom closes connections that are not needed now, and waits until they are gone at the server,
+// which has a hundred in all unless told otherwise: pgbench's come on top.
 func (b *bench) makeRoom(ctx context.Context) error {
 	for _, pool := range []*pgxpool.Pool{b.naive, b.guarded, b.unguarded} {
 		pool.Reset()
@@ -112,7 +116,8 @@ func (b *bench) makeRoom(ctx context.Context) error {
 	patience := time.After(5 * time.Second)
 	for {
 		var open int
-		err := b.lock.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = ANY($1)",
+		err := b.lock.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
+			"application_name = ANY($1)",
 			[]string{naiveSchema, guardedSchema, unguardedSchema, "pgbench"}).Scan(&open)
 		if err != nil {
 			return fmt.Errorf("count the connections: %w", err)
@@ -130,7 +135,8 @@ func (b *bench) makeRoom(ctx context.Context) error {
 	}
 }
 
-// pgEnvironment tells a program of Postgres where the schema is, without showing the password among the arguments.
+// pgEnvironment tells a program of Postgres where the schema is, without showing the password among
+// the arguments.
 func pgEnvironment(c *pgx.ConnConfig) []string {
 	plain := func(f *pgconn.FallbackConfig) bool { return f.TLSConfig == nil }
 	mode := "require"
@@ -140,6 +146,7 @@ func pgEnvironment(c *pgx.ConnConfig) []string {
 	case slices.ContainsFunc(c.Fallbacks, plain):
 		mode = "prefer"
 	}
-	return []string{"PGHOST=" + c.Host, "PGPORT=" + strconv.Itoa(int(c.Port)), "PGUSER=" + c.User, "PGPASSWORD=" + c.Password, "PGDATABASE=" + c.Database,
+	return []string{"PGHOST=" + c.Host, "PGPORT=" + strconv.Itoa(int(c.Port)), "PGUSER=" + c.User,
+		"PGPASSWORD=" + c.Password, "PGDATABASE=" + c.Database,
 		"PGSSLMODE=" + mode, "PGOPTIONS=-c search_path=" + naiveSchema}
 }

@@ -27,13 +27,15 @@ const (
 const (
 	oweEvents = `INSERT INTO outbox (id, type, order_id, payload)
 		SELECT gen_random_uuid(), 'order.placed', gen_random_uuid(), $2 FROM generate_series(1, $1)`
-	oweNaive = `INSERT INTO outbox (type, order_id, payload) SELECT 'order.placed', n, $2 FROM generate_series(1, $1) AS n`
+	oweNaive = `INSERT INTO outbox (type, order_id, payload) SELECT 'order.placed', n, $2
+		FROM generate_series(1, $1) AS n`
 	// owed is an event as large as that of an order of two lines.
 	owed = `{"id": "019a0000-0000-7000-8000-000000000000", "status": "placed", "email": "buyer@example.com", "currency": "EUR", "total": 2800, "lines": [
 		{"sku": "BENCH-1", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}, {"sku": "BENCH-2", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}]}`
 )
 
-// addRelay adds a backlog of events on its way to the broker, or a note. The naive twin publishes one event, marks it, and takes the next.
+// addRelay adds a backlog of events on its way to the broker, or a note. The naive twin publishes
+// one event, marks it, and takes the next.
 func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []scenario) ([]scenario, []string, error) {
 	if broker == nil {
 		return scenarios, []string{"There was no broker: the relay is left out."}, nil
@@ -42,12 +44,15 @@ func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []sce
 	if err != nil {
 		return nil, nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b.stops = append(b.stops, func() { deleteStreams(ctx, js, naiveStream, relayPrefix+"_EVENTS", relayPrefix+"_DEAD") })
+	b.stops = append(b.stops, func() {
+		deleteStreams(ctx, js, naiveStream, relayPrefix+"_EVENTS", relayPrefix+"_DEAD")
+	})
 	streams, err := outbox.OpenStreams(ctx, js, relayPrefix, time.Minute, time.Hour)
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: naiveStream, Subjects: []string{naiveEvents}, MaxAge: time.Hour}); err != nil {
+	if _, err := js.CreateOrUpdateStream(ctx,
+		jetstream.StreamConfig{Name: naiveStream, Subjects: []string{naiveEvents}, MaxAge: time.Hour}); err != nil {
 		return nil, nil, fmt.Errorf("open the naive twin's stream: %w", err)
 	}
 	// The books of the first schema are held against its orders: what is owed here belongs to none.
@@ -71,8 +76,10 @@ func (b *bench) oweEvents(ctx context.Context) error {
 	return nil
 }
 
-// drained has the relay send a backlog, and the next while there is time. What is owed is written while the clock stands.
-func drained(pool *pgxpool.Pool, relay *outbox.Relay, owe func(context.Context) error) func(context.Context, int, time.Duration) (sample, error) {
+// drained has the relay send a backlog, and the next while there is time. What is owed is written
+// while the clock stands.
+func drained(pool *pgxpool.Pool, relay *outbox.Relay, owe func(context.Context) error) func(context.Context, int,
+	time.Duration) (sample, error) {
 	return func(ctx context.Context, _ int, length time.Duration) (s sample, err error) {
 		var took time.Duration
 		for took < length {
@@ -108,7 +115,8 @@ func naiveRelay(pool *pgxpool.Pool, js jetstream.JetStream) func(context.Context
 		for time.Since(begin) < length || s.calls == 0 {
 			var id int64
 			var payload []byte
-			err := pool.QueryRow(ctx, "SELECT id, payload FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT 1").Scan(&id, &payload)
+			err := pool.QueryRow(ctx, "SELECT id, payload FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT "+
+				"1").Scan(&id, &payload)
 			if errors.Is(err, pgx.ErrNoRows) {
 				break
 			}

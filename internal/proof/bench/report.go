@@ -67,14 +67,16 @@ func (r Report) Write(out io.Writer) {
 	writeTable(out, "NAIVE", "OURS", r.Rows)
 	r.writeChart(out)
 	fmt.Fprintf(out, "\nFlash sale over HTTP: %s\n", r.Flash)
-	fmt.Fprintf(out, "Every figure is the median of %d rounds, written after the tables were found to agree with the answers. The run took %.0f s.\n", rounds, r.Seconds)
+	fmt.Fprintf(out, "Every figure is the median of %d rounds, written after the tables were found to agree with "+
+		"the answers. The run took %.0f s.\n", rounds, r.Seconds)
 	for _, note := range r.Notes {
 		fmt.Fprintln(out, note)
 	}
 }
 
 func (m Machine) String() string {
-	return fmt.Sprintf("%d cores, Postgres %s (fsync %s, synchronous_commit %s), %s; callers, servers and database share them.",
+	return fmt.Sprintf("%d cores, Postgres %s (fsync %s, synchronous_commit %s), %s; callers, servers and database "+
+		"share them.",
 		m.Cores, m.Postgres, m.Fsync, m.SynchronousCommit, m.Go)
 }
 
@@ -82,12 +84,14 @@ func writeTable(out io.Writer, naive, ours string, rows []Row) {
 	const header, line = "%-28s %8s %9s %9s %7s %11s %11s\n", "%-28s %8d %9s %9s %7.2f %11s %11s\n"
 	fmt.Fprintf(out, header, "SCENARIO", "CALLERS", naive+"/S", ours+"/S", "RATIO", naive+" P50", ours+" P50")
 	for _, row := range rows {
-		fmt.Fprintf(out, line, row.Scenario, row.Callers, grouped(row.Naive.PerSecond), grouped(row.Ours.PerSecond), row.Ratio, row.Naive.latency(), row.Ours.latency())
+		fmt.Fprintf(out, line, row.Scenario, row.Callers, grouped(row.Naive.PerSecond), grouped(row.Ours.PerSecond),
+			row.Ratio, row.Naive.latency(), row.Ours.latency())
 	}
 	fmt.Fprintln(out)
 }
 
-// Growth is what a run has measured of tables that have grown, after their books were found to agree.
+// Growth is what a run has measured of tables that have grown, after their books were found to
+// agree.
 type Growth struct {
 	Machine Machine `json:"machine"`
 	// Orders is how many orders were over when the measuring began.
@@ -99,7 +103,8 @@ type Growth struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// GrowthRow is one scenario with one number of callers, on tables that are nearly empty and on those that have grown.
+// GrowthRow is one scenario with one number of callers, on tables that are nearly empty and on
+// those that have grown.
 type GrowthRow struct {
 	Scenario string `json:"scenario"`
 	Callers  int    `json:"callers"`
@@ -111,14 +116,17 @@ type GrowthRow struct {
 
 // Write writes the report for people.
 func (g Growth) Write(out io.Writer) {
-	fmt.Fprintf(out, "%s\nThe shop with hardly an order beside the shop with %s orders that are over.\n\n", g.Machine, grouped(float64(g.Orders)))
+	fmt.Fprintf(out, "%s\nThe shop with hardly an order beside the shop with %s orders that are over.\n\n", g.Machine,
+		grouped(float64(g.Orders)))
 	rows := make([]Row, len(g.Rows))
 	for i, row := range g.Rows {
 		rows[i] = Row{Scenario: row.Scenario, Callers: row.Callers, Naive: row.Empty, Ours: row.Grown, Ratio: row.Ratio}
 	}
 	writeTable(out, "EMPTY", "GROWN", rows)
-	fmt.Fprintf(out, "Every figure is the median of %d rounds, written after the tables were found to agree with the answers and every invariant of the shop to hold.\n"+
-		"The provider and the mailbox witnessed nothing of the orders that were written; nobody asked them. The measuring took %.0f s.\n", rounds, g.Seconds)
+	fmt.Fprintf(out, "Every figure is the median of %d rounds, written after the tables were found to agree with "+
+		"the answers and every invariant of the shop to hold.\n"+
+		"The provider and the mailbox witnessed nothing of the orders that were written; nobody asked them. The "+
+		"measuring took %.0f s.\n", rounds, g.Seconds)
 	for _, note := range g.Notes {
 		fmt.Fprintln(out, note)
 	}

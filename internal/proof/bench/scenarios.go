@@ -26,7 +26,8 @@ func uniform() basket {
 	return func() []orders.LineRequest {
 		first := random.IntN(products)
 		second := (first + 1 + random.IntN(products-1)) % products
-		return []orders.LineRequest{{SKU: "BENCH-" + strconv.Itoa(first), Quantity: 1}, {SKU: "BENCH-" + strconv.Itoa(second), Quantity: 1}}
+		return []orders.LineRequest{{SKU: "BENCH-" + strconv.Itoa(first), Quantity: 1},
+			{SKU: "BENCH-" + strconv.Itoa(second), Quantity: 1}}
 	}
 }
 
@@ -38,7 +39,8 @@ func hot() basket {
 func (b *bench) scenarios() []scenario {
 	ours, naive := &books{b.ours}, &books{b.naive}
 	pair := func(name string, naiveOpen, oursOpen opener, each entry) scenario {
-		return scenario{name, callerCounts, side{open: naiveOpen, books: naive, each: each}, side{open: oursOpen, books: ours, each: each}}
+		return scenario{name, callerCounts, side{open: naiveOpen, books: naive, each: each},
+			side{open: oursOpen, books: ours, each: each}}
 	}
 	two, one := entry{Orders: 1, Units: 2}, entry{Orders: 1, Units: 1}
 	constant := pair("replay, HTTP, of a constant", b.constant, b.replayHTTP, entry{})
@@ -50,7 +52,8 @@ func (b *bench) scenarios() []scenario {
 		pair("place hot, HTTP", b.placeHTTP(&b.naiveServer, hot), b.placeHTTP(&b.ourServer, hot), one),
 		pair("replay, service", b.readNaive, b.replay, entry{}),
 		constant,
-		pair("checkout, HTTP", b.checkout(&b.naiveServer), b.checkout(&b.ourServer), entry{Orders: 1, Units: 2, Paid: 1}),
+		pair("checkout, HTTP", b.checkout(&b.naiveServer), b.checkout(&b.ourServer),
+			entry{Orders: 1, Units: 2, Paid: 1}),
 		b.guarding(),
 	}
 }
@@ -73,7 +76,8 @@ func (b *bench) place(baskets func() basket) opener {
 	return func(_ context.Context, n int) (caller, func(), error) {
 		next := baskets()
 		return func(ctx context.Context) error {
-			got, err := b.orders.Place(ctx, orders.PlaceOrder{CustomerID: b.buyers[n].id, Key: dedup.Key(b.newKey()), Email: email, Lines: next()})
+			got, err := b.orders.Place(ctx,
+				orders.PlaceOrder{CustomerID: b.buyers[n].id, Key: dedup.Key(b.newKey()), Email: email, Lines: next()})
 			if err == nil && (got.Status != http.StatusCreated || got.Replayed) {
 				err = fmt.Errorf("status %d, replayed: %t", got.Status, got.Replayed)
 			}
@@ -205,7 +209,8 @@ func (b *bench) placeForReplay(ctx context.Context) error {
 		group.Go(func() error {
 			next := uniform()
 			for range replayed {
-				p := placed{command: orders.PlaceOrder{CustomerID: buyer.id, Key: dedup.Key(b.newKey()), Email: email, Lines: next()}}
+				p := placed{command: orders.PlaceOrder{CustomerID: buyer.id, Key: dedup.Key(b.newKey()), Email: email,
+					Lines: next()}}
 				answer, err := b.orders.Place(ctx, p.command)
 				if err != nil {
 					return fmt.Errorf("place an order to replay: %w", err)

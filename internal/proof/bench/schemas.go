@@ -15,7 +15,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// The schemas of a run: three with the shop's own migrations, one of them without the key that guards its orders, and one with the naive tables.
+// The schemas of a run: three with the shop's own migrations, one of them without the key that
+// guards its orders, and one with the naive tables.
 const (
 	oursSchema      = "bench"
 	guardedSchema   = "bench_guarded"
@@ -40,7 +41,8 @@ const mark = "of one run of shop bench, which drops it"
 //go:embed naive.sql
 var naiveTables string
 
-// The products: 1,000 for uniform orders, one that everybody wants, and one that there is too little of.
+// The products: 1,000 for uniform orders, one that everybody wants, and one that there is too
+// little of.
 const (
 	products = 1000
 	hotSKU   = "BENCH-HOT"
@@ -54,12 +56,14 @@ const putOnSale = `
 	SELECT 'BENCH-' || n, 'Thing', 'Bought by the bench only.', 'EUR', 1400, 0
 	FROM (SELECT generate_series(0, $1 - 1)::text AS n UNION ALL VALUES ('HOT'), ('FLASH')) AS s`
 
-const stockUp = `INSERT INTO stock (sku, available) SELECT sku, CASE sku WHEN '` + flashSKU + `' THEN $1::bigint ELSE $2 END FROM products`
+const stockUp = `INSERT INTO stock (sku, available) SELECT sku, CASE sku WHEN '` + flashSKU +
+	`' THEN $1::bigint ELSE $2 END FROM products`
 
 const bookOpening = `INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
 	SELECT sku, 'delivered', available, 'bench', 'opening', row_number() OVER () FROM stock`
 
-// schemas are the tables of one run. The run holds the lock, so that there is one at a time on a database.
+// schemas are the tables of one run. The run holds the lock, so that there is one at a time on a
+// database.
 type schemas struct {
 	shop *pgxpool.Pool
 	lock *pgxpool.Conn
@@ -69,10 +73,14 @@ type schemas struct {
 
 // all are the pools that are open.
 func (s *schemas) all() []*pgxpool.Pool {
-	return slices.DeleteFunc([]*pgxpool.Pool{s.ours, s.guarded, s.unguarded, s.naive, s.grown}, func(p *pgxpool.Pool) bool { return p == nil })
+	return slices.DeleteFunc([]*pgxpool.Pool{s.ours, s.guarded, s.unguarded, s.naive, s.grown},
+		func(p *pgxpool.Pool) bool {
+			return p == nil
+		})
 }
 
-// openSchemas makes the schemas of a run that compares with the naive twin, with so many units of the product that there is too little of.
+// openSchemas makes the schemas of a run that compares with the naive twin, with so many units of
+// the product that there is too little of.
 func openSchemas(ctx context.Context, shop *pgxpool.Pool, flashStock int64) (*schemas, error) {
 	return lockSchemas(ctx, shop, func(s *schemas) error { return s.create(ctx, flashStock) })
 }
@@ -94,7 +102,8 @@ func lockSchemas(ctx context.Context, shop *pgxpool.Pool, create func(*schemas) 
 		return nil, fmt.Errorf("lock the database for the bench: %w", err)
 	}
 	if !alone {
-		return nil, errors.New("another shop bench runs on this database: wait for its end, or name another in DATABASE_URL")
+		return nil, errors.New("another shop bench runs on this database: wait for its end, or name another in " +
+			"DATABASE_URL")
 	}
 	if err := s.dropLeftovers(ctx); err != nil {
 		return nil, err
@@ -107,14 +116,16 @@ func lockSchemas(ctx context.Context, shop *pgxpool.Pool, create func(*schemas) 
 
 // dropLeftovers removes what a run left that was killed, and nothing else.
 func (s *schemas) dropLeftovers(ctx context.Context) error {
-	rows, err := s.lock.Query(ctx, `SELECT nspname::text, coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = ANY($1)`, schemaNames)
+	rows, err := s.lock.Query(ctx, `SELECT nspname::text, coalesce(obj_description(oid, 'pg_namespace'), '')
+		FROM pg_namespace WHERE nspname = ANY($1)`, schemaNames)
 	if err != nil {
 		return fmt.Errorf("look for schemas of an earlier run: %w", err)
 	}
 	var name, comment string
 	_, err = pgx.ForEachRow(rows, []any{&name, &comment}, func() error {
 		if comment != mark {
-			return fmt.Errorf("the database has a schema %q that is not the bench's: name another database in DATABASE_URL", name)
+			return fmt.Errorf("the database has a schema %q that is not the bench's: name another database in "+
+				"DATABASE_URL", name)
 		}
 		return nil
 	})
@@ -185,7 +196,8 @@ func (s *schemas) fill(ctx context.Context, flashStock int64) error {
 }
 
 // usualPlans is how Postgres plans when nobody tells it otherwise.
-var usualPlans = map[string]string{"plan_cache_mode": "auto", "enable_seqscan": "on", "enable_hashjoin": "on", "enable_mergejoin": "on", "jit": "on"}
+var usualPlans = map[string]string{"plan_cache_mode": "auto", "enable_seqscan": "on", "enable_hashjoin": "on",
+	"enable_mergejoin": "on", "jit": "on"}
 
 func openSchema(ctx context.Context, shop *pgxpool.Pool, schema string) (*pgxpool.Pool, error) {
 	config := shop.Config()
@@ -238,7 +250,8 @@ func (s *schemas) dropAll(ctx context.Context) error {
 	return nil
 }
 
-// settle gives the planner the numbers that it would have in a shop that runs for longer than a bench.
+// settle gives the planner the numbers that it would have in a shop that runs for longer than a
+// bench.
 func (s *schemas) settle(ctx context.Context) error {
 	for _, pool := range s.all() {
 		if _, err := pool.Exec(ctx, "ANALYZE orders, order_lines, stock, stock_movements, outbox, charges"); err != nil {

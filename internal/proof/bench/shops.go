@@ -46,7 +46,8 @@ type bench struct {
 	stops  []func()
 }
 
-// buyer is one customer of both shops, under one token. Each caller is one: they do not meet at their customer's row.
+// buyer is one customer of both shops, under one token. Each caller is one: they do not meet at
+// their customer's row.
 type buyer struct {
 	token string
 	email string
@@ -77,7 +78,8 @@ func open(ctx context.Context, db *pgxpool.Pool, flashStock int64) (_ *bench, er
 	if err := b.startOurs(ctx); err != nil {
 		return nil, err
 	}
-	// Both have orders before anybody measures: a plan that a session keeps is made for tables that are in use.
+	// Both have orders before anybody measures: a plan that a session keeps is made for tables that
+	// are in use.
 	if err := errors.Join(b.placeForReplay(ctx), b.placeNaively(ctx)); err != nil {
 		return nil, err
 	}
@@ -118,7 +120,8 @@ func (b *bench) addNaiveBuyers(ctx context.Context) error {
 	for n, bought := range b.buyers {
 		hash := sha256.Sum256([]byte(bought.token))
 		err := b.naive.QueryRow(ctx, `WITH c AS (INSERT INTO customers (email) VALUES ($1) RETURNING id)
-			INSERT INTO api_tokens (hash, customer_id) SELECT $2, id FROM c RETURNING customer_id`, bought.email, hash[:]).Scan(&b.buyers[n].naive)
+			INSERT INTO api_tokens (hash, customer_id) SELECT $2, id FROM c
+				RETURNING customer_id`, bought.email, hash[:]).Scan(&b.buyers[n].naive)
 		if err != nil {
 			return fmt.Errorf("add a naive customer: %w", err)
 		}
@@ -151,14 +154,16 @@ func (b *bench) startOurs(ctx context.Context) error {
 		return err
 	}
 	b.stops = append(b.stops, pool.Close)
-	b.otherServer, err = b.startNode(ctx, pool, orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), provider)
+	b.otherServer, err = b.startNode(ctx, pool,
+		orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)), provider)
 	return err
 }
 
 var timing = payments.Timing{ProviderTimeout: providerTimeout, Lease: 3 * providerTimeout, Horizon: time.Hour}
 
 // startNode serves the shop's API from what a node of the shop has for itself.
-func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orders.Service, provider *psp.Client) (*server, error) {
+func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orders.Service,
+	provider *psp.Client) (*server, error) {
 	silent := slog.New(slog.DiscardHandler)
 	recorder := timeline.NewRecorder(pool, silent)
 	charges := payments.New(pool, placing, provider, timing, time.Now, recorder, silent)
@@ -174,11 +179,13 @@ func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orde
 		<-recorded
 		replays.Close()
 	})
-	return b.serve(ctx, ourHandler(&api.API{Orders: placing, Payments: charges, Accounts: accounts.New(pool, false), Replays: replays, //nolint:contextcheck // echo carries each request's context
+	return b.serve(ctx, ourHandler(&api.API{Orders: placing, Payments: charges, Accounts: accounts.New(pool, false),
+		Replays:  replays, //nolint:contextcheck // echo carries each request's context
 		Timeline: timeline.New(pool), Recorder: recorder, Log: silent}))
 }
 
-// startProvider starts a payment provider in this process, behind real HTTP, and returns a client of it.
+// startProvider starts a payment provider in this process, behind real HTTP, and returns a client
+// of it.
 func (b *bench) startProvider(ctx context.Context) (client *psp.Client, address string, err error) {
 	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -194,7 +201,8 @@ func (b *bench) startProvider(ctx context.Context) (client *psp.Client, address 
 	return client, "http://" + running.address, nil
 }
 
-// checkOurs asks the shop's own invariants of what all scenarios have left, against the provider too.
+// checkOurs asks the shop's own invariants of what all scenarios have left, against the provider
+// too.
 func (b *bench) checkOurs(ctx context.Context) error {
 	return b.hold(ctx, check.Sources{DB: b.ours, ProviderURL: b.providerURL})
 }
@@ -223,7 +231,8 @@ func (b *bench) newKey() string { return uuid.NewString() }
 // machine says where the figures come from.
 func (b *bench) machine(ctx context.Context) Machine {
 	m := Machine{Cores: runtime.GOMAXPROCS(0), Go: runtime.Version()}
-	_ = b.ours.QueryRow(ctx, "SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')").
+	_ = b.ours.QueryRow(ctx, "SELECT current_setting('server_version'), current_setting('fsync'), "+
+		"current_setting('synchronous_commit')").
 		Scan(&m.Postgres, &m.Fsync, &m.SynchronousCommit) // who cannot say stays empty, the run shows what is wrong
 	return m
 }

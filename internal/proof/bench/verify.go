@@ -21,13 +21,15 @@ type books struct {
 // page is what the books say at a moment.
 type page struct {
 	entry
-	// Available is the stock, Scarcest the stock of what there is least of, Moved and Told what the movements and the events say.
+	// Available is the stock, Scarcest the stock of what there is least of, Moved and Told what the
+	// movements and the events say.
 	Available, Scarcest, Moved, Told int64
 }
 
 func (b *books) read(ctx context.Context) (page, error) { return b.readSince(ctx, uuid.Nil) }
 
-// readSince leaves out the orders, events, lines and movements of ids before since, if any: they do not change, and may be too many to count.
+// readSince leaves out the orders, events, lines and movements of ids before since, if any: they do
+// not change, and may be too many to count.
 func (b *books) readSince(ctx context.Context, since uuid.UUID) (p page, err error) {
 	newer := func(column string) string {
 		if since == uuid.Nil {
@@ -41,7 +43,8 @@ func (b *books) readSince(ctx context.Context, since uuid.UUID) (p page, err err
 		(SELECT coalesce(sum(quantity), 0)::bigint FROM order_lines WHERE `+newer("order_id")+`),
 		(SELECT sum(available)::bigint FROM stock),
 		(SELECT min(available) FROM stock),
-		(SELECT coalesce(sum(quantity), 0)::bigint FROM stock_movements WHERE kind = 'reserved' AND `+newer("order_id")+`),
+		(SELECT coalesce(sum(quantity), 0)::bigint FROM stock_movements WHERE kind = 'reserved'
+			AND `+newer("order_id")+`),
 		(SELECT count(*) FROM outbox WHERE type = 'order.placed' AND `+newer("id")+`)`).
 		Scan(&p.Orders, &p.Paid, &p.Units, &p.Available, &p.Scarcest, &p.Moved, &p.Told)
 	if err != nil {

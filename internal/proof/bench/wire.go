@@ -11,8 +11,9 @@ import (
 	"strconv"
 )
 
-// wire is a client with one kept connection. It shares two cores with the server that it measures, so it writes the bytes of a
-// request itself and reads no more of an answer than it needs; net/http's client takes as much time as the server.
+// wire is a client with one kept connection. It shares two cores with the server that it measures,
+// so it writes the bytes of a request itself and reads no more of an answer than it needs;
+// net/http's client takes as much time as the server.
 type wire struct {
 	conn net.Conn
 	in   *bufio.Reader

@@ -22,7 +22,8 @@ import (
 // patience is how long a busy machine may take for what happens at once.
 const patience = 60 * time.Second
 
-// browser is one process that the tests share: the first that needs it starts it, and the last of those that run ends it.
+// browser is one process that the tests share: the first that needs it starts it, and the last of
+// those that run ends it.
 var browser struct {
 	sync.Mutex
 	users int
@@ -38,11 +39,13 @@ func chromium(t *testing.T) context.Context {
 	defer browser.Unlock()
 	if browser.users == 0 {
 		options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.DisableGPU,
-			// Nothing but our own pages is visited. There is no sandbox for root and in most containers.
+			// Nothing but our own pages is visited. There is no sandbox for root and in most
+			// containers.
 			chromedp.NoSandbox,
 			// Clicks count from the first moment: otherwise they are lost until a page is painted.
 			chromedp.Flag("allow-pre-commit-input", true),
-			chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("hide-scrollbars", false))
+			chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
+			chromedp.Flag("hide-scrollbars", false))
 		allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 		var stopBrowser func()
 		browser.ctx, stopBrowser = chromedp.NewContext(allocator) //nolint:fatcontext // it does not nest: the browser before has ended
@@ -85,7 +88,8 @@ type tab struct {
 	counted map[network.RequestID]bool
 }
 
-// newGuest opens a tab with no cookies. base is the shop's address, such as "http://127.0.0.1:8080".
+// newGuest opens a tab with no cookies. base is the shop's address, such as
+// "http://127.0.0.1:8080".
 func newGuest(t *testing.T, base string) *tab {
 	t.Helper()
 	return newTab(chromium(t), t, base, chromedp.WithNewBrowserContext())
@@ -121,11 +125,13 @@ func (b *tab) hear(event any) {
 	switch e := event.(type) {
 	case *network.EventResponseReceived:
 		if e.Type == network.ResourceTypeDocument {
-			b.documents = append(b.documents, fmt.Sprint(e.Response.Status, " ", strings.TrimPrefix(e.Response.URL, b.base)))
+			b.documents = append(b.documents,
+				fmt.Sprint(e.Response.Status, " ", strings.TrimPrefix(e.Response.URL, b.base)))
 		} else if e.Response.Status >= 400 {
 			b.complaints = append(b.complaints, fmt.Sprint(e.Response.Status, " ", e.Response.URL))
 		}
-		b.counted[e.RequestID] = e.Type == network.ResourceTypeDocument || e.Type == network.ResourceTypeStylesheet || e.Type == network.ResourceTypeScript
+		b.counted[e.RequestID] = e.Type == network.ResourceTypeDocument || e.Type == network.ResourceTypeStylesheet ||
+			e.Type == network.ResourceTypeScript
 	case *network.EventLoadingFinished:
 		if b.counted[e.RequestID] {
 			b.bytes += e.EncodedDataLength
@@ -134,7 +140,8 @@ func (b *tab) hear(event any) {
 		b.arrivals++
 		b.old = e.Type == page.NavigationTypeBackForwardCacheRestore
 	case *log.EventEntryAdded:
-		// What the network says of an answer is seen above, and what a cut says is the tests' own doing.
+		// What the network says of an answer is seen above, and what a cut says is the tests' own
+		// doing.
 		if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork {
 			b.complaints = append(b.complaints, e.Entry.Text)
 		}
@@ -181,7 +188,8 @@ func (b *tab) noErrorPage() {
 func (b *tab) withoutScripts() {
 	b.t.Helper()
 	b.scriptless = true
-	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled,
+		emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -202,10 +210,12 @@ func (b *tab) goTo(path string) {
 	b.do("go to "+path, chromedp.Navigate(b.base+path))
 }
 
-// click presses what the CSS selector finds. Not with the mouse: what moves just then would be missed.
+// click presses what the CSS selector finds. Not with the mouse: what moves just then would be
+// missed.
 func (b *tab) click(selector string) {
 	b.t.Helper()
-	b.do("click "+selector, chromedp.Evaluate[chromedp.Void](fmt.Sprintf("document.querySelector(%q).click()", selector),
+	b.do("click "+selector, chromedp.Evaluate[chromedp.Void](fmt.Sprintf("document.querySelector(%q).click()",
+		selector),
 		func(p *runtime.EvaluateParams) { p.UserGesture = new(true) }))
 }
 
@@ -223,7 +233,8 @@ func (b *tab) has(selector string) bool {
 	return eval[bool](b, fmt.Sprintf("document.querySelector(%q) != null", selector))
 }
 
-// mouse is a click of the mouse on what the CSS selector finds. chromedp's own does not know pages that come back from memory.
+// mouse is a click of the mouse on what the CSS selector finds. chromedp's own does not know pages
+// that come back from memory.
 func (b *tab) mouse(selector string) chromedp.Action[chromedp.Void] {
 	b.t.Helper()
 	middle := eval[[]float64](b, fmt.Sprintf(`{
@@ -236,7 +247,8 @@ func (b *tab) mouse(selector string) chromedp.Action[chromedp.Void] {
 	return chromedp.MouseClickXY(middle[0], middle[1])
 }
 
-// step goes so many pages back in the tab's history, or forward when it is above zero, as the browser's buttons do.
+// step goes so many pages back in the tab's history, or forward when it is above zero, as the
+// browser's buttons do.
 func (b *tab) step(by int64) {
 	b.t.Helper()
 	arrivals := b.pages()
@@ -246,7 +258,8 @@ func (b *tab) step(by int64) {
 		b.t.Fatalf("go %d pages from %s: %v", by, b.where(), err)
 	}
 	// Not chromedp's action: it waits for a load, and a page may come back from memory without one.
-	if _, err := chromedp.Call(b.ctx, page.NavigateToHistoryEntry, page.NavigateToHistoryEntryParams{EntryID: now.Entries[to].ID}); err != nil {
+	if _, err := chromedp.Call(b.ctx, page.NavigateToHistoryEntry,
+		page.NavigateToHistoryEntryParams{EntryID: now.Entries[to].ID}); err != nil {
 		b.t.Fatal(err)
 	}
 	shoptest.Eventually(b.t, patience, "the browser has moved in its history", func() bool {
@@ -262,7 +275,8 @@ func (b *tab) history() (page.GetNavigationHistoryResult, error) {
 	return chromedp.Call(b.ctx, page.GetNavigationHistory, cdp.Empty{})
 }
 
-// eval returns what the JavaScript expression is, or its zero value while the tab is between two pages.
+// eval returns what the JavaScript expression is, or its zero value while the tab is between two
+// pages.
 func eval[T any](b *tab, expression string) (value T) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
@@ -284,7 +298,8 @@ func (b *tab) await(what, condition string) {
 	for !eval[bool](b, condition) {
 		select {
 		case <-deadline.Done():
-			b.t.Fatalf("not within %s: %s; the tab shows %s after %v:\n%s", patience, what, b.where(), b.documents, eval[string](b, "document.body.innerText"))
+			b.t.Fatalf("not within %s: %s; the tab shows %s after %v:\n%s", patience, what, b.where(), b.documents,
+				eval[string](b, "document.body.innerText"))
 		case <-tick.C:
 		}
 	}
@@ -293,7 +308,8 @@ func (b *tab) await(what, condition string) {
 // awaitPage waits until the tab shows the page at a path that begins so.
 func (b *tab) awaitPage(prefix string) {
 	b.t.Helper()
-	b.await("the page "+prefix, fmt.Sprintf("document.readyState === 'complete' && location.pathname.startsWith(%q)", prefix))
+	b.await("the page "+prefix, fmt.Sprintf("document.readyState === 'complete' && location.pathname.startsWith(%q)",
+		prefix))
 }
 
 func (b *tab) where() string { return eval[string](b, "location.href") }

@@ -58,7 +58,8 @@ func TestTenFastClicks(t *testing.T) {
 	boughtOnce(t, shop)
 }
 
-// Each of ten clicks has become a request when the next is made, and the shop gets them all at once.
+// Each of ten clicks has become a request when the next is made, and the shop gets them all at
+// once.
 func TestTenClicksTenRequests(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
@@ -78,13 +79,14 @@ func TestTenClicksInOneTask(t *testing.T) {
 	shop := apptest.Start(t, 1)
 	b := newGuest(t, shop.Nodes[0])
 	b.toOrderButton("pm_ok")
-	eval[bool](b, fmt.Sprintf("{ const button = document.querySelector('%s'); for (let i = 0; i < 10; i++) button.click(); true }", orderButton))
+	eval[bool](b, fmt.Sprintf("{ const button = document.querySelector('%s'); for (let i = 0; i < 10; i++) "+
+		"button.click(); true }", orderButton))
 	b.awaitPaid()
 	boughtOnce(t, shop)
 }
 
-// holdOrders keeps what the browser orders from the shop until release is called, and counts it. Then the shop gets all of it,
-// although a browser leaves a request behind when it makes the next.
+// holdOrders keeps what the browser orders from the shop until release is called, and counts it.
+// Then the shop gets all of it, although a browser leaves a request behind when it makes the next.
 func holdOrders(t *testing.T, proxy *shoptest.Proxy) (sent *atomic.Int64, release func()) {
 	t.Helper()
 	sent, held := &atomic.Int64{}, make(chan struct{})
@@ -101,14 +103,16 @@ func holdOrders(t *testing.T, proxy *shoptest.Proxy) (sent *atomic.Int64, releas
 	return sent, release
 }
 
-// clickTenTimes presses the mouse button ten times as fast as the browser takes it, and waits after each click until
-// arrived agrees.
+// clickTenTimes presses the mouse button ten times as fast as the browser takes it, and waits after
+// each click until arrived agrees.
 func (b *tab) clickTenTimes(selector string, arrived func(click int64) bool) {
 	b.t.Helper()
 	press := b.mouse(selector)
 	for click := range int64(10) {
 		b.do("click", press)
-		shoptest.Eventually(b.t, patience, fmt.Sprintf("click %d arrives", click+1), func() bool { return arrived(click + 1) })
+		shoptest.Eventually(b.t, patience, fmt.Sprintf("click %d arrives", click+1), func() bool {
+			return arrived(click + 1)
+		})
 	}
 }
 
@@ -131,7 +135,8 @@ func TestTwoTabs(t *testing.T) {
 	boughtOnce(t, shop)
 }
 
-// midCheckout orders, and returns while the browser waits for the provider's slow answer. The provider's event may be faster.
+// midCheckout orders, and returns while the browser waits for the provider's slow answer. The
+// provider's event may be faster.
 func (b *tab) midCheckout(shop *apptest.Shop) {
 	b.t.Helper()
 	b.toOrderButton("pm_slow")

@@ -11,8 +11,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// The connection is cut after the click, before the shop hears of it or after it has answered. Browsers repeat such a
-// request by themselves, so it is cut until they give up.
+// The connection is cut after the click, before the shop hears of it or after it has answered.
+// Browsers repeat such a request by themselves, so it is cut until they give up.
 func TestConnectionCutAfterTheClick(t *testing.T) {
 	t.Parallel()
 	reload := func(b *tab) { b.do("reload", chromedp.Reload()) }

@@ -76,7 +76,8 @@ func (b *tab) load(path string) int {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	if _, err := chromedp.Call(ctx, network.SetCacheDisabled, network.SetCacheDisabledParams{CacheDisabled: true}); err != nil {
+	if _, err := chromedp.Call(ctx, network.SetCacheDisabled,
+		network.SetCacheDisabledParams{CacheDisabled: true}); err != nil {
 		b.t.Fatal(err)
 	}
 	b.mu.Lock()
@@ -98,8 +99,9 @@ func (b *tab) wear(l look) {
 	if l.mobile {
 		options = append(options, chromedp.EmulateMobile)
 	}
-	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
-		{Name: "prefers-color-scheme", Value: l.scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}})
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia,
+		emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: l.scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}})
 	if err == nil {
 		err = chromedp.Do(ctx, chromedp.EmulateViewport(l.width, l.height, options...))
 	}
@@ -131,7 +133,8 @@ func (b *tab) axe() []string {
 	return violations
 }
 
-// photograph writes what the whole page looks like into the folder SHOP_SCREENSHOTS, if there is one.
+// photograph writes what the whole page looks like into the folder SHOP_SCREENSHOTS, if there is
+// one.
 func (b *tab) photograph(name string) {
 	b.t.Helper()
 	folder := os.Getenv("SHOP_SCREENSHOTS")

@@ -1,5 +1,5 @@
-// Package browsertest visits the shop as people do, in a real Chromium: whatever they press, reload or go back to, it is one
-// order, one capture, one receipt, and no error page.
+// Package browsertest visits the shop as people do, in a real Chromium: whatever they press, reload
+// or go back to, it is one order, one capture, one receipt, and no error page.
 package browsertest
 
 import (

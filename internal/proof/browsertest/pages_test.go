@@ -10,8 +10,9 @@ import (
 	"github.com/onceshop/onceshop/internal/proof"
 )
 
-// These tests look at every page, light and dark, phone and desktop: it is small, keeps its own Content-Security-Policy, fits
-// its screen, complains about nothing, and axe-core finds nothing serious. With SHOP_SCREENSHOTS, pictures go into that folder.
+// These tests look at every page, light and dark, phone and desktop: it is small, keeps its own
+// Content-Security-Policy, fits its screen, complains about nothing, and axe-core finds nothing
+// serious. With SHOP_SCREENSHOTS, pictures go into that folder.
 
 // A visit is to a page, which answers with the status, where zero is 200, and has the text.
 type visit struct {
@@ -54,14 +55,15 @@ func TestShopPages(t *testing.T) {
 	}
 }
 
-// orderInEveryState orders until there is an order in each state, and fills the cart once more, with what was ordered. It returns
-// the orders' paths.
+// orderInEveryState orders until there is an order in each state, and fills the cart once more,
+// with what was ordered. It returns the orders' paths.
 func (b *tab) orderInEveryState(shop *apptest.Shop) map[string]string {
 	b.t.Helper()
 	paths := map[string]string{}
 	for state, how := range map[string]struct{ sku, method string }{
 		"paid": {"MUG-ONCE", "pm_ok"}, "declined": {"TEE-ONCE", "pm_declined"}, "paying": {"PIN-KEY", "pm_ok"},
-		"refunded": {"NOTE-LOG", "pm_ok"}, "canceled": {"LAMP-LEASE", "pm_declined"}, "expired": {"LAST-ONE", "pm_declined"},
+		"refunded": {"NOTE-LOG", "pm_ok"}, "canceled": {"LAMP-LEASE", "pm_declined"},
+		"expired": {"LAST-ONE", "pm_declined"},
 	} {
 		b.fillCart(how.sku)
 		b.fillCheckout(buyer, how.method)
@@ -72,7 +74,8 @@ func (b *tab) orderInEveryState(shop *apptest.Shop) map[string]string {
 	// How these come about is not what is tested here.
 	forgetOutcome(b.t, shop, strings.TrimPrefix(paths["paying"], "/orders/"))
 	for _, state := range []string{"refunded", "canceled", "expired"} {
-		shop.Exec(b.t, "UPDATE orders SET status = $1 WHERE id = $2", state, strings.TrimPrefix(paths[state], "/orders/"))
+		shop.Exec(b.t, "UPDATE orders SET status = $1 WHERE id = $2", state,
+			strings.TrimPrefix(paths[state], "/orders/"))
 	}
 	b.fillCart("MUG-ONCE")
 	return paths
@@ -92,11 +95,13 @@ func TestCounterPages(t *testing.T) {
 	alice := shop.Alice(t)
 	var order orders.Order
 	for _, method := range []string{"pm_declined", "pm_insufficient_funds", "pm_ok"} {
-		alice.Post(t.Context(), "/v1/orders", method, apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t, &order)
+		alice.Post(t.Context(), "/v1/orders", method, apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t,
+			&order)
 		alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", method, `{"payment_method":"`+method+`"}`)
 	}
 	forgetOutcome(t, shop, order.ID.String())
-	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, state, reason) VALUES ('evt_1', 'capture.succeeded', '{}', 'quarantined', 'there is no such charge')")
+	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, state, reason) VALUES ('evt_1', "+
+		"'capture.succeeded', '{}', 'quarantined', 'there is no such charge')")
 	b := newGuest(t, shop.Nodes[0])
 	for _, v := range []visit{
 		{name: "admin-login", path: "/admin/login"},

@@ -24,7 +24,8 @@ func (b *tab) fillCart(sku string) {
 	b.t.Helper()
 	b.goTo("/")
 	b.click(fmt.Sprintf(`form[action="/cart"]:has(input[value="%s"]) button`, sku))
-	b.await("something is in the cart", `[...document.querySelectorAll('a[href="/cart"]')].some(link => /\d/.test(link.innerText))`)
+	b.await("something is in the cart",
+		`[...document.querySelectorAll('a[href="/cart"]')].some(link => /\d/.test(link.innerText))`)
 	b.goTo("/cart")
 	b.follow(toCheckout)
 }
@@ -32,7 +33,8 @@ func (b *tab) fillCart(sku string) {
 // fillCheckout enters what the checkout form asks for.
 func (b *tab) fillCheckout(email, method string) {
 	b.t.Helper()
-	radio := fmt.Sprintf(`document.querySelector('form[action="/checkout"] input[name=payment_method][value=%s]')`, method)
+	radio := fmt.Sprintf(`document.querySelector('form[action="/checkout"] input[name=payment_method][value=%s]')`,
+		method)
 	filled := eval[bool](b, fmt.Sprintf(`{
 		document.querySelector('form[action="/checkout"] input[name=email]').value = %q
 		%[2]s.closest('details')?.setAttribute('open', '')
@@ -51,7 +53,8 @@ func (b *tab) toOrderButton(method string) {
 	b.fillCheckout(buyer, method)
 }
 
-// orderAgain goes on from where the guest is, cart or checkout, to the order. Where there is no way on, the shop knows better.
+// orderAgain goes on from where the guest is, cart or checkout, to the order. Where there is no way
+// on, the shop knows better.
 func (b *tab) orderAgain(method string) {
 	b.t.Helper()
 	if b.has(toCheckout) {
@@ -103,7 +106,8 @@ func boughtOnce(t *testing.T, shop *apptest.Shop) {
 // keepsPromises is `shop check`.
 func keepsPromises(t *testing.T, shop *apptest.Shop) {
 	t.Helper()
-	report, err := check.Run(t.Context(), check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})
+	report, err := check.Run(t.Context(),
+		check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,26 +19,32 @@ type clerk struct {
 	payments *payments.Service
 }
 
-// One node's clock is ten minutes ahead, another's ten minutes behind: leases and expiry go by the database's clock, so that neither takes what the
-// other holds, nor leaves what nobody holds.
+// One node's clock is ten minutes ahead, another's ten minutes behind: leases and expiry go by the
+// database's clock, so that neither takes what the other holds, nor leaves what nobody holds.
 func TestNodeClockIsWrong(t *testing.T) {
 	t.Parallel()
-	for name, holder := range map[string]time.Duration{"the holder's is behind": -10 * time.Minute, "the holder's is ahead": 10 * time.Minute} {
+	for name, holder := range map[string]time.Duration{"the holder's is behind": -10 * time.Minute,
+		"the holder's is ahead": 10 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := setup(t, settings{})
 			capture := w.holdRequests("PSP_URL", "POST /v1/captures")
 			mine, other := w.clerk(holder), w.clerk(-holder)
 			var alice uuid.UUID
-			if err := w.Pool.QueryRow(t.Context(), "SELECT id FROM customers WHERE email = 'alice@example.com'").Scan(&alice); err != nil {
+			if err := w.Pool.QueryRow(t.Context(),
+				"SELECT id FROM customers WHERE email = 'alice@example.com'").Scan(&alice); err != nil {
 				t.Fatal(err)
 			}
-			placed, err := mine.orders.Place(t.Context(), orders.PlaceOrder{CustomerID: alice, Key: "order", Email: buyer, Lines: []orders.LineRequest{{SKU: "MUG-ONCE", Quantity: 1}}})
+			placed, err := mine.orders.Place(t.Context(),
+				orders.PlaceOrder{CustomerID: alice, Key: "order", Email: buyer,
+					Lines: []orders.LineRequest{{SKU: "MUG-ONCE", Quantity: 1}}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			pay := func(c clerk) (dedup.Answer, error) {
-				return c.payments.Charge(t.Context(), payments.ChargeOrder{CustomerID: alice, Key: "pay", OrderID: placed.ID, PaymentMethod: "pm_error_after_capture"})
+				return c.payments.Charge(t.Context(),
+					payments.ChargeOrder{CustomerID: alice, Key: "pay", OrderID: placed.ID,
+						PaymentMethod: "pm_error_after_capture"})
 			}
 			answered := make(chan dedup.Answer, 1)
 			go func() {
@@ -74,7 +80,8 @@ func TestNodeClockIsWrong(t *testing.T) {
 	}
 }
 
-// clerk returns services on the world's servers. Orders expire after five minutes: half of what the clock is wrong by.
+// clerk returns services on the world's servers. Orders expire after five minutes: half of what the
+// clock is wrong by.
 func (w *world) clerk(offset time.Duration) clerk {
 	now := func() time.Time { return time.Now().Add(offset) }
 	provider := psp.NewClient(w.environ["PSP_URL"], 15*time.Second)

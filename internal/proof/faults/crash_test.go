@@ -22,7 +22,8 @@ type visit struct {
 // count is what there is of each thing.
 type count map[string]int64
 
-// death is a crash point: what the buyer was doing, what the dead node leaves, and what there is in the end.
+// death is a crash point: what the buyer was doing, what the dead node leaves, and what there is in
+// the end.
 type death struct {
 	visit    visit
 	webhooks bool
@@ -45,28 +46,35 @@ var (
 )
 
 var deaths = map[crash.Point]death{
-	crash.PlaceBeforeCommit: {visit: order, left: count{"orders": 0, "reserved": 0, "events": 0}, fresh: true, ends: ordered},
-	crash.PlaceCommitted:    {visit: order, left: count{"orders": 1, "reserved": 1, "events": 1}, ends: ordered},
-	crash.ChargeStarted:     {visit: pay, left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
-	crash.ChargeCaptured:    {visit: pay, left: count{"unsettled charges": 1, "captures": 1}, ends: paid},
-	crash.ChargeSettled:     {visit: pay, left: count{"unsettled charges": 0, "captures": 1}, ends: paid},
-	crash.RefundStarted:     {visit: refund, left: count{"unsettled refunds": 1, "refunds": 0}, ends: refunded},
-	crash.RefundGiven:       {visit: refund, left: count{"unsettled refunds": 1, "refunds": 1}, ends: refunded},
-	crash.RefundSettled:     {visit: refund, left: count{"unsettled refunds": 0, "refunds": 1}, ends: refunded},
-	crash.CancelCommitted:   {visit: cancel, left: count{"unsettled refunds": 1, "refunds": 0, "returned": 1}, ends: refunded},
-	crash.WebhookApplied:    {visit: pay, webhooks: true, left: count{"provider events": 1, "captures": 1}, ends: paid},
-	crash.ReconcileBegun:    {visit: visit{method: "pm_error_before_capture"}, left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
-	crash.RelayClaimed:      {visit: order, left: count{"events": 1, "unsent": 1, "messages": 0}, ends: count{"orders": 1, "events": 1, "messages": 1}},
-	crash.RelayPublished:    {visit: order, left: count{"events": 1, "unsent": 1, "messages": 1}, ends: count{"orders": 1, "events": 1, "messages": 1}},
-	crash.ReceiptClaimed:    {visit: pay, left: count{"receipts": 0, "mails": 0}, ends: paid},
+	crash.PlaceBeforeCommit: {visit: order, left: count{"orders": 0, "reserved": 0, "events": 0}, fresh: true,
+		ends: ordered},
+	crash.PlaceCommitted: {visit: order, left: count{"orders": 1, "reserved": 1, "events": 1}, ends: ordered},
+	crash.ChargeStarted:  {visit: pay, left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
+	crash.ChargeCaptured: {visit: pay, left: count{"unsettled charges": 1, "captures": 1}, ends: paid},
+	crash.ChargeSettled:  {visit: pay, left: count{"unsettled charges": 0, "captures": 1}, ends: paid},
+	crash.RefundStarted:  {visit: refund, left: count{"unsettled refunds": 1, "refunds": 0}, ends: refunded},
+	crash.RefundGiven:    {visit: refund, left: count{"unsettled refunds": 1, "refunds": 1}, ends: refunded},
+	crash.RefundSettled:  {visit: refund, left: count{"unsettled refunds": 0, "refunds": 1}, ends: refunded},
+	crash.CancelCommitted: {visit: cancel, left: count{"unsettled refunds": 1, "refunds": 0, "returned": 1},
+		ends: refunded},
+	crash.WebhookApplied: {visit: pay, webhooks: true, left: count{"provider events": 1, "captures": 1}, ends: paid},
+	crash.ReconcileBegun: {visit: visit{method: "pm_error_before_capture"},
+		left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
+	crash.RelayClaimed: {visit: order, left: count{"events": 1, "unsent": 1, "messages": 0},
+		ends: count{"orders": 1, "events": 1, "messages": 1}},
+	crash.RelayPublished: {visit: order, left: count{"events": 1, "unsent": 1, "messages": 1},
+		ends: count{"orders": 1, "events": 1, "messages": 1}},
+	crash.ReceiptClaimed: {visit: pay, left: count{"receipts": 0, "mails": 0}, ends: paid},
 	// The one window that no guard covers: a twin of the mail, with the same Message-ID.
-	crash.ReceiptAccepted: {visit: pay, left: count{"receipts": 0, "mails": 1}, ends: count{"captures": 1, "receipts": 1, "mails": 2, "message ids": 1}, twins: 1},
+	crash.ReceiptAccepted: {visit: pay, left: count{"receipts": 0, "mails": 1},
+		ends: count{"captures": 1, "receipts": 1, "mails": 2, "message ids": 1}, twins: 1},
 	crash.ReceiptRecorded: {visit: pay, left: count{"receipts": 1, "mails": 1}, ends: paid},
 }
 
 const buyer = "buyer@example.com"
 
-// A node dies at each of the crash points; another takes its place, the client sends the same again, and everything has happened once.
+// A node dies at each of the crash points; another takes its place, the client sends the same
+// again, and everything has happened once.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	if len(deaths) != len(kill.Points()) {
@@ -95,7 +103,8 @@ func die(t *testing.T, point crash.Point, d death) {
 	again := w.visit(d.visit, true)
 	for i, answer := range seen {
 		if !bytes.Equal(answer.Body, again[i].Body) || answer.Status != again[i].Status {
-			t.Errorf("request %d was answered %d %s, its repeat %d %s", i, answer.Status, answer.Body, again[i].Status, again[i].Body)
+			t.Errorf("request %d was answered %d %s, its repeat %d %s", i, answer.Status, answer.Body, again[i].Status,
+				again[i].Body)
 		}
 	}
 	last := again[len(again)-1]
@@ -107,8 +116,8 @@ func die(t *testing.T, point crash.Point, d death) {
 	w.check(d.twins)
 }
 
-// visit sends the requests of a visit, always under the same keys, and returns their answers. If it does not insist, it stops
-// at the first that is not answered for good.
+// visit sends the requests of a visit, always under the same keys, and returns their answers. If it
+// does not insist, it stops at the first that is not answered for good.
 func (w *world) visit(v visit, insisting bool) (answers []apitest.Response) {
 	t := w.t
 	t.Helper()

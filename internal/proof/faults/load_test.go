@@ -16,7 +16,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// load is a crowd of buyers who order and pay, each order under keys of its own, and send again what was not answered for good.
+// load is a crowd of buyers who order and pay, each order under keys of its own, and send again
+// what was not answered for good.
 type load struct {
 	w       *world
 	buyers  sync.WaitGroup
@@ -119,21 +120,24 @@ func (l *load) seen(status int) int {
 func (l *load) awaitMore(n int) {
 	l.w.t.Helper()
 	before := l.seen(http.StatusCreated)
-	shoptest.Eventually(l.w.t, healed, "buyers are served", func() bool { return l.seen(http.StatusCreated) >= before+n })
+	shoptest.Eventually(l.w.t, healed, "buyers are served", func() bool {
+		return l.seen(http.StatusCreated) >= before+n
+	})
 }
 
-// cuts returns the requests that a node had carried out without a word to whoever sent them. Those that it never took find no connection, or
-// one that is closed.
+// cuts returns the requests that a node had carried out without a word to whoever sent them. Those
+// that it never took find no connection, or one that is closed.
 func (l *load) cuts() []broken {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(l.broken), func(b broken) bool {
-		return l.w.Count(l.w.t, `SELECT (SELECT count(*) FROM orders WHERE idempotency_key = $1) + (SELECT count(*) FROM charges WHERE idempotency_key = $1)`, b.key) == 0
+		return l.w.Count(l.w.t, `SELECT (SELECT count(*) FROM orders WHERE idempotency_key = $1) + (SELECT count(*)
+			FROM charges WHERE idempotency_key = $1)`, b.key) == 0
 	})
 }
 
-// verify ends the load and holds everything that a buyer was told against the database: no answer is untrue. What was never answered
-// is sent once more, which tells what became of it.
+// verify ends the load and holds everything that a buyer was told against the database: no answer
+// is untrue. What was never answered is sent once more, which tells what became of it.
 func (l *load) verify() {
 	t := l.w.t
 	t.Helper()
@@ -152,8 +156,10 @@ func (l *load) verify() {
 		}
 	}
 	for key, answer := range l.answers {
-		if n := l.w.Count(t, `SELECT (SELECT count(*) FROM orders WHERE idempotency_key = $1 AND answer = $2 AND 201 = $3)
-			+ (SELECT count(*) FROM charges WHERE idempotency_key = $1 AND answer = $2 AND answer_status = $3)`, key, answer.Body, answer.Status); n != 1 {
+		if n := l.w.Count(t, `SELECT (SELECT count(*) FROM orders WHERE idempotency_key = $1 AND answer = $2
+			AND 201 = $3)
+			+ (SELECT count(*) FROM charges WHERE idempotency_key = $1 AND answer = $2
+				AND answer_status = $3)`, key, answer.Body, answer.Status); n != 1 {
 			t.Errorf("%s was answered %d %s, and %d rows say so", key, answer.Status, answer.Body, n)
 		}
 	}
@@ -165,7 +171,8 @@ func (l *load) verify() {
 // deliver puts so many units on sale that no load sells out.
 func deliver(t *testing.T, w *world) {
 	t.Helper()
-	answer := w.Admin(t).Post(t.Context(), "/v1/deliveries", "plenty", `{"lines":[{"sku":"TEE-ONCE","quantity":1000000},{"sku":"MUG-ONCE","quantity":1000000}]}`)
+	answer := w.Admin(t).Post(t.Context(), "/v1/deliveries", "plenty",
+		`{"lines":[{"sku":"TEE-ONCE","quantity":1000000},{"sku":"MUG-ONCE","quantity":1000000}]}`)
 	if answer.Status != http.StatusCreated {
 		t.Fatalf("delivery: %d %s", answer.Status, answer.Body)
 	}

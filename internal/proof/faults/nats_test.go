@@ -83,7 +83,8 @@ func TestNATSKilled(t *testing.T) {
 	l.verify()
 }
 
-// The duplicate window is over when the relay repeats itself: the stream holds twins, and each effect happens once.
+// The duplicate window is over when the relay repeats itself: the stream holds twins, and each
+// effect happens once.
 func TestNATSRepeatAfterTheWindow(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -93,7 +94,8 @@ func TestNATSRepeatAfterTheWindow(t *testing.T) {
 	w.settled()
 	held := w.broker.messages()
 	shoptest.Eventually(t, soon, "the stream holds twins", func() bool {
-		w.Exec(t, "UPDATE outbox SET sent_at = NULL, stream_seq = NULL, claimed_until = '-infinity' WHERE sent_at < now() - interval '1 s'")
+		w.Exec(t, "UPDATE outbox SET sent_at = NULL, stream_seq = NULL, claimed_until = '-infinity' WHERE sent_at "+
+			"< now() - interval '1 s'")
 		return w.broker.messages() >= 2*held
 	})
 	w.settled()
@@ -101,7 +103,8 @@ func TestNATSRepeatAfterTheWindow(t *testing.T) {
 	w.check(0)
 }
 
-// The broker loses what it has acknowledged, events that nobody has consumed among it: they are published again, and each effect happens once.
+// The broker loses what it has acknowledged, events that nobody has consumed among it: they are
+// published again, and each effect happens once.
 func TestNATSLosesEvents(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(t *testing.T, b *broker, old string){
@@ -140,7 +143,8 @@ func TestNATSLosesEvents(t *testing.T) {
 			w.settled()
 			old := w.broker.copyStore()
 
-			// While the mail server is away, the events of the second order reach the broker and are not consumed.
+			// While the mail server is away, the events of the second order reach the broker and
+			// are not consumed.
 			smtp.down()
 			w.buy(0, "second@example.com")
 			shoptest.Eventually(t, soon, "the broker has the events", func() bool { return w.count("unsent") == 0 })
@@ -186,7 +190,8 @@ func (b *broker) replaceStore(by string) {
 	}
 }
 
-// An event that no handler can take becomes a dead letter after five tries, the others flow on, and a metric tells.
+// An event that no handler can take becomes a dead letter after five tries, the others flow on, and
+// a metric tells.
 func TestNATSPoison(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -198,8 +203,12 @@ func TestNATSPoison(t *testing.T) {
 		return err
 	})
 	w.buy(0, "after@example.com")
-	shoptest.Eventually(t, healed, "the other's receipt arrives", func() bool { return len(w.Mails(t, "after@example.com")) == 1 })
-	shoptest.Eventually(t, 2*time.Minute, "the poison is a dead letter", func() bool { return n.metric("onceshop_consumer_events_total", `result="dead"`) == 1 })
+	shoptest.Eventually(t, healed, "the other's receipt arrives", func() bool {
+		return len(w.Mails(t, "after@example.com")) == 1
+	})
+	shoptest.Eventually(t, 2*time.Minute, "the poison is a dead letter", func() bool {
+		return n.metric("onceshop_consumer_events_total", `result="dead"`) == 1
+	})
 	if tries := n.metric("onceshop_consumer_events_total", `result="failed"`); tries != 4 {
 		t.Errorf("it failed %g times before, want 4", tries)
 	}

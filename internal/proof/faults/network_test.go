@@ -51,7 +51,8 @@ func (n *network) up()   { n.enable(true) }
 
 func (n *network) enable(enabled bool) {
 	n.t.Helper()
-	if err := n.proxy.Update(&toxiproxy.Proxy{Listen: n.proxy.Listen, Upstream: n.proxy.Upstream, Enabled: enabled}); err != nil {
+	if err := n.proxy.Update(&toxiproxy.Proxy{Listen: n.proxy.Listen, Upstream: n.proxy.Upstream,
+		Enabled: enabled}); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -28,7 +28,8 @@ type hold struct {
 	release func()
 }
 
-// holdRequests puts a proxy before the server that a setting names. What contains the text waits there.
+// holdRequests puts a proxy before the server that a setting names. What contains the text waits
+// there.
 func (w *world) holdRequests(setting, text string) *hold {
 	w.t.Helper()
 	u, err := url.Parse(w.environ[setting])
@@ -62,12 +63,13 @@ func (h *hold) await(t *testing.T) {
 	}
 }
 
-// A node sleeps in the middle of a charge for longer than its lease. Another takes over; the sleeper wakes up with the provider's answer, and
-// its old number is refused.
+// A node sleeps in the middle of a charge for longer than its lease. Another takes over; the
+// sleeper wakes up with the provider's answer, and its old number is refused.
 func TestNodeSleepsThroughItsLease(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
-	w.environ["SHOP_PROVIDER_TIMEOUT"], w.environ["SHOP_CHARGE_LEASE"] = "20s", "30s" // it must wake up before its own call has timed out
+	// it must wake up before its own call has timed out
+	w.environ["SHOP_PROVIDER_TIMEOUT"], w.environ["SHOP_CHARGE_LEASE"] = "20s", "30s"
 	direct := w.environ["PSP_URL"]
 	capture := w.holdRequests("PSP_URL", "POST /v1/captures")
 	sleeper := w.node()
@@ -92,14 +94,16 @@ func TestNodeSleepsThroughItsLease(t *testing.T) {
 	if answer := <-answered; answer.Status != http.StatusAccepted {
 		t.Errorf("the sleeper answered %d %s", answer.Status, answer.Body)
 	}
-	if n := w.Count(t, "SELECT count(*) FROM charges WHERE attempt = 2 AND status = 'pending' AND answer IS NULL OR attempt = 2 AND status = 'unknown'"); n != 1 {
+	if n := w.Count(t, "SELECT count(*) FROM charges WHERE attempt = 2 AND status = 'pending' AND answer IS NULL "+
+		"OR attempt = 2 AND status = 'unknown'"); n != 1 {
 		t.Error("the sleeper has written something")
 	}
 	if !strings.Contains(sleeper.output.String(), "a stale worker was refused") {
 		t.Error("no stale worker was refused")
 	}
 	look.release()
-	if answer := insist(t, w.Client(t, 1, "demo-alice"), "/v1/orders/"+made.ID+"/charges", "pay", `{"payment_method":"pm_ok"}`); answer.Status != http.StatusCreated {
+	if answer := insist(t, w.Client(t, 1, "demo-alice"), "/v1/orders/"+made.ID+"/charges", "pay",
+		`{"payment_method":"pm_ok"}`); answer.Status != http.StatusCreated {
 		t.Errorf("%d %s", answer.Status, answer.Body)
 	}
 	w.settled()
@@ -107,7 +111,8 @@ func TestNodeSleepsThroughItsLease(t *testing.T) {
 	w.check(0)
 }
 
-// A client goes away while its request is at work: the work is finished, or nothing of it is there. Its repeat tells.
+// A client goes away while its request is at work: the work is finished, or nothing of it is there.
+// Its repeat tells.
 func TestNodeClientGone(t *testing.T) {
 	t.Parallel()
 	const ok = `{"payment_method":"pm_ok"}`
@@ -118,12 +123,18 @@ func TestNodeClientGone(t *testing.T) {
 		token       string
 		ends        count
 	}{
-		"before the order's commit":  {setting: "DATABASE_URL", at: "InsertOrders", path: "/v1/orders", body: apptest.OrderBody(buyer, "MUG-ONCE", 1), ends: ordered},
-		"at the capture":             {visit: order, setting: "PSP_URL", at: "POST /v1/captures", path: "/v1/orders/ORDER/charges", body: ok, ends: paid},
-		"at the refund":              {visit: pay, setting: "PSP_URL", at: "POST /v1/refunds", path: "/v1/charges/CHARGE/refunds", body: `{}`, token: "demo-admin", ends: refunded},
-		"at the cancel's refund":     {visit: pay, setting: "PSP_URL", at: "POST /v1/refunds", path: "/v1/orders/ORDER/cancel", body: `{}`, ends: refunded},
-		"before the charge's commit": {visit: order, setting: "DATABASE_URL", at: "InsertCharge", path: "/v1/orders/ORDER/charges", body: ok, ends: paid},
-		"before the cancel's commit": {visit: pay, setting: "DATABASE_URL", at: "InsertCancellation", path: "/v1/orders/ORDER/cancel", body: `{}`, ends: refunded},
+		"before the order's commit": {setting: "DATABASE_URL", at: "InsertOrders", path: "/v1/orders",
+			body: apptest.OrderBody(buyer, "MUG-ONCE", 1), ends: ordered},
+		"at the capture": {visit: order, setting: "PSP_URL", at: "POST /v1/captures",
+			path: "/v1/orders/ORDER/charges", body: ok, ends: paid},
+		"at the refund": {visit: pay, setting: "PSP_URL", at: "POST /v1/refunds",
+			path: "/v1/charges/CHARGE/refunds", body: `{}`, token: "demo-admin", ends: refunded},
+		"at the cancel's refund": {visit: pay, setting: "PSP_URL", at: "POST /v1/refunds",
+			path: "/v1/orders/ORDER/cancel", body: `{}`, ends: refunded},
+		"before the charge's commit": {visit: order, setting: "DATABASE_URL", at: "InsertCharge",
+			path: "/v1/orders/ORDER/charges", body: ok, ends: paid},
+		"before the cancel's commit": {visit: pay, setting: "DATABASE_URL", at: "InsertCancellation",
+			path: "/v1/orders/ORDER/cancel", body: `{}`, ends: refunded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -156,7 +167,8 @@ func TestNodeClientGone(t *testing.T) {
 				t.Fatalf("the client heard %v", err)
 			}
 			h.release()
-			if answer := insist(t, client, path, "k", c.body); answer.Status != http.StatusCreated && answer.Status != http.StatusOK {
+			if answer := insist(t, client, path, "k", c.body); answer.Status != http.StatusCreated &&
+				answer.Status != http.StatusOK {
 				t.Errorf("%d %s", answer.Status, answer.Body)
 			}
 			w.settled()
@@ -179,9 +191,12 @@ func TestNodeStopsAtPeak(t *testing.T) {
 	l.awaitMore(50)
 	answered := make(chan apitest.Response, 1)
 	go func() {
-		answered <- w.Alice(t).Post(t.Context(), "/v1/orders/"+made.ID+"/charges", "slow", `{"payment_method":"pm_slow"}`)
+		answered <- w.Alice(t).Post(t.Context(), "/v1/orders/"+made.ID+"/charges", "slow",
+			`{"payment_method":"pm_slow"}`)
 	}()
-	shoptest.Eventually(t, soon, "the slow charge is at the provider", func() bool { return len(w.Captures(t, made.ID)) == 1 })
+	shoptest.Eventually(t, soon, "the slow charge is at the provider", func() bool {
+		return len(w.Captures(t, made.ID)) == 1
+	})
 	n.signal(syscall.SIGTERM)
 	begin := time.Now()
 	if status := n.awaitExit(soon); status.ExitStatus() != 0 || time.Since(begin) > 11*time.Second {
@@ -198,8 +213,8 @@ func TestNodeStopsAtPeak(t *testing.T) {
 	l.verify()
 }
 
-// The schema moves on under the load: the nodes of the release before go on as they are, and a node of the new one is ready when the
-// schema is, not before.
+// The schema moves on under the load: the nodes of the release before go on as they are, and a node
+// of the new one is ready when the schema is, not before.
 func TestNodeTwoVersions(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -207,9 +222,11 @@ func TestNodeTwoVersions(t *testing.T) {
 	deliver(t, w)
 	l := w.load(8)
 	l.awaitMore(30)
-	// What the next release may do, by the rules of CONTRIBUTING: add, never take away. A migration that locked several tables would meet, in another
-	// order, the locks of buyers.
-	rows, err := w.Pool.Query(t.Context(), `SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`)
+	// What the next release may do, by the rules of CONTRIBUTING: add, never take away. A migration
+	// that locked several tables would meet, in another order, the locks of buyers.
+	rows, err := w.Pool.Query(t.Context(),
+		`SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'
+			AND table_type = 'BASE TABLE'`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +235,8 @@ func TestNodeTwoVersions(t *testing.T) {
 		t.Fatalf("%d tables: %v", len(tables), err)
 	}
 	for _, name := range tables {
-		w.Exec(t, `ALTER TABLE `+pgx.Identifier{name}.Sanitize()+` ADD COLUMN next_release text, ADD COLUMN next_default integer NOT NULL DEFAULT 7`)
+		w.Exec(t, `ALTER TABLE `+pgx.Identifier{name}.Sanitize()+` ADD COLUMN next_release text,
+			ADD COLUMN next_default integer NOT NULL DEFAULT 7`)
 	}
 	w.Exec(t, `CREATE INDEX next_index ON orders (email)`)
 	w.Exec(t, `CREATE TABLE next_table (id bigint PRIMARY KEY)`)
@@ -266,7 +284,8 @@ func (w *world) goose() (*goose.Provider, func()) {
 	return provider, func() { _ = db.Close() }
 }
 
-// The mail server takes a receipt and drops the connection before it says so: the receipt is sent again, and its twin has the same Message-ID.
+// The mail server takes a receipt and drops the connection before it says so: the receipt is sent
+// again, and its twin has the same Message-ID.
 func TestMailServerDropsAfterData(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})

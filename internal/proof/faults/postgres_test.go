@@ -74,7 +74,8 @@ func open(t *testing.T) string {
 
 func (c *cluster) start() {
 	c.t.Helper()
-	server, err := pglocal.Start(c.t.Context(), pglocal.Config{Dir: c.dir, Settings: []string{"max_connections=60", "min_wal_size=32MB", "max_wal_size=48MB"}})
+	server, err := pglocal.Start(c.t.Context(),
+		pglocal.Config{Dir: c.dir, Settings: []string{"max_connections=60", "min_wal_size=32MB", "max_wal_size=48MB"}})
 	if err != nil {
 		if strings.Contains(err.Error(), pglocal.ErrNoPostgres.Error()) {
 			shoptest.Missing(c.t, err.Error())
@@ -99,8 +100,8 @@ func (c *cluster) restart(s syscall.Signal) {
 	c.network.redirect(c.server.URL())
 }
 
-// Postgres is stopped in the middle of the load, at once or in order, and comes back: the node is ready again by itself, and whatever
-// a buyer was told holds.
+// Postgres is stopped in the middle of the load, at once or in order, and comes back: the node is
+// ready again by itself, and whatever a buyer was told holds.
 func TestPostgresRestarts(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, "")
@@ -122,7 +123,8 @@ func TestPostgresRestarts(t *testing.T) {
 	l.verify()
 }
 
-// Sessions end at random under the load, as by an operator or the out-of-memory killer's milder relatives.
+// Sessions end at random under the load, as by an operator or the out-of-memory killer's milder
+// relatives.
 func TestPostgresEndsSessions(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -132,15 +134,18 @@ func TestPostgresEndsSessions(t *testing.T) {
 	for range 15 {
 		l.awaitMore(5)
 		w.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-			WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'onceshop' AND random() < 0.4 AND state <> 'idle'`)
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'onceshop'
+				AND random() < 0.4 AND state <> 'idle'`)
 	}
 	l.verify()
 }
 
-// The COMMIT of an order reaches Postgres and its answer does not come back: the node finds out by the key.
+// The COMMIT of an order reaches Postgres and its answer does not come back: the node finds out by
+// the key.
 func TestPostgresCommitAnswerLost(t *testing.T) {
 	t.Parallel()
-	for name, fate := range map[string]shoptest.Fate{"the answer": shoptest.LoseAnswer, "the request": shoptest.LoseRequest} {
+	for name, fate := range map[string]shoptest.Fate{"the answer": shoptest.LoseAnswer,
+		"the request": shoptest.LoseRequest} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := setup(t, settings{})
@@ -153,7 +158,8 @@ func TestPostgresCommitAnswerLost(t *testing.T) {
 			if armed.Load() {
 				t.Fatal("no COMMIT was cut")
 			}
-			if want := map[string]int{"the answer": http.StatusCreated, "the request": http.StatusServiceUnavailable}[name]; first.Status != want {
+			if want := map[string]int{"the answer": http.StatusCreated,
+				"the request": http.StatusServiceUnavailable}[name]; first.Status != want {
 				t.Errorf("answered %d %s, want %d", first.Status, first.Body, want)
 			}
 			again := insist(t, w.Alice(t), "/v1/orders", "k", body)
@@ -168,7 +174,8 @@ func TestPostgresCommitAnswerLost(t *testing.T) {
 	}
 }
 
-// Postgres takes everything and says nothing: every request ends by its deadline, none stays behind.
+// Postgres takes everything and says nothing: every request ends by its deadline, none stays
+// behind.
 func TestPostgresBlackHole(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -229,7 +236,8 @@ func (n *node) serving() (count int) {
 	return count
 }
 
-// The disk under Postgres is full: buyers are told to come again, and everything goes on when there is room.
+// The disk under Postgres is full: buyers are told to come again, and everything goes on when there
+// is room.
 func TestPostgresDiskFull(t *testing.T) {
 	t.Parallel()
 	disk := smallDisk(t)

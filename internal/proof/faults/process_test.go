@@ -22,7 +22,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// asProgram makes the test binary one of the programs, so that tests can run it as a process of its own.
+// asProgram makes the test binary one of the programs, so that tests can run it as a process of its
+// own.
 const asProgram = "SHOP_TEST_AS_PROGRAM"
 
 var programs = map[string]func(context.Context) error{"node": serveNode, "nats": serveNATS}
@@ -78,7 +79,8 @@ func serveNATS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: os.Getenv(natsDir), SyncAlways: true, NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true,
+		StoreDir: os.Getenv(natsDir), SyncAlways: true, NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,8 @@ func startProcess(t *testing.T, program string, environ ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: program, output: &transcript{}, exited: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append([]string{asProgram + "=" + program, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
+	p.cmd.Env = append([]string{asProgram + "=" + program, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")},
+		environ...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	if _, err := p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

@@ -15,8 +15,9 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// The provider's event comes a hundred times at once to two nodes, while nobody knows what became of the charge; then once more, three days late. It
-// has one effect. A forged one and one about another amount have none.
+// The provider's event comes a hundred times at once to two nodes, while nobody knows what became
+// of the charge; then once more, three days late. It has one effect. A forged one and one about
+// another amount have none.
 func TestProviderEvents(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
@@ -25,12 +26,15 @@ func TestProviderEvents(t *testing.T) {
 	answers := w.visit(order, true)
 	var placed struct{ ID string }
 	answers[0].JSON(t, &placed)
-	charged := w.Alice(t).Post(t.Context(), "/v1/orders/"+placed.ID+"/charges", "pay", `{"payment_method":"pm_error_after_capture"}`)
+	charged := w.Alice(t).Post(t.Context(), "/v1/orders/"+placed.ID+"/charges", "pay",
+		`{"payment_method":"pm_error_after_capture"}`)
 	if charged.Status != http.StatusAccepted {
 		t.Fatalf("%d %s", charged.Status, charged.Body)
 	}
 	capture := w.Captures(t, placed.ID)[0]
-	for i, status := range shoptest.Race(100, func(i int) int { return w.tell(i%2, "evt_"+capture.ID, apptest.WebhookSecret, time.Now(), capture) }) {
+	for i, status := range shoptest.Race(100, func(i int) int {
+		return w.tell(i%2, "evt_"+capture.ID, apptest.WebhookSecret, time.Now(), capture)
+	}) {
 		if status != http.StatusNoContent {
 			t.Errorf("copy %d: %d", i, status)
 		}
@@ -38,10 +42,14 @@ func TestProviderEvents(t *testing.T) {
 	other := capture
 	other.Amount++
 	for what, got := range map[string][2]int{
-		"three days late":        {w.tell(0, "evt_"+capture.ID, apptest.WebhookSecret, time.Now().Add(-72*time.Hour), capture), http.StatusNoContent},
-		"late, under another id": {w.tell(0, "evt_late", apptest.WebhookSecret, time.Now().Add(-72*time.Hour), capture), http.StatusNoContent},
-		"forged":                 {w.tell(0, "evt_forged", "whsec_Zm9yZ2VkIQ==", time.Now(), capture), http.StatusBadRequest},
-		"about another amount":   {w.tell(0, "evt_other", apptest.WebhookSecret, time.Now(), other), http.StatusNoContent},
+		"three days late": {w.tell(0, "evt_"+capture.ID, apptest.WebhookSecret, time.Now().Add(-72*time.Hour),
+			capture), http.StatusNoContent},
+		"late, under another id": {w.tell(0, "evt_late", apptest.WebhookSecret, time.Now().Add(-72*time.Hour),
+			capture), http.StatusNoContent},
+		"forged": {w.tell(0, "evt_forged", "whsec_Zm9yZ2VkIQ==", time.Now(), capture),
+			http.StatusBadRequest},
+		"about another amount": {w.tell(0, "evt_other", apptest.WebhookSecret, time.Now(), other),
+			http.StatusNoContent},
 	} {
 		if got[0] != got[1] {
 			t.Errorf("%s: %d, want %d", what, got[0], got[1])
@@ -71,13 +79,15 @@ func (w *world) tell(node int, id, secret string, at time.Time, capture payments
 	if err != nil {
 		t.Error(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.Nodes[node]+"/v1/webhooks/payments", strings.NewReader(string(body)))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.Nodes[node]+"/v1/webhooks/payments",
+		strings.NewReader(string(body)))
 	if err != nil {
 		t.Error(err)
 		return 0
 	}
 	request.Close = true
-	for name, value := range map[string]string{"id": id, "timestamp": strconv.FormatInt(now.Unix(), 10), "signature": signature} {
+	for name, value := range map[string]string{"id": id, "timestamp": strconv.FormatInt(now.Unix(), 10),
+		"signature": signature} {
 		request.Header.Set("webhook-"+name, value)
 	}
 	answer, err := http.DefaultClient.Do(request)
@@ -89,13 +99,15 @@ func (w *world) tell(node int, id, secret string, at time.Time, capture payments
 	return answer.StatusCode
 }
 
-// Every way in which the provider can fail a charge, against a node that is a process of its own: the buyer is told to wait, never to pay
-// again, and the money moves once.
+// Every way in which the provider can fail a charge, against a node that is a process of its own:
+// the buyer is told to wait, never to pay again, and the money moves once.
 func TestProviderFails(t *testing.T) {
 	t.Parallel()
 	w := setup(t, settings{})
 	w.node()
-	methods := []string{"pm_timeout_before_capture", "pm_timeout_after_capture", "pm_error_before_capture", "pm_error_after_capture", "pm_slow"} // slower than the timeout
+	// slower than the timeout
+	methods := []string{"pm_timeout_before_capture", "pm_timeout_after_capture", "pm_error_before_capture",
+		"pm_error_after_capture", "pm_slow"}
 	paths := shoptest.Race(len(methods), func(i int) string {
 		email := fmt.Sprintf("buyer-%d@example.com", i)
 		placed := w.Alice(t).Post(t.Context(), "/v1/orders", "order-"+email, apptest.OrderBody(email, "MUG-ONCE", 1))
@@ -106,7 +118,8 @@ func TestProviderFails(t *testing.T) {
 		if first := w.Alice(t).Post(t.Context(), path, "pay-"+email, body); first.Status != http.StatusAccepted {
 			t.Errorf("%s: %d %s", methods[i], first.Status, first.Body)
 		}
-		if another := w.Alice(t).Post(t.Context(), path, "again-"+email, `{"payment_method":"pm_ok"}`); another.Status != http.StatusConflict {
+		if another := w.Alice(t).Post(t.Context(), path, "again-"+email,
+			`{"payment_method":"pm_ok"}`); another.Status != http.StatusConflict {
 			t.Errorf("%s, paid again: %d %s", methods[i], another.Status, another.Body)
 		}
 		if end := insist(t, w.Alice(t), path, "pay-"+email, body); end.Status != http.StatusCreated {

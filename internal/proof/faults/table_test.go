@@ -57,7 +57,8 @@ func TestTable(t *testing.T) {
 		}
 		if point := crash.Point(strings.Trim(cells[1], "`")); strings.HasPrefix(cells[1], "`") {
 			points[point] = true
-			if want := "`faults.TestCrash/" + string(point) + "`"; !slices.Contains(kill.Points(), point) || cells[5] != want {
+			if want := "`faults.TestCrash/" + string(point) + "`"; !slices.Contains(kill.Points(), point) ||
+				cells[5] != want {
 				t.Errorf("%s is no crash point, or is not proved by %s", point, want)
 			}
 		}
@@ -92,7 +93,8 @@ func missing(t *testing.T, folder, test, subtest string) string {
 		}
 		for _, declared := range file.Decls {
 			if f, ok := declared.(*ast.FuncDecl); ok && f.Name.Name == test {
-				if subtest == "" || test == "TestCrash" && slices.Contains(kill.Points(), crash.Point(subtest)) || says(f, subtest) {
+				if subtest == "" || test == "TestCrash" && slices.Contains(kill.Points(), crash.Point(subtest)) ||
+					says(f, subtest) {
 					return ""
 				}
 				return "it has no such subtest"

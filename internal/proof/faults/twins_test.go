@@ -10,7 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// Many at once over two nodes that are processes of their own, so that nothing but the database is between them.
+// Many at once over two nodes that are processes of their own, so that nothing but the database is
+// between them.
 func TestTwins(t *testing.T) { //nolint:tparallel // what is on sale ends with the parent
 	t.Parallel()
 	w := setup(t, settings{})
@@ -46,7 +47,8 @@ func TestTwins(t *testing.T) { //nolint:tparallel // what is on sale ends with t
 	t.Run("one key and two bodies", func(t *testing.T) {
 		statuses := map[int]int{}
 		for _, a := range shoptest.Race(40, func(i int) apitest.Response {
-			return insist(t, w.Client(t, i/2%2, "demo-alice"), "/v1/orders", "two", fmt.Sprintf(`{"email":"twin@example.com","lines":[{"sku":"MUG-ONCE","quantity":%d}]}`, 1+i%2))
+			return insist(t, w.Client(t, i/2%2, "demo-alice"), "/v1/orders", "two",
+				fmt.Sprintf(`{"email":"twin@example.com","lines":[{"sku":"MUG-ONCE","quantity":%d}]}`, 1+i%2))
 		}) {
 			statuses[a.Status]++
 		}
@@ -63,7 +65,9 @@ func TestTwins(t *testing.T) { //nolint:tparallel // what is on sale ends with t
 			`{"email":"cross@example.com","lines":[{"sku":"MUG-ONCE","quantity":1},{"sku":"TEE-ONCE","quantity":1}]}`,
 			`{"email":"cross@example.com","lines":[{"sku":"TEE-ONCE","quantity":1},{"sku":"MUG-ONCE","quantity":1}]}`,
 		}
-		for i, a := range shoptest.Race(200, func(i int) apitest.Response { return post(i/2, "/v1/orders", fmt.Sprint("cross-", i), baskets[i%2]) }) {
+		for i, a := range shoptest.Race(200, func(i int) apitest.Response {
+			return post(i/2, "/v1/orders", fmt.Sprint("cross-", i), baskets[i%2])
+		}) {
 			if a.Status != http.StatusCreated {
 				t.Errorf("%d: %d %s", i, a.Status, a.Body)
 			}
@@ -73,7 +77,8 @@ func TestTwins(t *testing.T) { //nolint:tparallel // what is on sale ends with t
 	t.Run("two hundred buyers for one unit", func(t *testing.T) {
 		statuses := map[int]int{}
 		for _, a := range shoptest.Race(200, func(i int) apitest.Response {
-			return post(i, "/v1/orders", fmt.Sprint("last-", i), `{"email":"last@example.com","lines":[{"sku":"LAST-ONE","quantity":1}]}`)
+			return post(i, "/v1/orders", fmt.Sprint("last-", i),
+				`{"email":"last@example.com","lines":[{"sku":"LAST-ONE","quantity":1}]}`)
 		}) {
 			statuses[a.Status]++
 		}

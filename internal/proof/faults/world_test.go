@@ -36,7 +36,8 @@ const (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// world is everything around the nodes: servers, the witnesses, and the settings that the next node gets.
+// world is everything around the nodes: servers, the witnesses, and the settings that the next node
+// gets.
 type world struct {
 	*apptest.Shop // its methods ask the witnesses, and its nodes over HTTP
 	t             *testing.T
@@ -107,7 +108,8 @@ func (w *world) startWitnesses(s settings) {
 	w.Config.SMTPURL, w.Mailbox = shoptest.Mailbox(w.t)
 }
 
-// node starts the first node and waits until it is ready. Further settings are of the form NAME=value.
+// node starts the first node and waits until it is ready. Further settings are of the form
+// NAME=value.
 func (w *world) node(environ ...string) *node {
 	w.t.Helper()
 	n := w.launch(w.Nodes[0], environ...)
@@ -181,7 +183,8 @@ func get(t *testing.T, url string) (status int, body string, err error) {
 	return answer.StatusCode, string(content), err
 }
 
-// insist sends a request until its answer is final, as a client does after an ambiguous failure: the same key, the same body.
+// insist sends a request until its answer is final, as a client does after an ambiguous failure:
+// the same key, the same body.
 func insist(t *testing.T, client *apitest.Client, path, key, body string) (answer apitest.Response) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -211,7 +214,8 @@ func final(answer apitest.Response) bool {
 	return true
 }
 
-// leasesEnd lets the time pass for which whoever has died still holds things, in the database, in Redis and at the broker.
+// leasesEnd lets the time pass for which whoever has died still holds things, in the database, in
+// Redis and at the broker.
 func (w *world) leasesEnd() {
 	t := w.t
 	t.Helper()
@@ -241,10 +245,14 @@ func (w *world) leasesEnd() {
 func (w *world) settled() {
 	t := w.t
 	t.Helper()
-	const open = `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown'))
+	const open = `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*)
+		FROM refunds WHERE status IN ('pending', 'unknown'))
 		+ (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
-		+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`
-	shoptest.Eventually(t, healed, "everything is settled, sent and received", func() bool { return w.Count(t, open) == 0 })
+		+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
+			WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`
+	shoptest.Eventually(t, healed, "everything is settled, sent and received", func() bool {
+		return w.Count(t, open) == 0
+	})
 	w.broker.redeliver() // what was handled, and its acknowledgement lost
 	shoptest.Eventually(t, healed, "every event is acknowledged", func() bool { return w.broker.pending() == 0 })
 }
@@ -253,7 +261,8 @@ func (w *world) settled() {
 func (w *world) check(twins int64) {
 	t := w.t
 	t.Helper()
-	report, err := check.Run(t.Context(), check.Sources{DB: w.Pool, ProviderURL: w.Config.PSPURL, MailboxURL: w.Mailbox})
+	report, err := check.Run(t.Context(),
+		check.Sources{DB: w.Pool, ProviderURL: w.Config.PSPURL, MailboxURL: w.Mailbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +352,8 @@ func (b *broker) messages() (n int64) {
 	return n
 }
 
-// pending is how many events the receipts' consumer has not acknowledged, -1 while there is no consumer.
+// pending is how many events the receipts' consumer has not acknowledged, -1 while there is no
+// consumer.
 func (b *broker) pending() int64 {
 	info := b.consumer()
 	if info == nil {
@@ -363,7 +373,8 @@ func (b *broker) consumer() (info *jetstream.ConsumerInfo) {
 	return info
 }
 
-// redeliver lets the time pass after which unacknowledged events come again, once a living node waits for them.
+// redeliver lets the time pass after which unacknowledged events come again, once a living node
+// waits for them.
 func (b *broker) redeliver() {
 	b.t.Helper()
 	var info *jetstream.ConsumerInfo

@@ -11,8 +11,8 @@ import (
 	"github.com/onceshop/onceshop/internal/crash"
 )
 
-// Env is the environment variable that names the point at which the process dies. EnvAfter is the time
-// that it lives at least, such as 3s.
+// Env is the environment variable that names the point at which the process dies. EnvAfter is the
+// time that it lives at least, such as 3s.
 const (
 	Env      = "SHOP_CRASH_AT"
 	EnvAfter = "SHOP_CRASH_AFTER"
@@ -60,8 +60,8 @@ func Where(point crash.Point) string {
 	return ""
 }
 
-// Arm makes this process die at the point that the environment names, if any, and returns the point. It
-// fails if there is no such point.
+// Arm makes this process die at the point that the environment names, if any, and returns the
+// point. It fails if there is no such point.
 func Arm() (crash.Point, error) {
 	point := crash.Point(os.Getenv(Env))
 	if point == "" {

@@ -13,8 +13,8 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 )
 
-// Bench is what one twin works with during one run: the servers, a name that nothing else on them bears, and a pen for the
-// diagram. Its methods may be called by several goroutines.
+// Bench is what one twin works with during one run: the servers, a name that nothing else on them
+// bears, and a pen for the diagram. Its methods may be called by several goroutines.
 type Bench struct {
 	*servers
 	ids
@@ -39,7 +39,8 @@ type watched struct {
 	count func(context.Context) (int, error)
 }
 
-// Count watches an effect: count asks the witness how often it has happened, want is how often it should have in the end.
+// Count watches an effect: count asks the witness how often it has happened, want is how often it
+// should have in the end.
 func (b *Bench) Count(name, witness string, want int, count func(context.Context) (int, error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,7 +80,8 @@ func (b *Bench) Stops(ctx context.Context, actor Actor, format string, args ...a
 	b.draw(ctx, Step{From: actor, To: actor, Kind: Stopped, Text: fmt.Sprintf(format, args...)})
 }
 
-// Process runs work as a process of its own would, and reports whether it came to its end. Crash ends it before.
+// Process runs work as a process of its own would, and reports whether it came to its end. Crash
+// ends it before.
 func (b *Bench) Process(work func() error) (finished bool, err error) {
 	done := make(chan struct{})
 	go func() {
@@ -91,8 +93,8 @@ func (b *Bench) Process(work func() error) (finished bool, err error) {
 	return finished, err
 }
 
-// Crash ends the process that calls it, here and now: nothing after it runs. It must be called from within Process, and with no
-// transaction open, because deferred calls still run.
+// Crash ends the process that calls it, here and now: nothing after it runs. It must be called from
+// within Process, and with no transaction open, because deferred calls still run.
 func (b *Bench) Crash(ctx context.Context, actor Actor, format string, args ...any) {
 	b.Fails(ctx, actor, format, args...)
 	runtime.Goexit()
@@ -176,7 +178,8 @@ func (b *Bench) Buyer(ctx context.Context) (uuid.UUID, error) {
 // Basket is what every order in the lab asks for, unless its experiment is about another.
 func Basket() []orders.LineRequest { return []orders.LineRequest{{SKU: sku, Quantity: 1}} }
 
-// Until waits until the condition holds; an experiment whose fault does not show in time has failed.
+// Until waits until the condition holds; an experiment whose fault does not show in time has
+// failed.
 func Until(ctx context.Context, what string, holds func(context.Context) (bool, error)) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -18,7 +18,8 @@ import (
 // relayLease is how long the event of a relay that died waits for the next one.
 const relayLease = 250 * time.Millisecond
 
-// naiveLine is a paid order's way to the mailbox: a relay on either node publishes its event, and a consumer on either node sends the receipt.
+// naiveLine is a paid order's way to the mailbox: a relay on either node publishes its event, and a
+// consumer on either node sends the receipt.
 type naiveLine struct {
 	*naivePair
 	newID    func(orderID string) string
@@ -33,7 +34,8 @@ func (b *Bench) naiveLine(ctx context.Context, window time.Duration, newID func(
 	if err != nil {
 		return nil, err
 	}
-	if _, err := b.Naive.Exec(ctx, "INSERT INTO paid_events (order_id, run) VALUES ($1, $2)", p.orderID, b.Name); err != nil {
+	if _, err := b.Naive.Exec(ctx, "INSERT INTO paid_events (order_id, run) VALUES ($1, $2)", p.orderID,
+		b.Name); err != nil {
 		return nil, fmt.Errorf("enqueue the event: %w", err)
 	}
 	consumer, err := b.JS.CreateOrUpdateConsumer(ctx, b.eventStream(), jetstream.ConsumerConfig{
@@ -44,7 +46,8 @@ func (b *Bench) naiveLine(ctx context.Context, window time.Duration, newID func(
 	return &naiveLine{p, newID, consumer}, nil
 }
 
-// relay has the worker publish what is unsent; dying, it ends before it marks what it has published.
+// relay has the worker publish what is unsent; dying, it ends before it marks what it has
+// published.
 func (l *naiveLine) relay(ctx context.Context, w *worker, dying bool) error {
 	db, err := w.open(ctx, l.bench.Naive, nil)
 	if err != nil {
@@ -59,7 +62,8 @@ func (l *naiveLine) relay(ctx context.Context, w *worker, dying bool) error {
 }
 
 // receive has the worker handle one message.
-func (l *naiveLine) receive(ctx context.Context, w *worker, receiveOne func(context.Context, jetstream.Consumer) error) error {
+func (l *naiveLine) receive(ctx context.Context, w *worker,
+	receiveOne func(context.Context, jetstream.Consumer) error) error {
 	_, err := w.process(func() error { return receiveOne(ctx, consumerPen{l.consumer, w, ctx}) })
 	return err
 }
@@ -107,11 +111,14 @@ func (b *Bench) guardedLine(ctx context.Context, window time.Duration) (*guarded
 	return line, errors.Join(line.subscribe(ctx, p.a), line.subscribe(ctx, p.b))
 }
 
-// relay has the worker publish the event as soon as it may claim it; dying, it ends before it marks what it has published.
+// relay has the worker publish the event as soon as it may claim it; dying, it ends before it marks
+// what it has published.
 func (l *guardedLine) relay(ctx context.Context, w *worker, dying bool) error {
-	// The relay takes whatever is unsent, and other runs share the table. A temporary view is found before it, and shows this run's event only.
+	// The relay takes whatever is unsent, and other runs share the table. A temporary view is found
+	// before it, and shows this run's event only.
 	db, err := w.open(ctx, l.bench.Guarded, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "CREATE TEMP VIEW outbox AS SELECT * FROM "+guardedSchema+".outbox WHERE id = '"+l.event.ID.String()+"'")
+		_, err := conn.Exec(ctx, "CREATE TEMP VIEW outbox AS SELECT * FROM "+guardedSchema+".outbox WHERE id = "+
+			"'"+l.event.ID.String()+"'")
 		return err
 	})
 	if err != nil {
@@ -142,16 +149,17 @@ func (l *guardedLine) subscribe(ctx context.Context, w *worker) error {
 		return err
 	}
 	c := &guardedConsumer{}
-	c.Consumer, err = outbox.NewConsumer(ctx, streams, notify.ConsumerName, l.event.Type, func(ctx context.Context, event outbox.Event) error {
-		c.enough()
-		l.bench.Says(ctx, Stream, w.actor, "%s, delivery %d", event.Type, l.delivered.Add(1))
-		if err := w.receipts.HandlePaid(ctx, event); err != nil {
-			return err
-		}
-		w.reach(ctx, "before ack")
-		c.acked = true
-		return nil
-	}, slog.New(slog.DiscardHandler))
+	c.Consumer, err = outbox.NewConsumer(ctx, streams, notify.ConsumerName, l.event.Type,
+		func(ctx context.Context, event outbox.Event) error {
+			c.enough()
+			l.bench.Says(ctx, Stream, w.actor, "%s, delivery %d", event.Type, l.delivered.Add(1))
+			if err := w.receipts.HandlePaid(ctx, event); err != nil {
+				return err
+			}
+			w.reach(ctx, "before ack")
+			c.acked = true
+			return nil
+		}, slog.New(slog.DiscardHandler))
 	l.consumers[w] = c
 	return err
 }

@@ -15,7 +15,8 @@ func inOrder(steps ...func() error) error {
 	return nil
 }
 
-// relayedTwice has the relay of one node die before it marks the event, and that of the other publish it again.
+// relayedTwice has the relay of one node die before it marks the event, and that of the other
+// publish it again.
 func relayedTwice(window time.Duration, newID func(string) string) func(context.Context, *Bench) error {
 	return func(ctx context.Context, b *Bench) error {
 		l, err := b.naiveLine(ctx, window, newID)

@@ -19,7 +19,8 @@ const (
 	// longWindow is not over before the experiment is, shortWindow soon.
 	longWindow  = 2 * time.Minute
 	shortWindow = 300 * time.Millisecond
-	// shortAckWait is how long the broker waits for the acknowledgement of a consumer that has died.
+	// shortAckWait is how long the broker waits for the acknowledgement of a consumer that has
+	// died.
 	shortAckWait = 200 * time.Millisecond
 	// streamAge outlasts a run, and empties a stream that a killed process has left.
 	streamAge = 10 * time.Minute
@@ -61,12 +62,14 @@ func (b *Bench) countStored() {
 	b.Count("messages", "stream", 1, b.stored)
 }
 
-// windowEnds waits until the broker has forgotten a message id. It asks with a publication under that id, which must follow one that
-// never was: the broker answers that it is a duplicate while it knows the id, and refuses it from then on.
+// windowEnds waits until the broker has forgotten a message id. It asks with a publication under
+// that id, which must follow one that never was: the broker answers that it is a duplicate while it
+// knows the id, and refuses it from then on.
 func (b *Bench) windowEnds(ctx context.Context, id string) error {
 	const wrongLastMsgID = 10070
 	err := Until(ctx, "the duplicate window to end", func(ctx context.Context) (bool, error) {
-		_, err := b.JS.PublishMsg(ctx, &nats.Msg{Subject: b.paidSubject()}, jetstream.WithMsgID(id), jetstream.WithExpectLastMsgID("none such"))
+		_, err := b.JS.PublishMsg(ctx, &nats.Msg{Subject: b.paidSubject()}, jetstream.WithMsgID(id),
+			jetstream.WithExpectLastMsgID("none such"))
 		var refused *jetstream.APIError
 		if errors.As(err, &refused) && refused.ErrorCode == wrongLastMsgID {
 			return true, nil
@@ -100,7 +103,8 @@ type publishPen struct {
 	ctx context.Context // of the drawing: an asynchronous publication has none
 }
 
-func (p publishPen) PublishMsg(ctx context.Context, msg *nats.Msg, options ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+func (p publishPen) PublishMsg(ctx context.Context, msg *nats.Msg, options ...jetstream.PublishOpt) (*jetstream.PubAck,
+	error) {
 	ack, err := p.JetStream.PublishMsg(ctx, msg, options...)
 	if err == nil {
 		p.draw(ctx, msg, ack)
@@ -108,7 +112,8 @@ func (p publishPen) PublishMsg(ctx context.Context, msg *nats.Msg, options ...je
 	return ack, err
 }
 
-// PublishMsgAsync returns when the acknowledgement is there, so that it is drawn before anything that follows from it.
+// PublishMsgAsync returns when the acknowledgement is there, so that it is drawn before anything
+// that follows from it.
 func (p publishPen) PublishMsgAsync(msg *nats.Msg, options ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
 	future, err := p.JetStream.PublishMsgAsync(msg, options...)
 	if err != nil {

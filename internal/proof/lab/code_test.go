@@ -52,11 +52,13 @@ func TestCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(method.Text, "// Place ") || !strings.Contains(method.Text, "\nfunc (s *Service) Place(") || !strings.HasSuffix(method.Text, "\n}") ||
+	if !strings.HasPrefix(method.Text, "// Place ") || !strings.Contains(method.Text, "\nfunc (s *Service) Place(") ||
+		!strings.HasSuffix(method.Text, "\n}") ||
 		!strings.HasPrefix(method.Place, "internal/orders/place.go:") || !inRepository(t, method) {
 		t.Errorf("%s\n%s", method.Place, method.Text)
 	}
-	for _, ref := range []string{"internal/orders/place.go:Place", "internal/orders/place.go", "internal/orders/nowhere.go:F", "nowhere.go:F", ""} {
+	for _, ref := range []string{"internal/orders/place.go:Place", "internal/orders/place.go",
+		"internal/orders/nowhere.go:F", "nowhere.go:F", ""} {
 		if source, err := Code(ref); err == nil {
 			t.Errorf("%q shows %s", ref, source.Place)
 		}

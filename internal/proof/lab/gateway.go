@@ -16,11 +16,13 @@ type gateway struct {
 	payments.Provider
 	bench *Bench
 	actor Actor
-	// only, if set, says which orders and charges are drawn: a worker meets those of other runs too.
+	// only, if set, says which orders and charges are drawn: a worker meets those of other runs
+	// too.
 	only func(id string) bool
 	// beforeCall, if set, looks at what is stored when the provider is asked.
 	beforeCall func(ctx context.Context, r payments.CaptureRequest)
-	// beforeSave, if set, is what happens once, when the provider's answer has come and nobody has stored it yet.
+	// beforeSave, if set, is what happens once, when the provider's answer has come and nobody has
+	// stored it yet.
 	beforeSave func(context.Context)
 }
 
@@ -70,8 +72,8 @@ func (i *ids) owns(id string) bool {
 func commitOf(id string) string       { return "commit of " + id }
 func pendingOf(orderID string) string { return "pending charge of " + orderID }
 
-// after waits until a commit is drawn: the twin that found it can be faster with the pen, and a diagram should not show
-// an effect before its cause.
+// after waits until a commit is drawn: the twin that found it can be faster with the pen, and a
+// diagram should not show an effect before its cause.
 func (i *ids) after(ctx context.Context, commit string) {
 	ctx, cancel := context.WithTimeout(ctx, penTimeout)
 	defer cancel()

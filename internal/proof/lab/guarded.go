@@ -20,7 +20,8 @@ import (
 // shopTiming is what the shop is set to unless somebody changes it.
 var shopTiming = payments.Timing{ProviderTimeout: providerTimeout, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
 
-// node is one process of the shop on the guarded schema: its services, unchanged, with a pen between them and those they talk to.
+// node is one process of the shop on the guarded schema: its services, unchanged, with a pen
+// between them and those they talk to.
 type node struct {
 	bench    *Bench
 	actor    Actor
@@ -33,7 +34,8 @@ type node struct {
 }
 
 func (b *Bench) node(actor Actor, timing payments.Timing) *node {
-	n := &node{bench: b, actor: actor, gateway: &gateway{Provider: b.PSP, bench: b, actor: actor, only: b.owns}, orders: b.orders()}
+	n := &node{bench: b, actor: actor, gateway: &gateway{Provider: b.PSP, bench: b, actor: actor, only: b.owns},
+		orders: b.orders()}
 	n.gateway.beforeCall = n.noted
 	n.payments = payments.New(b.Guarded, n.orders, n.gateway, timing, time.Now, nil, slog.New(slog.DiscardHandler))
 	return n
@@ -42,9 +44,10 @@ func (b *Bench) node(actor Actor, timing payments.Timing) *node {
 // place sends POST /orders to the node.
 func (n *node) place(ctx context.Context, c orders.PlaceOrder) (dedup.Answer, error) {
 	n.bench.Says(ctx, Client, n.actor, "POST /orders, key %s: %s", c.Key, mugs(c.Lines[0].Quantity))
-	answer, err := n.replays.Do(ctx, dedup.RequestIDOf("orders", c.CustomerID, c.Key, c.Fingerprint()), func(ctx context.Context) (dedup.Answer, error) {
-		return n.orders.Place(ctx, c)
-	})
+	answer, err := n.replays.Do(ctx, dedup.RequestIDOf("orders", c.CustomerID, c.Key, c.Fingerprint()),
+		func(ctx context.Context) (dedup.Answer, error) {
+			return n.orders.Place(ctx, c)
+		})
 	if err == nil {
 		n.bench.own(answer.ID.String())
 	}
@@ -55,9 +58,10 @@ func (n *node) place(ctx context.Context, c orders.PlaceOrder) (dedup.Answer, er
 // charge sends POST /orders/{id}/charges to the node.
 func (n *node) charge(ctx context.Context, c payments.ChargeOrder) (dedup.Answer, error) {
 	n.bench.Says(ctx, Client, n.actor, "POST /orders/%s/charges, key %s", short(c.OrderID.String()), c.Key)
-	answer, err := n.replays.Do(ctx, dedup.RequestIDOf("charges", c.CustomerID, c.Key, c.Fingerprint()), func(ctx context.Context) (dedup.Answer, error) {
-		return n.payments.Charge(ctx, c)
-	})
+	answer, err := n.replays.Do(ctx, dedup.RequestIDOf("charges", c.CustomerID, c.Key, c.Fingerprint()),
+		func(ctx context.Context) (dedup.Answer, error) {
+			return n.payments.Charge(ctx, c)
+		})
 	if err != nil {
 		n.bench.after(ctx, pendingOf(c.OrderID.String()))
 	}
@@ -116,7 +120,8 @@ func (n *node) refusal(ctx context.Context, thing string, key dedup.Key, err err
 	}
 }
 
-// checkout does what the shop's pages do: it places an order and pays for it, both under the key of the cart.
+// checkout does what the shop's pages do: it places an order and pays for it, both under the key of
+// the cart.
 func (n *node) checkout(ctx context.Context, customer uuid.UUID, key dedup.Key) error {
 	placed, err := n.place(ctx, n.bench.placing(customer, key))
 	if err != nil {
@@ -138,7 +143,8 @@ func (n *node) noted(ctx context.Context, r payments.CaptureRequest) {
 	}
 }
 
-// chargeUntilSettled does what a client does that is told to come again: it sends the same request until it gets its final answer.
+// chargeUntilSettled does what a client does that is told to come again: it sends the same request
+// until it gets its final answer.
 func (n *node) chargeUntilSettled(ctx context.Context, c payments.ChargeOrder) (dedup.Answer, error) {
 	answer, err := n.charge(ctx, c)
 	if !errors.Is(err, dedup.ErrInProgress) {

@@ -1,7 +1,8 @@
-// Package lab shows what duplicates do: each experiment lets one fault happen to two programs, a naive one and the guarded
-// one that the shop runs, and counts what really happened to the database, at the payment provider, in the broker's stream and
-// in the mailbox. The naive twins live here and nowhere else; the guarded ones are the shop's own services, on a schema,
-// streams and keys that belong to the lab.
+// Package lab shows what duplicates do: each experiment lets one fault happen to two programs, a
+// naive one and the guarded one that the shop runs, and counts what really happened to the
+// database, at the payment provider, in the broker's stream and in the mailbox. The naive twins
+// live here and nowhere else; the guarded ones are the shop's own services, on a schema, streams
+// and keys that belong to the lab.
 package lab
 
 import (
@@ -44,7 +45,8 @@ type Experiment struct {
 	Fault string
 	// Story says in a sentence or two what happens, Why in one paragraph what follows from it.
 	Story, Why string
-	// Shrunk says which windows are shorter here than in the shop, as in "the lease is 1 s instead of 30 s". It may be empty.
+	// Shrunk says which windows are shorter here than in the shop, as in "the lease is 1 s instead
+	// of 30 s". It may be empty.
 	Shrunk string
 	// Actors are the columns of the sequence diagram, from left to right.
 	Actors         []Actor
@@ -57,9 +59,11 @@ type Twin struct {
 	Title string
 	// Expect is the verdict that the tests hold it to.
 	Expect Verdict
-	// Code names the functions that a reader should see, as "internal/orders/place.go:Service.placeTx".
+	// Code names the functions that a reader should see, as
+	// "internal/orders/place.go:Service.placeTx".
 	Code []string
-	// Run lets the fault happen. It returns when everything that can still happen by itself has happened.
+	// Run lets the fault happen. It returns when everything that can still happen by itself has
+	// happened.
 	Run func(ctx context.Context, b *Bench) error
 }
 
@@ -81,7 +85,8 @@ const (
 // StepKind says how a step is drawn.
 type StepKind string
 
-// The kinds of steps: a message between two actors, one that never arrives, something an actor does by itself, a fault, and a duplicate that was stopped.
+// The kinds of steps: a message between two actors, one that never arrives, something an actor does
+// by itself, a fault, and a duplicate that was stopped.
 const (
 	Sends   StepKind = "sends"
 	Lost    StepKind = "lost"
@@ -90,7 +95,8 @@ const (
 	Stopped StepKind = "stopped"
 )
 
-// Step is a line of the sequence diagram. From and To are the same for what an actor does by itself.
+// Step is a line of the sequence diagram. From and To are the same for what an actor does by
+// itself.
 type Step struct {
 	At   time.Duration `json:"at"` // since the twin began
 	From Actor         `json:"from"`
@@ -99,7 +105,8 @@ type Step struct {
 	Text string        `json:"text"`
 }
 
-// Effect is something that should have happened Want times and happened Got times, counted by the Witness.
+// Effect is something that should have happened Want times and happened Got times, counted by the
+// Witness.
 type Effect struct {
 	Name    string `json:"name"`
 	Witness string `json:"witness"`
@@ -126,7 +133,8 @@ const (
 	GuardedSide Side = "guarded"
 )
 
-// Event is something that an observer of a run is told as it happens: a step, counts that have changed, or a twin's end.
+// Event is something that an observer of a run is told as it happens: a step, counts that have
+// changed, or a twin's end.
 type Event struct {
 	Side    Side
 	Step    *Step
@@ -134,7 +142,8 @@ type Event struct {
 	Outcome *Outcome
 }
 
-// Outcome is how an experiment ended for one twin. Failure is why it could not be run to its end; there is no verdict then.
+// Outcome is how an experiment ended for one twin. Failure is why it could not be run to its end;
+// there is no verdict then.
 type Outcome struct {
 	Verdict  Verdict       `json:"verdict,omitempty"`
 	Expected Verdict       `json:"expected"`

@@ -46,8 +46,10 @@ func TestExperiments(t *testing.T) {
 				t.Errorf("the guarded twin is expected to be one that %s", e.Guarded.Expect)
 			}
 			for side, outcome := range map[Side]Outcome{NaiveSide: result.Naive, GuardedSide: result.Guarded} {
-				if outcome.Failure != "" || outcome.Verdict != outcome.Expected || len(outcome.Steps) == 0 || len(outcome.Effects) == 0 {
-					t.Errorf("%s: %q, want %q; failure %q; effects %+v", side, outcome.Verdict, outcome.Expected, outcome.Failure, outcome.Effects)
+				if outcome.Failure != "" || outcome.Verdict != outcome.Expected || len(outcome.Steps) == 0 ||
+					len(outcome.Effects) == 0 {
+					t.Errorf("%s: %q, want %q; failure %q; effects %+v", side, outcome.Verdict, outcome.Expected,
+						outcome.Failure, outcome.Effects)
 					for _, step := range outcome.Steps {
 						t.Logf("%8s %s -> %s %s: %s", step.At, step.From, step.To, step.Kind, step.Text)
 					}

@@ -37,7 +37,8 @@ type decision struct {
 	decide   func(ctx context.Context, n int) error
 }
 
-// Latency measures each strategy with nothing else around it, here and now. It takes at most about three seconds.
+// Latency measures each strategy with nothing else around it, here and now. It takes at most about
+// three seconds.
 func (l *Lab) Latency(ctx context.Context) ([]Latency, error) {
 	servers, err := l.servers(ctx)
 	if err != nil {
@@ -53,8 +54,12 @@ func (l *Lab) Latency(ctx context.Context) ([]Latency, error) {
 	defer servers.forgetLatency(context.WithoutCancel(ctx), run)
 	claims := dedup.NewClaims(servers.Redis, "lab:latency:")
 	decisions := []decision{
-		{Unique, "a key's first row, committed", func(ctx context.Context, n int) error { return servers.insertKey(ctx, key(run, n), true) }},
-		{Unique, "the same key again", func(ctx context.Context, _ int) error { return servers.insertKey(ctx, key(run, 0), false) }},
+		{Unique, "a key's first row, committed", func(ctx context.Context, n int) error {
+			return servers.insertKey(ctx, key(run, n), true)
+		}},
+		{Unique, "the same key again", func(ctx context.Context, _ int) error {
+			return servers.insertKey(ctx, key(run, 0), false)
+		}},
 		{Memory, "seen before?", func(_ context.Context, n int) error { return first(seen.First(key(run, n))) }},
 		{Redis, "claim", func(ctx context.Context, n int) error {
 			_, err := claims.Claim(ctx, key(run, n), 5*time.Second)
@@ -83,7 +88,8 @@ func (d decision) measure(ctx context.Context) (Latency, error) {
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
-	return Latency{Strategy: d.strategy, Decision: d.name, Samples: len(took), Median: took[len(took)/2], P95: took[len(took)*95/100]}, nil
+	return Latency{Strategy: d.strategy, Decision: d.name, Samples: len(took), Median: took[len(took)/2],
+		P95: took[len(took)*95/100]}, nil
 }
 
 var errWrongDecision = errors.New("the strategy took a first for a duplicate, or the other way around")

@@ -15,7 +15,8 @@ import (
 // hold keeps a worker's next connection to the mail server waiting.
 type hold struct{ arrived, released chan struct{} }
 
-// slowMail makes the mail server slow for the worker's next mail: arrived is closed when the worker waits there, release lets it go on.
+// slowMail makes the mail server slow for the worker's next mail: arrived is closed when the worker
+// waits there, release lets it go on.
 func (w *worker) slowMail() (arrived <-chan struct{}, release func()) {
 	h := &hold{make(chan struct{}), make(chan struct{})}
 	w.hold.Store(h)

@@ -19,8 +19,9 @@ const (
 )
 
 var (
-	naiveMemoryCode = []string{"internal/proof/lab/memory_naive.go:naiveShop.placeUnlessSeen", "internal/proof/lab/memory_naive.go:naiveMemory.first"}
-	replaysCode     = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
+	naiveMemoryCode = []string{"internal/proof/lab/memory_naive.go:naiveShop.placeUnlessSeen",
+		"internal/proof/lab/memory_naive.go:naiveMemory.first"}
+	replaysCode = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
 )
 
 // remembers gives the node a memory of its own, in the room of maxBytes.
@@ -56,10 +57,13 @@ func oneProcess() Experiment {
 	return Experiment{
 		ID: "memory-one-process", Strategy: Memory, Fault: "Twins in one process",
 		Story: "Three requests with one key reach the same process at the same time, and a fourth comes later.",
-		Why: "This is what memory is good at: one map behind one lock decides in nanoseconds which request is the first, and no other machine is asked. " +
+		Why: "This is what memory is good at: one map behind one lock decides in nanoseconds which request is the " +
+			"first, and no other machine is asked. " +
 			"Both twins hold, and the naive one honestly so, as long as there is one process and it never ends. " +
-			"The guarded shop puts its memory in front of the unique row: twins that run at the same time share one execution, and later ones get the answer that was committed. " +
-			"An answer is remembered only after its commit; a key that is marked before the work and stays when the work fails would turn the honest retry away.",
+			"The guarded shop puts its memory in front of the unique row: twins that run at the same time share " +
+			"one execution, and later ones get the answer that was committed. " +
+			"An answer is remembered only after its commit; a key that is marked before the work and stays when " +
+			"the work fails would turn the honest retry away.",
 		Actors: []Actor{Client, NodeA, Database},
 		Naive: Twin{Title: "memory alone", Expect: Holds, Code: naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {
@@ -96,7 +100,8 @@ func secondNode() Experiment {
 		Story: "The answer is lost, the client tries again, and the load balancer sends the retry to another node.",
 		Why: "Two processes share no memory, so what one has seen is news to the other. " +
 			"Sticky sessions make that rarer, and a deployment or a node that dies brings it back. " +
-			"The guarded shop lets every node remember, and lets none of them decide: node B does not know the key, goes on to the database, and finds the row that node A has written. " +
+			"The guarded shop lets every node remember, and lets none of them decide: node B does not know the " +
+			"key, goes on to the database, and finds the row that node A has written. " +
 			"A hint may be wrong only in the direction of more work, never in the direction of a second effect.",
 		Actors: []Actor{Client, NodeA, NodeB, Database},
 		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
@@ -122,7 +127,8 @@ func guardedSecondNode(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	first, second := b.node(NodeA, shopTiming).remembers(plenty, longWhile), b.node(NodeB, shopTiming).remembers(plenty, longWhile)
+	first, second := b.node(NodeA, shopTiming).remembers(plenty, longWhile),
+		b.node(NodeB, shopTiming).remembers(plenty, longWhile)
 	first.cut = true
 	for _, node := range []*node{first, second} {
 		if _, err := node.place(ctx, b.placing(customer, "K1")); err != nil {
@@ -138,12 +144,16 @@ const shortWhile = 50 * time.Millisecond
 func ttlPassed() Experiment {
 	return Experiment{
 		ID: "memory-ttl-passed", Strategy: Memory, Fault: "TTL passed",
-		Story: "A phone loses its connection after the click and sends its request again when it is back. By then the node has forgotten the key.",
+		Story: "A phone loses its connection after the click and sends its request again when it is back. By then " +
+			"the node has forgotten the key.",
 		Why: "A memory that never forgets is a leak, so it has a TTL, and every TTL is a bet on the slowest retry. " +
-			"Clients are not bound by it: a queue that was stuck, a laptop that was closed, a job that somebody starts again the next day. " +
+			"Clients are not bound by it: a queue that was stuck, a laptop that was closed, a job that somebody " +
+			"starts again the next day. " +
 			"In the guarded shop the TTL decides only how many repeats are answered without the database. " +
-			"The key is a column of the order and lives as long as the order does, so there is no window to fall out of.",
-		Shrunk: fmt.Sprintf("A key is remembered for %d ms instead of %.0f minutes.", shortWhile.Milliseconds(), longWhile.Minutes()),
+			"The key is a column of the order and lives as long as the order does, so there is no window to fall " +
+			"out of.",
+		Shrunk: fmt.Sprintf("A key is remembered for %d ms instead of %.0f minutes.", shortWhile.Milliseconds(),
+			longWhile.Minutes()),
 		Actors: []Actor{Client, NodeA, Database},
 		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {
@@ -180,7 +190,8 @@ func (b *Bench) beforeAndAfter(ctx context.Context, request func(context.Context
 	return request(ctx)
 }
 
-// In the experiment about eviction, the naive memory has room for two keys, the guarded one for one answer, and three orders come.
+// In the experiment about eviction, the naive memory has room for two keys, the guarded one for one
+// answer, and three orders come.
 var evictedKeys = []string{"K1", "K2", "K3"}
 
 const (
@@ -191,12 +202,17 @@ const (
 func evicted() Experiment {
 	return Experiment{
 		ID: "memory-evicted", Strategy: Memory, Fault: "Evicted by size",
-		Story: "More orders come than the memory has room for, and it makes room by forgetting. Then the retries arrive.",
-		Why: "A bound on size keeps the process alive, and under load it forgets long before the TTL says so: just when there is most traffic and there are most retries. " +
-			"Worse, each repeat that gets through pushes out a key whose repeat is still to come, so one forgotten key becomes many. " +
+		Story: "More orders come than the memory has room for, and it makes room by forgetting. Then the retries " +
+			"arrive.",
+		Why: "A bound on size keeps the process alive, and under load it forgets long before the TTL says so: just " +
+			"when there is most traffic and there are most retries. " +
+			"Worse, each repeat that gets through pushes out a key whose repeat is still to come, so one forgotten " +
+			"key becomes many. " +
 			"In the guarded shop an answer that was pushed out costs one query. " +
-			"The query finds the order by its unique key and replays the stored bytes; which answers the memory still holds is a matter of speed.",
-		Shrunk: fmt.Sprintf("The naive memory has room for %d keys, and the guarded one for one answer instead of 64 MiB of them.", naiveRoom),
+			"The query finds the order by its unique key and replays the stored bytes; which answers the memory " +
+			"still holds is a matter of speed.",
+		Shrunk: fmt.Sprintf("The naive memory has room for %d keys, and the guarded one for one answer instead of "+
+			"64 MiB of them.", naiveRoom),
 		Actors: []Actor{Client, NodeA, Database},
 		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {

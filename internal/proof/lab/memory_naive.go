@@ -20,7 +20,8 @@ func newNaiveMemory(size int, ttl time.Duration) *naiveMemory {
 	return &naiveMemory{size: size, ttl: ttl, seen: map[string]time.Time{}}
 }
 
-// first remembers a key and reports whether it is new: of requests at the same moment, one is told so.
+// first remembers a key and reports whether it is new: of requests at the same moment, one is told
+// so.
 func (m *naiveMemory) first(key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,13 +49,15 @@ func (s *naiveShop) placeUnlessSeen(ctx context.Context, key string, quantity in
 	return true, err
 }
 
-// importDelivery books the lines of a supplier's file that this process has not seen, and returns how many.
+// importDelivery books the lines of a supplier's file that this process has not seen, and returns
+// how many.
 func (s *naiveShop) importDelivery(ctx context.Context, lines []string) (booked int, err error) {
 	for _, line := range lines {
 		if !s.memory.first(line) {
 			continue
 		}
-		if _, err := s.exec(ctx, "INSERT INTO stock_movements (run, delivery_id, quantity) VALUES ($1, $2, 10)", s.run, line); err != nil {
+		if _, err := s.exec(ctx, "INSERT INTO stock_movements (run, delivery_id, quantity) VALUES ($1, $2, 10)", s.run,
+			line); err != nil {
 			return booked, err
 		}
 		booked++

@@ -1,2 +1,3 @@
--- What Latency measures a UNIQUE key with: one row for each decision, deleted after the measurement.
+-- What Latency measures a UNIQUE key with: one row for each decision, deleted after the
+-- measurement.
 CREATE TABLE IF NOT EXISTS decisions (key text PRIMARY KEY);

@@ -1,4 +1,5 @@
--- What is often written first: tables without the constraints that decide. A run of the lab sees its own rows only.
+-- What is often written first: tables without the constraints that decide. A run of the lab sees
+-- its own rows only.
 CREATE TABLE IF NOT EXISTS orders (
     id              uuid PRIMARY KEY,
     run             text NOT NULL,
@@ -26,7 +27,8 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS events_of_run ON events (run);
 
--- Keys are unique here, but nothing says what a key was used for, and an order may be paid under any number of them.
+-- Keys are unique here, but nothing says what a key was used for, and an order may be paid under
+-- any number of them.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     run      text NOT NULL,
     key      text NOT NULL,

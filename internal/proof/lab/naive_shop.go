@@ -14,7 +14,8 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// naiveShop is a shop as it is often written first, one value for each process. Its statements and its calls are drawn.
+// naiveShop is a shop as it is often written first, one value for each process. Its statements and
+// its calls are drawn.
 type naiveShop struct {
 	run      string
 	db       database

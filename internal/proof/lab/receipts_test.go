@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// What must be seen of the experiments with receipts: how often each effect of the naive twin happens, and, in this order, what both diagrams tell.
+// What must be seen of the experiments with receipts: how often each effect of the naive twin
+// happens, and, in this order, what both diagrams tell.
 var expectedOfReceipts = []struct {
 	experiment     string
 	effects        []int
@@ -21,22 +22,28 @@ var expectedOfReceipts = []struct {
 		[]string{"NX: OK", "dies right after its claim", "another is at it", "is over", "NX: OK", "250"}},
 	{"redis-marked-before-the-work", []int{0},
 		[]string{"NX: 1", "dies before it sends", "NX: 0", "sends nothing"},
-		[]string{"NX: OK", "receipt's row: 1", "dies before it sends", "another is at it", "is over", "row's lease is over", "receipt's row: 1", "250"}},
+		[]string{"NX: OK", "receipt's row: 1", "dies before it sends", "another is at it", "is over",
+			"row's lease is over", "receipt's row: 1", "250"}},
 	{"redis-ttl-shorter-than-the-work", []int{2},
 		[]string{"PX 300 NX: 1", "slow", "is over", "PX 300 NX: 1", "250", "answers again", "250"},
-		[]string{"receipt's row: 1", "slow", "is over", "NX: OK", "stopped claim the receipt's row: 0", "another is at it", "250", "record it as sent", "done: 0", "stopped claim the receipt's row: 0"}},
+		[]string{"receipt's row: 1", "slow", "is over", "NX: OK", "stopped claim the receipt's row: 0",
+			"another is at it", "250", "record it as sent", "done: 0", "stopped claim the receipt's row: 0"}},
 	{"redis-flushall", []int{2},
 		[]string{"NX: 1", "250", "FLUSHALL", "NX: 1", "250"},
 		[]string{"NX: OK", "250", "done: 1", "FLUSHALL", "NX: OK", "stopped claim the receipt's row: 0"}},
 	{"redis-down", []int{2},
 		[]string{"down", "lost SET", "250", "lost SET", "250"},
-		[]string{"down", "lost SET", "receipt's row: 1", "slow", "lost SET", "stopped claim the receipt's row: 0", "another is at it", "250", "lost SET", "stopped claim the receipt's row: 0"}},
+		[]string{"down", "lost SET", "receipt's row: 1", "slow", "lost SET", "stopped claim the receipt's row: 0",
+			"another is at it", "250", "lost SET", "stopped claim the receipt's row: 0"}},
 	{"broker-inside-the-window", []int{1, 1},
-		[]string{"publish", "stored as seq 1", "dies before it marks", "delivery 1", "250", "ack", "publish", "stopped PubAck: duplicate of seq 1", "UPDATE"},
-		[]string{"publish", "stored as seq 1", "dies before it marks", "delivery 1", "250", "ack", "claim the unsent event", "publish", "stopped PubAck: duplicate of seq 1", "mark it as published"}},
+		[]string{"publish", "stored as seq 1", "dies before it marks", "delivery 1", "250", "ack", "publish",
+			"stopped PubAck: duplicate of seq 1", "UPDATE"},
+		[]string{"publish", "stored as seq 1", "dies before it marks", "delivery 1", "250", "ack",
+			"claim the unsent event", "publish", "stopped PubAck: duplicate of seq 1", "mark it as published"}},
 	{"broker-after-the-window", []int{2, 2},
 		[]string{"stored as seq 1", "dies before it marks", "250", "the id is forgotten", "stored as seq 2", "250"},
-		[]string{"stored as seq 1", "dies before it marks", "250", "the id is forgotten", "stored as seq 2", "2 times", "delivery 2", "stopped GET", "ack"}},
+		[]string{"stored as seq 1", "dies before it marks", "250", "the id is forgotten", "stored as seq 2", "2 times",
+			"delivery 2", "stopped GET", "ack"}},
 	{"broker-fresh-id", []int{2, 2},
 		[]string{"stored as seq 1", "dies before it marks", "250", "stored as seq 2", "250"},
 		[]string{"stored as seq 1", "dies before it marks", "250", "stopped PubAck: duplicate of seq 1"}},
@@ -44,8 +51,10 @@ var expectedOfReceipts = []struct {
 		[]string{"seq 1, delivery 1", "250", "dies before its ack", "seq 1, delivery 2", "250", "ack"},
 		[]string{"delivery 1", "250", "dies before its ack", "delivery 2", "stopped GET", "ack"}},
 	{"broker-all-layers", []int{2},
-		[]string{"stored as seq 1", "250", "the id is forgotten", "stored as seq 2", "restarts", "NX: 0", "dies before its ack", "FLUSHALL", "seq 2, delivery 2", "NX: 1", "250"},
-		[]string{"stored as seq 1", "250", "the id is forgotten", "stored as seq 2", "restarts", "stopped GET", "dies before its ack", "FLUSHALL", "delivery 3", "NX: OK", "stopped claim the receipt's row: 0", "ack"}},
+		[]string{"stored as seq 1", "250", "the id is forgotten", "stored as seq 2", "restarts", "NX: 0",
+			"dies before its ack", "FLUSHALL", "seq 2, delivery 2", "NX: 1", "250"},
+		[]string{"stored as seq 1", "250", "the id is forgotten", "stored as seq 2", "restarts", "stopped GET",
+			"dies before its ack", "FLUSHALL", "delivery 3", "NX: OK", "stopped claim the receipt's row: 0", "ack"}},
 }
 
 //nolint:tparallel // a lab runs few experiments at a time

@@ -20,8 +20,8 @@ type naiveSender struct {
 	ttl    time.Duration
 }
 
-// sendWithSetNX sends the receipt of an order unless its key is there, and gives a new key its end. Sent reports whether it was this call.
-// The client sends a SETNX as SET … NX.
+// sendWithSetNX sends the receipt of an order unless its key is there, and gives a new key its end.
+// Sent reports whether it was this call. The client sends a SETNX as SET … NX.
 func (s naiveSender) sendWithSetNX(ctx context.Context, orderID string) (sent bool, err error) {
 	key := s.keys + "receipt:" + orderID
 	first, err := s.redis.SetNX(ctx, key, "sent", 0).Result()
@@ -34,7 +34,8 @@ func (s naiveSender) sendWithSetNX(ctx context.Context, orderID string) (sent bo
 	return true, s.send(ctx, orderID)
 }
 
-// sendOnce sends the receipt of an order unless its key is there. The key and its end are one command.
+// sendOnce sends the receipt of an order unless its key is there. The key and its end are one
+// command.
 func (s naiveSender) sendOnce(ctx context.Context, orderID string) (sent bool, err error) {
 	key := s.keys + "receipt:" + orderID
 	first, err := s.redis.SetNX(ctx, key, "sent", s.ttl).Result()
@@ -47,7 +48,8 @@ func (s naiveSender) sendOnce(ctx context.Context, orderID string) (sent bool, e
 	return true, nil
 }
 
-// sendEvenWithoutRedis sends the receipt of an order unless Redis says that it is sent: a receipt too many is better than none.
+// sendEvenWithoutRedis sends the receipt of an order unless Redis says that it is sent: a receipt
+// too many is better than none.
 func (s naiveSender) sendEvenWithoutRedis(ctx context.Context, orderID string) (sent bool, err error) {
 	first, err := s.redis.SetNX(ctx, s.keys+"receipt:"+orderID, "sent", s.ttl).Result()
 	if err == nil && !first {

@@ -72,7 +72,8 @@ func (k receiptKey) flush(ctx context.Context) error {
 	return nil
 }
 
-// naivePair are two nodes whose senders ask Redis alone, and the order that each of them is told is paid.
+// naivePair are two nodes whose senders ask Redis alone, and the order that each of them is told is
+// paid.
 type naivePair struct {
 	receiptKey
 	a, b *worker
@@ -94,7 +95,8 @@ func (p *naivePair) sender(w *worker) naiveSender {
 }
 
 // send has a node send the receipt in its way. Sent is false if it saw no need, or died.
-func (p *naivePair) send(ctx context.Context, w *worker, way func(naiveSender, context.Context, string) (bool, error)) (sent bool, err error) {
+func (p *naivePair) send(ctx context.Context, w *worker,
+	way func(naiveSender, context.Context, string) (bool, error)) (sent bool, err error) {
 	p.bench.Does(ctx, w.actor, "handles order.paid")
 	finished, err := w.process(func() (err error) {
 		sent, err = way(p.sender(w), ctx, p.orderID)
@@ -106,7 +108,8 @@ func (p *naivePair) send(ctx context.Context, w *worker, way func(naiveSender, c
 	return sent, err
 }
 
-// guardedPair are two nodes that send receipts as the shop does, and the event that each of them gets.
+// guardedPair are two nodes that send receipts as the shop does, and the event that each of them
+// gets.
 type guardedPair struct {
 	receiptKey
 	a, b  *worker
@@ -134,7 +137,8 @@ func (b *Bench) paidEvent(ctx context.Context) (outbox.Event, error) {
 		return outbox.Event{}, err
 	}
 	event := outbox.Event{Type: orders.EventPaid, OrderID: order.ID}
-	err = b.Guarded.QueryRow(ctx, "SELECT id, created_at, payload FROM outbox WHERE order_id = $1 AND type = $2", order.ID, event.Type).
+	err = b.Guarded.QueryRow(ctx, "SELECT id, created_at, payload FROM outbox WHERE order_id = $1 AND type = $2",
+		order.ID, event.Type).
 		Scan(&event.ID, &event.CreatedAt, &event.Data)
 	if err != nil {
 		return outbox.Event{}, fmt.Errorf("read the paid event: %w", err)
@@ -144,7 +148,8 @@ func (b *Bench) paidEvent(ctx context.Context) (outbox.Event, error) {
 
 // rowLeaseEnds ends the lease of the receipt's row now.
 func (p *guardedPair) rowLeaseEnds(ctx context.Context) error {
-	changed, err := p.bench.Guarded.Exec(ctx, "UPDATE receipts SET lease_until = now() WHERE order_id = $1 AND sent_at IS NULL", p.event.OrderID)
+	changed, err := p.bench.Guarded.Exec(ctx,
+		"UPDATE receipts SET lease_until = now() WHERE order_id = $1 AND sent_at IS NULL", p.event.OrderID)
 	if err == nil && changed.RowsAffected() != 1 {
 		err = errors.New("there is no such row")
 	}
@@ -159,8 +164,8 @@ func (b *Bench) countMails() {
 	b.Count("receipts", "mailbox", 1, func(ctx context.Context) (int, error) { return b.Mails(ctx, b.Email()) })
 }
 
-// bothSend has both nodes work at the same moment, with a mail server that answers nobody before one of them has come to its end. It returns the
-// one that did not send, if there is one.
+// bothSend has both nodes work at the same moment, with a mail server that answers nobody before
+// one of them has come to its end. It returns the one that did not send, if there is one.
 func bothSend(a, b *worker, work func(*worker) (sent bool, err error)) (*worker, error) {
 	type end struct {
 		*worker

@@ -14,7 +14,8 @@ type Report struct {
 	Latency []Latency `json:"latency"`
 }
 
-// Problems says what is wrong with the shop or with the lab, a line each. A naive twin that goes wrong as expected is none.
+// Problems says what is wrong with the shop or with the lab, a line each. A naive twin that goes
+// wrong as expected is none.
 func (r Report) Problems() []string {
 	var problems []string
 	for _, result := range r.Results {
@@ -32,12 +33,14 @@ func (o Outcome) problem(twin string) string {
 	case o.Failure != "":
 		return fmt.Sprintf("the %s twin could not be run to its end: %s", twin, o.Failure)
 	case o.Verdict != o.Expected:
-		return fmt.Sprintf("the %s twin %s (%s), but is expected to be one that %s", twin, o.Verdict, o.Counts(), o.Expected)
+		return fmt.Sprintf("the %s twin %s (%s), but is expected to be one that %s", twin, o.Verdict, o.Counts(),
+			o.Expected)
 	}
 	return ""
 }
 
-// Counts names the effects that went wrong, as "orders: 2 instead of 1", or all of them if none did.
+// Counts names the effects that went wrong, as "orders: 2 instead of 1", or all of them if none
+// did.
 func (o Outcome) Counts() string {
 	var wrong, right []string
 	for _, e := range o.Effects {
@@ -62,7 +65,8 @@ func (r Report) WriteTable(out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", e.Strategy, e.Fault, result.Naive.inTable(), result.Guarded.inTable(), e.ID)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", e.Strategy, e.Fault, result.Naive.inTable(),
+			result.Guarded.inTable(), e.ID)
 	}
 	if len(r.Latency) > 0 {
 		fmt.Fprintln(table, "\nSTRATEGY\tDECISION\tMEDIAN\tP95")

@@ -18,14 +18,21 @@ func TestProblems(t *testing.T) {
 		result Result
 		says   []string // nothing is wrong if empty
 	}{
-		"as it should be":          {Result{"e", naive, guarded}, nil},
-		"a guarded twin fails":     {Result{"e", naive, ran(Duplicates, Holds, twice)}, []string{"e: the guarded twin duplicates", "orders: 2 instead of 1", "holds"}},
-		"a guarded twin loses":     {Result{"e", naive, ran(Loses, Holds, Effect{Name: "mails", Want: 1})}, []string{"guarded", "loses", "mails: 0 instead of 1"}},
-		"a naive twin holds":       {Result{"e", ran(Holds, Duplicates, once), guarded}, []string{"e: the naive twin holds", "duplicates"}},
-		"a naive twin errs wrong":  {Result{"e", ran(Loses, Duplicates, once), guarded}, []string{"naive", "loses", "duplicates"}},
-		"a twin could not be run":  {Result{"e", naive, Outcome{Expected: Holds, Failure: "no socket"}}, []string{"guarded", "could not be run", "no socket"}},
-		"both go wrong":            {Result{"e", ran(Holds, Loses, once), ran(Loses, Holds, twice)}, []string{"guarded", "naive"}},
-		"a naive twin that breaks": {Result{"e", Outcome{Expected: Loses, Failure: "panic"}, guarded}, []string{"naive", "panic"}},
+		"as it should be": {Result{"e", naive, guarded}, nil},
+		"a guarded twin fails": {Result{"e", naive, ran(Duplicates, Holds, twice)},
+			[]string{"e: the guarded twin duplicates", "orders: 2 instead of 1", "holds"}},
+		"a guarded twin loses": {Result{"e", naive, ran(Loses, Holds, Effect{Name: "mails", Want: 1})},
+			[]string{"guarded", "loses", "mails: 0 instead of 1"}},
+		"a naive twin holds": {Result{"e", ran(Holds, Duplicates, once), guarded},
+			[]string{"e: the naive twin holds", "duplicates"}},
+		"a naive twin errs wrong": {Result{"e", ran(Loses, Duplicates, once), guarded},
+			[]string{"naive", "loses", "duplicates"}},
+		"a twin could not be run": {Result{"e", naive, Outcome{Expected: Holds, Failure: "no socket"}},
+			[]string{"guarded", "could not be run", "no socket"}},
+		"both go wrong": {Result{"e", ran(Holds, Loses, once), ran(Loses, Holds, twice)},
+			[]string{"guarded", "naive"}},
+		"a naive twin that breaks": {Result{"e", Outcome{Expected: Loses, Failure: "panic"}, guarded},
+			[]string{"naive", "panic"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -44,7 +51,8 @@ func TestProblems(t *testing.T) {
 
 func TestRounded(t *testing.T) {
 	t.Parallel()
-	for exact, want := range map[time.Duration]string{0: "0s", 312: "312ns", 45678: "45.7µs", 1234567: "1.23ms", 1999999999: "2s"} {
+	for exact, want := range map[time.Duration]string{0: "0s", 312: "312ns", 45678: "45.7µs", 1234567: "1.23ms",
+		1999999999: "2s"} {
 		if got := Rounded(exact).String(); got != want {
 			t.Errorf("%d: %s, want %s", exact, got, want)
 		}

@@ -40,7 +40,8 @@ type Lab struct {
 	bench *servers // nil until the first experiment
 }
 
-// New returns a lab on the servers of a shop. It leaves them alone until the first experiment. The caller closes the clients after Close.
+// New returns a lab on the servers of a shop. It leaves them alone until the first experiment. The
+// caller closes the clients after Close.
 func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, log *slog.Logger) *Lab {
 	return &Lab{shop: shop, redis: redis, nats: nats, log: log, slots: semaphore.NewWeighted(maxRuns)}
 }
@@ -55,8 +56,9 @@ func (l *Lab) Close() {
 	}
 }
 
-// Run lets the fault of the experiment happen to both twins at the same time and returns what came of it. Observe is told
-// of everything as it happens, one call after another. An error means that the experiment could not be set up.
+// Run lets the fault of the experiment happen to both twins at the same time and returns what came
+// of it. Observe is told of everything as it happens, one call after another. An error means that
+// the experiment could not be set up.
 func (l *Lab) Run(ctx context.Context, e Experiment, observe func(Event)) (Result, error) {
 	if !l.slots.TryAcquire(1) {
 		return Result{}, ErrBusy

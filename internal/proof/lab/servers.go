@@ -51,12 +51,15 @@ const (
 //go:embed naive*.sql
 var naiveTables embed.FS
 
-// servers are what the twins work with. Postgres, Redis and the broker are the shop's own. The payment provider and the mail
-// server are the lab's, because the shop's may be real and the shop's books must not show what the lab did there.
+// servers are what the twins work with. Postgres, Redis and the broker are the shop's own. The
+// payment provider and the mail server are the lab's, because the shop's may be real and the shop's
+// books must not show what the lab did there.
 type servers struct {
-	// Guarded is a pool on the schema with the shop's migrations, Naive on the one with the naive twins' tables.
+	// Guarded is a pool on the schema with the shop's migrations, Naive on the one with the naive
+	// twins' tables.
 	Guarded, Naive *pgxpool.Pool
-	// Redis is shared with the shop: use keys that begin with "lab:" and the run's name, and nothing that touches others.
+	// Redis is shared with the shop: use keys that begin with "lab:" and the run's name, and
+	// nothing that touches others.
 	Redis redis.UniversalClient
 	JS    jetstream.JetStream
 	// ProviderURL is the base URL of the lab's own payment provider.
@@ -78,9 +81,11 @@ type servers struct {
 	group      errgroup.Group
 }
 
-func startServers(ctx context.Context, shop *pgxpool.Pool, redis redis.UniversalClient, js jetstream.JetStream, log *slog.Logger) (_ *servers, err error) {
+func startServers(ctx context.Context, shop *pgxpool.Pool, redis redis.UniversalClient, js jetstream.JetStream,
+	log *slog.Logger) (_ *servers, err error) {
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &servers{races: semaphore.NewWeighted(1), Redis: redis, JS: js, log: log, stop: stop, http: &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}}
+	s := &servers{races: semaphore.NewWeighted(1), Redis: redis, JS: js, log: log, stop: stop,
+		http: &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -112,7 +117,8 @@ func (s *servers) close() {
 	}
 }
 
-// openSchemas makes what is missing of both schemas. What earlier runs left there is nobody's harm: every run has names of its own.
+// openSchemas makes what is missing of both schemas. What earlier runs left there is nobody's harm:
+// every run has names of its own.
 func (s *servers) openSchemas(ctx context.Context, shop *pgxpool.Pool) error {
 	const create = `SELECT pg_advisory_xact_lock(hashtextextended('onceshop lab', 0));
 		CREATE SCHEMA IF NOT EXISTS ` + guardedSchema + `; CREATE SCHEMA IF NOT EXISTS ` + naiveSchema
@@ -169,7 +175,8 @@ func (s *servers) createNaiveTables(ctx context.Context) error {
 // stockUp puts the lab's product on sale. A delivery is booked once, so a restart adds nothing.
 func (s *servers) stockUp(ctx context.Context) error {
 	shop := s.orders()
-	mug := orders.Product{SKU: sku, Name: "Lab Mug", Description: "Bought by experiments only.", Currency: currency, UnitPrice: unitPrice}
+	mug := orders.Product{SKU: sku, Name: "Lab Mug", Description: "Bought by experiments only.", Currency: currency,
+		UnitPrice: unitPrice}
 	if err := shop.AddProduct(ctx, mug, 1); err != nil {
 		return err
 	}
@@ -185,8 +192,8 @@ func (s *servers) orders() *orders.Service {
 	return orders.New(s.Guarded, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
 }
 
-// openLastStream makes a stream that stays. With the last stream of an account the broker removes the account's folder, and another that
-// is being opened at that moment fails.
+// openLastStream makes a stream that stays. With the last stream of an account the broker removes
+// the account's folder, and another that is being opened at that moment fails.
 func (s *servers) openLastStream(ctx context.Context) error {
 	config := jetstream.StreamConfig{Name: "LAB", Subjects: []string{"lab"}, MaxAge: time.Minute}
 	if _, err := s.JS.CreateOrUpdateStream(ctx, config); err != nil {

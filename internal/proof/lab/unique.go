@@ -24,13 +24,19 @@ func doubleClick() Experiment {
 	return Experiment{
 		ID: "unique-double-click", Strategy: Unique, Fault: "Double click",
 		Story: "The buyer presses Buy twice. Both requests arrive, and both are at work at the same time.",
-		Why: "The naive shop cannot know that two requests are one wish: nothing in them says so, and each is a valid sale. " +
-			"In the guarded shop both clicks carry the key of the cart, and the unique index over customer and key lets one of two rows in, however close they are. " +
-			"The trap is in how to lose that race: a caught unique violation (23505) has aborted the transaction, and nothing more can be read in it. " +
-			"INSERT … ON CONFLICT DO NOTHING waits for the winner and then writes no row, and a second statement reads the winner's order. " +
+		Why: "The naive shop cannot know that two requests are one wish: nothing in them says so, and each is a " +
+			"valid sale. " +
+			"In the guarded shop both clicks carry the key of the cart, and the unique index over customer and key " +
+			"lets one of two rows in, however close they are. " +
+			"The trap is in how to lose that race: a caught unique violation (23505) has aborted the transaction, " +
+			"and nothing more can be read in it. " +
+			"INSERT … ON CONFLICT DO NOTHING waits for the winner and then writes no row, and a second statement " +
+			"reads the winner's order. " +
 			"The charge is a second request with a row and a key of its own, so the money moves once too.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "each request is an order", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout", "internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
+		Naive: Twin{Title: "each request is an order", Expect: Duplicates,
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout",
+				"internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA)
 				shop.countOrders(1)
@@ -51,7 +57,9 @@ func doubleClick() Experiment {
 					return err
 				}
 				shop := b.node(NodeA, shopTiming)
-				return inParallel(ctx, 2, func(ctx context.Context, _ int) error { return shop.checkout(ctx, customer, "K1") })
+				return inParallel(ctx, 2, func(ctx context.Context, _ int) error {
+					return shop.checkout(ctx, customer, "K1")
+				})
 			}},
 	}
 }
@@ -59,13 +67,19 @@ func doubleClick() Experiment {
 func answerLost() Experiment {
 	return Experiment{
 		ID: "unique-answer-lost", Strategy: Unique, Fault: "Answer lost, client retries",
-		Story: "The shop does its work, but the answer is lost on the way back. The client sees a timeout and sends its request again.",
-		Why: "A timeout says nothing about what happened: the work may be done, half done or not begun, and the client is right to try again. " +
+		Story: "The shop does its work, but the answer is lost on the way back. The client sees a timeout and " +
+			"sends its request again.",
+		Why: "A timeout says nothing about what happened: the work may be done, half done or not begun, and the " +
+			"client is right to try again. " +
 			"The naive shop takes the second try for a second sale. " +
-			"The guarded shop keeps the key, a fingerprint of the request and the bytes of the answer as columns of the order itself, written in the same transaction. " +
-			"The retry finds the row and gets the very same answer, today or in a year, because these columns are not a cache that runs out.",
+			"The guarded shop keeps the key, a fingerprint of the request and the bytes of the answer as columns " +
+			"of the order itself, written in the same transaction. " +
+			"The retry finds the row and gets the very same answer, today or in a year, because these columns are " +
+			"not a cache that runs out.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "each try is an order", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout", "internal/proof/lab/unique_naive.go:naiveShop.capture"},
+		Naive: Twin{Title: "each try is an order", Expect: Duplicates,
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout",
+				"internal/proof/lab/unique_naive.go:naiveShop.capture"},
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA)
 				shop.countOrders(1)
@@ -84,7 +98,8 @@ func answerLost() Experiment {
 				}
 				return nil
 			}},
-		Guarded: Twin{Title: "the key finds the answer", Expect: Holds, Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Once"},
+		Guarded: Twin{Title: "the key finds the answer", Expect: Holds,
+			Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Once"},
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.sale(ctx)
 				if err != nil {
@@ -116,15 +131,20 @@ func otherBasket() Experiment {
 	return Experiment{
 		ID: "unique-other-basket", Strategy: Unique, Fault: "Same key, another basket",
 		Story: "The buyer orders one mug and then two, and a client with a bug sends both baskets under the same key.",
-		Why: "The naive shop does have unique keys, yet it asks only whether a key is known, not what the key was used for. " +
-			"So it answers the second basket with a friendly 201 and the first order: the buyer believes in two mugs that nobody will ever send. " +
+		Why: "The naive shop does have unique keys, yet it asks only whether a key is known, not what the key was " +
+			"used for. " +
+			"So it answers the second basket with a friendly 201 and the first order: the buyer believes in two " +
+			"mugs that nobody will ever send. " +
 			"A duplicate was stopped that was none, which is as wrong as one that gets through. " +
-			"The guarded shop stores a fingerprint of the request beside the key; another meaning under a known key is refused with 422, nothing is written, and the client can come again with a key of its own.",
+			"The guarded shop stores a fingerprint of the request beside the key; another meaning under a known " +
+			"key is refused with 422, nothing is written, and the client can come again with a key of its own.",
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "the key is all it compares", Expect: Loses, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey"},
-			Run: naiveOtherBasket},
-		Guarded: Twin{Title: "key and fingerprint", Expect: Holds, Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
-			Run: guardedOtherBasket},
+		Naive: Twin{Title: "the key is all it compares", Expect: Loses,
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey"},
+			Run:  naiveOtherBasket},
+		Guarded: Twin{Title: "key and fingerprint", Expect: Holds,
+			Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
+			Run:  guardedOtherBasket},
 	}
 }
 
@@ -154,7 +174,8 @@ func guardedOtherBasket(ctx context.Context, b *Bench) error {
 	}
 	var told []int64
 	b.Count(acknowledgedOrders, "table orders", 0, func(ctx context.Context) (int, error) {
-		return Rows(ctx, b.Guarded, "SELECT count(*) FROM orders o JOIN order_lines l ON l.order_id = o.id WHERE o.customer_id = $1 AND l.quantity = ANY($2)", customer, told)
+		return Rows(ctx, b.Guarded, "SELECT count(*) FROM orders o JOIN order_lines l ON l.order_id = o.id WHERE "+
+			"o.customer_id = $1 AND l.quantity = ANY($2)", customer, told)
 	})
 	shop := b.node(NodeA, shopTiming)
 	for _, request := range []struct {
@@ -182,14 +203,21 @@ const racers = 3
 func selectThenInsert() Experiment {
 	return Experiment{
 		ID: "unique-select-then-insert", Strategy: Unique, Fault: "Select, then insert, under a race",
-		Story: "Three requests with one key come to three processes, drawn as one, and look for its order at the same moment. None finds one, and all go on to insert it.",
-		Why: "Between a look and a write there is always a gap, and whoever looks into it sees what is true no more when the write comes. " +
-			"A transaction around both does not close it: under READ COMMITTED nobody sees the rows that others have not committed yet. " +
-			"A unique index does, because it also knows the rows on their way in, and makes the second writer wait for the first to commit. " +
+		Story: "Three requests with one key come to three processes, drawn as one, and look for its order at the " +
+			"same moment. None finds one, and all go on to insert it.",
+		Why: "Between a look and a write there is always a gap, and whoever looks into it sees what is true no " +
+			"more when the write comes. " +
+			"A transaction around both does not close it: under READ COMMITTED nobody sees the rows that others " +
+			"have not committed yet. " +
+			"A unique index does, because it also knows the rows on their way in, and makes the second writer wait " +
+			"for the first to commit. " +
 			"The guarded shop looks first too, but only to save work, and lets ON CONFLICT DO NOTHING decide. " +
-			"The losers then read in a second statement: the INSERT itself, and any CTE around it, sees the database as it was when it began, without the winner's row.",
+			"The losers then read in a second statement: the INSERT itself, and any CTE around it, sees the " +
+			"database as it was when it began, without the winner's row.",
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "SELECT decides", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeUnlessThere", "internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
+		Naive: Twin{Title: "SELECT decides", Expect: Duplicates,
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeUnlessThere",
+				"internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: naiveRace},
 		Guarded: Twin{Title: "the index decides", Expect: Holds, Code: placeCode,
 			Run: guardedRace},
@@ -217,7 +245,8 @@ func guardedRace(ctx context.Context, b *Bench) error {
 	}
 	return b.meetAtKey(ctx, customer, racers, func(ctx context.Context) error {
 		return inParallel(ctx, racers, func(ctx context.Context, _ int) error {
-			// Each on a process of its own: one alone would place them together, and none would meet another.
+			// Each on a process of its own: one alone would place them together, and none would
+			// meet another.
 			_, err := b.node(NodeA, shopTiming).place(ctx, b.placing(customer, "K1"))
 			return err
 		})
@@ -250,8 +279,8 @@ func meeting(n int) func(context.Context) error {
 	}
 }
 
-// meetAtKey runs requests of a customer that all look before any of them can write: the customer's row, which an order refers to, is
-// locked until n of them wait for it or for each other.
+// meetAtKey runs requests of a customer that all look before any of them can write: the customer's
+// row, which an order refers to, is locked until n of them wait for it or for each other.
 func (b *Bench) meetAtKey(ctx context.Context, customer uuid.UUID, n int, requests func(context.Context) error) error {
 	// Several such races at once could take all connections and wait for more.
 	if err := b.races.Acquire(ctx, 1); err != nil {

@@ -19,18 +19,27 @@ const deadLease = 300 * time.Millisecond
 func crashAfterCharge() Experiment {
 	return Experiment{
 		ID: "unique-crash-after-charge", Strategy: Unique, Fault: "Crash after the charge, before it is saved",
-		Story: "The provider has taken the money, and the node dies before it can write that down. The client tries again, and the dead node comes back.",
-		Why: "No transaction spans a database and somebody else's server, so there is always a moment in which the money has moved and nobody here knows. " +
-			"The naive shop notes each try and even finishes at its start what a crash interrupted, but every try is a payment of its own with a fresh key at the provider: " +
+		Story: "The provider has taken the money, and the node dies before it can write that down. The client " +
+			"tries again, and the dead node comes back.",
+		Why: "No transaction spans a database and somebody else's server, so there is always a moment in which the " +
+			"money has moved and nobody here knows. " +
+			"The naive shop notes each try and even finishes at its start what a crash interrupted, but every try " +
+			"is a payment of its own with a fresh key at the provider: " +
 			"the retry charges again, the restart completes the first, and two payments and two events stand. " +
-			"The guarded shop writes the charge before the call and derives the provider's key from that stored row, so whoever asks again asks for the same thing. " +
-			"And what is unknown is not failed: the retry is told to wait, the reconciler asks the provider what it knows, and one row is settled once.",
-		Shrunk: fmt.Sprintf("The lease of the node that dies is %d ms instead of %.0f s.", deadLease.Milliseconds(), shopTiming.Lease.Seconds()),
+			"The guarded shop writes the charge before the call and derives the provider's key from that stored " +
+			"row, so whoever asks again asks for the same thing. " +
+			"And what is unknown is not failed: the retry is told to wait, the reconciler asks the provider what " +
+			"it knows, and one row is settled once.",
+		Shrunk: fmt.Sprintf("The lease of the node that dies is %d ms instead of %.0f s.", deadLease.Milliseconds(),
+			shopTiming.Lease.Seconds()),
 		Actors: []Actor{Client, NodeA, NodeB, Database, Provider},
 		Naive: Twin{Title: "a payment for each try", Expect: Duplicates, Run: naiveCrash,
-			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay", "internal/proof/lab/unique_naive.go:naiveShop.savePayment", "internal/proof/lab/unique_naive.go:naiveShop.resumePayments"}},
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay",
+				"internal/proof/lab/unique_naive.go:naiveShop.savePayment",
+				"internal/proof/lab/unique_naive.go:naiveShop.resumePayments"}},
 		Guarded: Twin{Title: "a stored attempt, settled once", Expect: Holds, Run: guardedCrash,
-			Code: []string{"internal/payments/charge.go:Service.Charge", "internal/payments/charge.go:Service.capture", "internal/payments/reconcile.go:Service.reconcileCharge"}},
+			Code: []string{"internal/payments/charge.go:Service.Charge", "internal/payments/charge.go:Service.capture",
+				"internal/payments/reconcile.go:Service.reconcileCharge"}},
 	}
 }
 
@@ -69,10 +78,12 @@ func guardedCrash(ctx context.Context, b *Bench) error {
 	}
 	b.countCaptures(customer, 1)
 	b.Count("payment records", "table charges", 1, func(ctx context.Context) (int, error) {
-		return Rows(ctx, b.Guarded, "SELECT count(*) FROM charges WHERE customer_id = $1 AND status = 'succeeded'", customer)
+		return Rows(ctx, b.Guarded, "SELECT count(*) FROM charges WHERE customer_id = $1 AND status = 'succeeded'",
+			customer)
 	})
 	b.Count("paid events", "table outbox", 1, func(ctx context.Context) (int, error) {
-		return Rows(ctx, b.Guarded, "SELECT count(*) FROM outbox e JOIN orders o ON o.id = e.order_id WHERE o.customer_id = $1 AND e.type = $2", customer, orders.EventPaid)
+		return Rows(ctx, b.Guarded, "SELECT count(*) FROM outbox e JOIN orders o ON o.id = e.order_id WHERE "+
+			"o.customer_id = $1 AND e.type = $2", customer, orders.EventPaid)
 	})
 	dying := shopTiming
 	dying.Lease = deadLease
@@ -135,17 +146,24 @@ func twoTabs() Experiment {
 	return Experiment{
 		ID: "unique-two-tabs", Strategy: Unique, Fault: "Two tabs, two keys",
 		Story: "The same order is open in two tabs, and the buyer pays in both. Each tab has made up a key of its own.",
-		Why: "A key stops the repeat of a request, but two tabs are two requests: their keys differ, and both are honored. " +
-			"The naive shop also looks whether the order is paid, and it is not yet, because the first charge is under way. " +
+		Why: "A key stops the repeat of a request, but two tabs are two requests: their keys differ, and both are " +
+			"honored. " +
+			"The naive shop also looks whether the order is paid, and it is not yet, because the first charge is " +
+			"under way. " +
 			"What must be unique here is not the request but the charge of an order. " +
-			"The guarded shop locks the order before it looks and finds the charge that was stored before the provider was called. " +
-			"Behind that stands a partial unique index, one pending, unknown or succeeded charge per order, which would hold even if somebody forgot the lock; a declined charge makes room for the next try. " +
-			"There are two unique keys now, so not every conflict means a replay: the loser looks which of them stood in its way before it answers.",
+			"The guarded shop locks the order before it looks and finds the charge that was stored before the " +
+			"provider was called. " +
+			"Behind that stands a partial unique index, one pending, unknown or succeeded charge per order, which " +
+			"would hold even if somebody forgot the lock; a declined charge makes room for the next try. " +
+			"There are two unique keys now, so not every conflict means a replay: the loser looks which of them " +
+			"stood in its way before it answers.",
 		Actors: []Actor{Client, NodeA, Database, Provider},
-		Naive: Twin{Title: "a key per request", Expect: Duplicates, Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey"},
-			Run: naiveTabs},
-		Guarded: Twin{Title: "one live charge per order", Expect: Holds, Code: []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:refusal"},
-			Run: guardedTabs},
+		Naive: Twin{Title: "a key per request", Expect: Duplicates,
+			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey"},
+			Run:  naiveTabs},
+		Guarded: Twin{Title: "one live charge per order", Expect: Holds,
+			Code: []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:refusal"},
+			Run:  guardedTabs},
 	}
 }
 

@@ -29,14 +29,16 @@ func (s *naiveShop) checkout(ctx context.Context, quantity int64) (uuid.UUID, er
 
 func (s *naiveShop) insertOrder(ctx context.Context, key string, quantity int64) (uuid.UUID, error) {
 	orderID := uuid.New()
-	_, err := s.exec(ctx, "INSERT INTO orders (id, run, idempotency_key, quantity) VALUES ($1, $2, $3, $4)", orderID, s.run, key, quantity)
+	_, err := s.exec(ctx, "INSERT INTO orders (id, run, idempotency_key, quantity) VALUES ($1, $2, $3, $4)", orderID,
+		s.run, key, quantity)
 	return orderID, err
 }
 
 // capture takes the money. Reference is the idempotency key at the provider too.
 func (s *naiveShop) capture(ctx context.Context, reference string, orderID uuid.UUID, quantity int64) error {
-	capture, err := s.provider.Capture(ctx, reference, payments.CaptureRequest{Reference: reference, OrderID: orderID.String(),
-		Amount: quantity * unitPrice, Currency: currency, PaymentMethod: "pm_ok"})
+	capture, err := s.provider.Capture(ctx, reference,
+		payments.CaptureRequest{Reference: reference, OrderID: orderID.String(),
+			Amount: quantity * unitPrice, Currency: currency, PaymentMethod: "pm_ok"})
 	if err == nil && capture.Status != payments.CaptureSucceeded {
 		err = errors.New("the payment was declined")
 	}
@@ -45,26 +47,31 @@ func (s *naiveShop) capture(ctx context.Context, reference string, orderID uuid.
 
 // placeUnlessThere places the order of a key, unless it finds one.
 func (s *naiveShop) placeUnlessThere(ctx context.Context, key string, quantity int64) (uuid.UUID, error) {
-	orderID, found, err := find[uuid.UUID](ctx, s, "SELECT id FROM orders WHERE run = $1 AND idempotency_key = $2", s.run, key)
+	orderID, found, err := find[uuid.UUID](ctx, s, "SELECT id FROM orders WHERE run = $1 AND idempotency_key = $2",
+		s.run, key)
 	if found || err != nil {
 		return orderID, err
 	}
 	return s.insertOrder(ctx, key, quantity)
 }
 
-// placeOncePerKey claims the key and places the order in one transaction; whoever comes later with the key gets that order.
+// placeOncePerKey claims the key and places the order in one transaction; whoever comes later with
+// the key gets that order.
 func (s *naiveShop) placeOncePerKey(ctx context.Context, key string, quantity int64) (orderID uuid.UUID, err error) {
 	err = s.inTx(ctx, func(s *naiveShop) error {
 		orderID = uuid.New()
-		claimed, err := s.exec(ctx, "INSERT INTO idempotency_keys (run, key, order_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", s.run, key, orderID)
+		claimed, err := s.exec(ctx, "INSERT INTO idempotency_keys (run, key, order_id) VALUES ($1, $2, $3) ON "+
+			"CONFLICT DO NOTHING", s.run, key, orderID)
 		if err != nil {
 			return err
 		}
 		if claimed == 0 {
-			orderID, _, err = find[uuid.UUID](ctx, s, "SELECT order_id FROM idempotency_keys WHERE run = $1 AND key = $2", s.run, key)
+			orderID, _, err = find[uuid.UUID](ctx, s,
+				"SELECT order_id FROM idempotency_keys WHERE run = $1 AND key = $2", s.run, key)
 			return err
 		}
-		_, err = s.exec(ctx, "INSERT INTO orders (id, run, idempotency_key, quantity) VALUES ($1, $2, $3, $4)", orderID, s.run, key, quantity)
+		_, err = s.exec(ctx, "INSERT INTO orders (id, run, idempotency_key, quantity) VALUES ($1, $2, $3, $4)",
+			orderID, s.run, key, quantity)
 		return err
 	})
 	return orderID, err
@@ -72,7 +79,8 @@ func (s *naiveShop) placeOncePerKey(ctx context.Context, key string, quantity in
 
 // payOncePerKey pays for an order that is not paid. A repeat with the same key does nothing.
 func (s *naiveShop) payOncePerKey(ctx context.Context, key string, orderID uuid.UUID, quantity int64) error {
-	claimed, err := s.exec(ctx, "INSERT INTO idempotency_keys (run, key, order_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", s.run, key, orderID)
+	claimed, err := s.exec(ctx, "INSERT INTO idempotency_keys (run, key, order_id) VALUES ($1, $2, $3) ON CONFLICT "+
+		"DO NOTHING", s.run, key, orderID)
 	if err != nil || claimed == 0 {
 		return err
 	}
@@ -90,10 +98,12 @@ func (s *naiveShop) payOncePerKey(ctx context.Context, key string, orderID uuid.
 	return err
 }
 
-// pay notes what it is about to do, so that a crash leaves a trace, then takes the money and saves that it did.
+// pay notes what it is about to do, so that a crash leaves a trace, then takes the money and saves
+// that it did.
 func (s *naiveShop) pay(ctx context.Context, orderID uuid.UUID, quantity int64) error {
 	paymentID := uuid.New()
-	_, err := s.exec(ctx, "INSERT INTO payments (id, run, order_id, status) VALUES ($1, $2, $3, 'started')", paymentID, s.run, orderID)
+	_, err := s.exec(ctx, "INSERT INTO payments (id, run, order_id, status) VALUES ($1, $2, $3, 'started')", paymentID,
+		s.run, orderID)
 	if err != nil {
 		return err
 	}
@@ -117,7 +127,8 @@ func (s *naiveShop) savePayment(ctx context.Context, paymentID uuid.UUID) error 
 // resumePayments runs at the start of the process and finishes what a crash has left behind.
 func (s *naiveShop) resumePayments(ctx context.Context) error {
 	for {
-		paymentID, found, err := find[uuid.UUID](ctx, s, "SELECT id FROM payments WHERE run = $1 AND status = 'started' LIMIT 1", s.run)
+		paymentID, found, err := find[uuid.UUID](ctx, s,
+			"SELECT id FROM payments WHERE run = $1 AND status = 'started' LIMIT 1", s.run)
 		if err != nil || !found {
 			return err
 		}

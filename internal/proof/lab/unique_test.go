@@ -27,7 +27,8 @@ var expectedOfUnique = []struct {
 	{"memory-evicted", []int{6}, nil}, // the memory evicts in its own time
 }
 
-// What a diagram says of the guarded twin is what the story promises, and it tells of nothing before its cause.
+// What a diagram says of the guarded twin is what the story promises, and it tells of nothing
+// before its cause.
 //
 //nolint:tparallel // a lab runs few experiments at a time
 func TestDiagrams(t *testing.T) {
@@ -91,7 +92,8 @@ func runOf(t *testing.T, l *Lab, id string) Result {
 	}
 	for side, outcome := range map[Side]Outcome{NaiveSide: result.Naive, GuardedSide: result.Guarded} {
 		if outcome.Failure != "" || outcome.Verdict != outcome.Expected {
-			t.Errorf("%s: %q, want %q; failure %q; effects %+v", side, outcome.Verdict, outcome.Expected, outcome.Failure, outcome.Effects)
+			t.Errorf("%s: %q, want %q; failure %q; effects %+v", side, outcome.Verdict, outcome.Expected,
+				outcome.Failure, outcome.Effects)
 		}
 	}
 	return result

@@ -19,11 +19,12 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox"
 )
 
-// patience is what a busy machine gets where the shop gives up sooner: an experiment has the faults that it is about, and no others.
+// patience is what a busy machine gets where the shop gives up sooner: an experiment has the faults
+// that it is about, and no others.
 const patience = 10 * time.Second
 
-// worker is a process that publishes events or sends receipts. Its clients are its own: they draw what passes over them, and the
-// process can die at any of them.
+// worker is a process that publishes events or sends receipts. Its clients are its own: they draw
+// what passes over them, and the process can die at any of them.
 type worker struct {
 	bench  *Bench
 	actor  Actor
@@ -62,12 +63,14 @@ func (b *Bench) guarded(ctx context.Context, actor Actor, redisDown bool) (*work
 		return nil, err
 	}
 	shop := notify.Shop{Name: "Lab", URL: "http://lab.example", Host: "lab.example", From: "receipts@lab.example"}
-	w.receipts = notify.New(pool, b.orders(), dedup.NewClaims(w.redis, b.keys()), w.mailer, shop, nil, slog.New(slog.DiscardHandler))
+	w.receipts = notify.New(pool, b.orders(), dedup.NewClaims(w.redis, b.keys()), w.mailer, shop, nil,
+		slog.New(slog.DiscardHandler))
 	return w, nil
 }
 
 // open returns a pool of the worker's own on the same schema.
-func (w *worker) open(ctx context.Context, schema *pgxpool.Pool, prepare func(context.Context, *pgx.Conn) error) (*pgxpool.Pool, error) {
+func (w *worker) open(ctx context.Context, schema *pgxpool.Pool,
+	prepare func(context.Context, *pgx.Conn) error) (*pgxpool.Pool, error) {
 	config := schema.Config()
 	config.MaxConns = 2
 	config.ConnConfig.Tracer = sqlPen{w}
@@ -80,8 +83,8 @@ func (w *worker) open(ctx context.Context, schema *pgxpool.Pool, prepare func(co
 	return pool, nil
 }
 
-// diesAt has the process die at a point, as in "after set" or "before MarkSent": the name is that of a Redis command, of a query, or of
-// what the experiment calls reach with.
+// diesAt has the process die at a point, as in "after set" or "before MarkSent": the name is that
+// of a Redis command, of a query, or of what the experiment calls reach with.
 func (w *worker) diesAt(point, lastWords string) { w.deathAt, w.lastWords = point, lastWords }
 
 // reach ends the process here if this is where it dies.
@@ -92,7 +95,8 @@ func (w *worker) reach(ctx context.Context, point string) {
 	}
 }
 
-// process runs work as the worker's process. It is an error not to die where the experiment is about that.
+// process runs work as the worker's process. It is an error not to die where the experiment is
+// about that.
 func (w *worker) process(work func() error) (finished bool, err error) {
 	finished, err = w.bench.Process(work)
 	if err == nil && w.deathAt != "" {
@@ -101,7 +105,8 @@ func (w *worker) process(work func() error) (finished bool, err error) {
 	return finished, err
 }
 
-// handle hands the paid event to the shop's service. Busy reports that somebody else is at it, and the event has to come again.
+// handle hands the paid event to the shop's service. Busy reports that somebody else is at it, and
+// the event has to come again.
 func (w *worker) handle(ctx context.Context, event outbox.Event) (busy bool, err error) {
 	w.bench.Does(ctx, w.actor, "handles %s", event.Type)
 	_, err = w.process(func() error { return w.receipts.HandlePaid(ctx, event) })
@@ -124,7 +129,8 @@ func (w *worker) settle(ctx context.Context, event outbox.Event) error {
 // keys is what the keys of this run begin with.
 func (b *Bench) keys() string { return "lab:" + b.Name + ":" }
 
-// redisClient is another client of the shop's Redis. It is connected: the shop has little time for that, and a busy machine may need more.
+// redisClient is another client of the shop's Redis. It is connected: the shop has little time for
+// that, and a busy machine may need more.
 func (b *Bench) redisClient(ctx context.Context) (redis.UniversalClient, error) {
 	var client redis.UniversalClient
 	switch shop := b.Redis.(type) {
@@ -138,7 +144,9 @@ func (b *Bench) redisClient(ctx context.Context) (redis.UniversalClient, error) 
 		return nil, fmt.Errorf("there is no way to open another client like %T", shop)
 	}
 	b.OnEnd(func() { _ = client.Close() })
-	return client, Until(ctx, "Redis to answer", func(ctx context.Context) (bool, error) { return client.Ping(ctx).Err() == nil, nil })
+	return client, Until(ctx, "Redis to answer", func(ctx context.Context) (bool, error) {
+		return client.Ping(ctx).Err() == nil, nil
+	})
 }
 
 // deadRedis is a client whose Redis is down. The shop's is left alone.
@@ -198,7 +206,8 @@ func (p redisPen) draw(ctx context.Context, command redis.Cmder, err error) {
 	}
 }
 
-// redisText is a command as its reader would type it; ours reports whether its key begins with the prefix.
+// redisText is a command as its reader would type it; ours reports whether its key begins with the
+// prefix.
 func redisText(args []any, prefix string) (text string, ours bool) {
 	words := make([]string, len(args))
 	for i, arg := range args {
@@ -236,7 +245,8 @@ func redisResult(result string) string {
 	return result
 }
 
-// queries says how the queries that an experiment is about are drawn. Those of the shop have the names that sqlc knows them by.
+// queries says how the queries that an experiment is about are drawn. Those of the shop have the
+// names that sqlc knows them by.
 var queries = map[string]string{
 	"ClaimReceipt":    "claim the receipt's row",
 	"MarkReceiptSent": "record it as sent",

@@ -24,7 +24,8 @@ func TestAccess(t *testing.T) {
 		t.Parallel()
 		placed := bob.Post(t.Context(), "/v1/orders", "hers", apptest.OrderBody("bob@example.com", "PIN-KEY", 1))
 		expect(t, "Bob's order under Alice's key", placed, http.StatusCreated, "")
-		if placed.Header.Get("Idempotent-Replayed") != "" || bytes.Contains(placed.Body, []byte(order.ID.String())) || bytes.Contains(placed.Body, []byte("buyer@")) {
+		if placed.Header.Get("Idempotent-Replayed") != "" || bytes.Contains(placed.Body, []byte(order.ID.String())) ||
+			bytes.Contains(placed.Body, []byte("buyer@")) {
 			t.Errorf("Bob got %s", placed.Body)
 		}
 		paid := bob.Post(t.Context(), placed.Header.Get("Location")+"/charges", "hers", `{"payment_method":"pm_ok"}`)
@@ -54,8 +55,10 @@ func TestAccess(t *testing.T) {
 			expect(t, call.path, got, http.StatusNotFound, "not_found")
 			got.Header.Del("Date")
 			none.Header.Del("Date")
-			if none.Status != got.Status || !bytes.Equal(got.Body, none.Body) || fmt.Sprint(got.Header) != fmt.Sprint(none.Header) {
-				t.Errorf("%s: Alice's is answered with %v %s, none with %v %s", call.path, got.Header, got.Body, none.Header, none.Body)
+			if none.Status != got.Status || !bytes.Equal(got.Body, none.Body) ||
+				fmt.Sprint(got.Header) != fmt.Sprint(none.Header) {
+				t.Errorf("%s: Alice's is answered with %v %s, none with %v %s", call.path, got.Header, got.Body,
+					none.Header, none.Body)
 			}
 		}
 		if after := alice.Get(t.Context(), "/v1/orders/"+unpaid.ID.String()); !bytes.Equal(before.Body, after.Body) {
@@ -65,25 +68,30 @@ func TestAccess(t *testing.T) {
 	})
 	t.Run("AdminCalls", func(t *testing.T) {
 		t.Parallel()
-		for path, body := range map[string]string{"/v1/deliveries": `{"lines":[{"sku":"MUG-ONCE","quantity":7}]}`, "/v1/charges/" + charge.ID.String() + "/refunds": "{}"} {
+		for path, body := range map[string]string{"/v1/deliveries": `{"lines":[{"sku":"MUG-ONCE","quantity":7}]}`,
+			"/v1/charges/" + charge.ID.String() + "/refunds": "{}"} {
 			expect(t, path, alice.Post(t.Context(), path, "no-admin", body), http.StatusForbidden, "forbidden")
 		}
-		if n := shop.Count(t, "SELECT (SELECT count(*) FROM deliveries WHERE idempotency_key = 'no-admin') + (SELECT count(*) FROM refunds)"); n != 0 {
+		if n := shop.Count(t, "SELECT (SELECT count(*) FROM deliveries WHERE idempotency_key = 'no-admin') + "+
+			"(SELECT count(*) FROM refunds)"); n != 0 {
 			t.Errorf("%d rows were written", n)
 		}
 		owner := ""
-		if err := shop.Pool.QueryRow(t.Context(), "SELECT customer_id::text FROM orders WHERE id = $1", order.ID).Scan(&owner); err != nil {
+		if err := shop.Pool.QueryRow(t.Context(), "SELECT customer_id::text FROM orders WHERE id = $1",
+			order.ID).Scan(&owner); err != nil {
 			t.Fatal(err)
 		}
 		for _, route := range []string{"/v1/deliveries", "/v1/charges/:id/refunds"} {
-			if want := fmt.Sprintf(`"msg":"a customer tried an admin call","customer_id":"%s","path":"%s"`, owner, route); !strings.Contains(shop.Log.String(), want) {
+			if want := fmt.Sprintf(`"msg":"a customer tried an admin call","customer_id":"%s","path":"%s"`, owner,
+				route); !strings.Contains(shop.Log.String(), want) {
 				t.Errorf("the log does not say %s", want)
 			}
 		}
 	})
 	t.Run("OperatorsAddress", func(t *testing.T) {
 		t.Parallel()
-		for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile", "/debug/pprof/cmdline", "/debug/vars", "//metrics", "/static/../metrics"} {
+		for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile",
+			"/debug/pprof/cmdline", "/debug/vars", "//metrics", "/static/../metrics"} {
 			expect(t, path, get(t, shop.Nodes[0]+path), http.StatusNotFound, "")
 		}
 		for _, path := range []string{"/metrics", "/debug/pprof/"} {
@@ -114,14 +122,19 @@ func TestServe(t *testing.T) {
 		for _, token := range []string{accounts.DemoAlice, accounts.DemoBob, accounts.DemoAdmin} {
 			demo := shop.Client(t, 0, token)
 			expect(t, token, demo.Get(t.Context(), "/v1/orders"), http.StatusUnauthorized, "unauthorized")
-			expect(t, token, demo.Post(t.Context(), "/v1/orders", "k", apptest.OrderBody("a@example.com", "MUG-ONCE", 1)), http.StatusUnauthorized, "unauthorized")
-			expect(t, token, submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {token}}), http.StatusForbidden, "")
+			expect(t, token, demo.Post(t.Context(), "/v1/orders", "k",
+				apptest.OrderBody("a@example.com", "MUG-ONCE", 1)), http.StatusUnauthorized, "unauthorized")
+			expect(t, token, submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {token}}),
+				http.StatusForbidden, "")
 		}
-		expect(t, "a token that was issued", shop.Client(t, 0, customer).Get(t.Context(), "/v1/orders"), http.StatusOK, "")
+		expect(t, "a token that was issued", shop.Client(t, 0, customer).Get(t.Context(), "/v1/orders"), http.StatusOK,
+			"")
 	})
 	t.Run("OperatorsPages", func(t *testing.T) {
 		t.Parallel()
-		pages := []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/orders/" + missing, "/admin/charges", "/admin/events", "/admin/letters", "/lab", "/lab/unique-double-click", "/lab/events", "/lab/runs/1/events"}
+		pages := []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/orders/" + missing,
+			"/admin/charges", "/admin/events", "/admin/letters", "/lab", "/lab/unique-double-click", "/lab/events",
+			"/lab/runs/1/events"}
 		actions := []string{"/admin/letters/1/retry", "/admin/logout", "/lab", "/lab/unique-double-click"}
 		refused := func(who string, header http.Header) {
 			for _, path := range pages {
@@ -138,14 +151,17 @@ func TestServe(t *testing.T) {
 		refused("nobody", nil)
 		refused("a customer's token", bearer(customer))
 		refused("an admin's token in place of a session", bearer(admin))
-		refused("a forged session", http.Header{"Cookie": {"shop_admin=" + accounts.NewSigner("another secret").Sign("shop_admin", "99999999999")}})
-		expect(t, "a customer signs in", submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {customer}}), http.StatusForbidden, "")
+		refused("a forged session", http.Header{"Cookie": {"shop_admin=" +
+			accounts.NewSigner("another secret").Sign("shop_admin", "99999999999")}})
+		expect(t, "a customer signs in", submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {customer}}),
+			http.StatusForbidden, "")
 
 		session := submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {admin}})
 		expect(t, "an admin signs in", session, http.StatusSeeOther, "")
 		cookie, _, _ := strings.Cut(session.Header.Get("Set-Cookie"), ";")
 		for _, path := range []string{"/admin", "/admin/charges", "/lab"} {
-			expect(t, "an admin's "+path, send(t, http.MethodGet, shop.Nodes[0]+path, http.Header{"Cookie": {cookie}}, nil), http.StatusOK, "")
+			expect(t, "an admin's "+path, send(t, http.MethodGet, shop.Nodes[0]+path, http.Header{"Cookie": {cookie}},
+				nil), http.StatusOK, "")
 		}
 	})
 }

@@ -57,7 +57,8 @@ var keyField = regexp.MustCompile(`name="key" value="([^"]*)"`)
 func checkout(t *testing.T, shop *apptest.Shop) (v *visitor, form url.Values) {
 	t.Helper()
 	v = &visitor{t: t, base: shop.Nodes[0], cookies: map[string]string{}}
-	expect(t, "into the cart", v.submit("/cart", nil, url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}}), http.StatusSeeOther, "")
+	expect(t, "into the cart", v.submit("/cart", nil,
+		url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}}), http.StatusSeeOther, "")
 	page := v.get("/checkout")
 	key := keyField.FindSubmatch(page.Body)
 	if key == nil {
@@ -73,22 +74,27 @@ func TestBrowser(t *testing.T) {
 	t.Run("CrossSite", func(t *testing.T) {
 		t.Parallel()
 		v, form := checkout(t, shop)
-		for _, header := range []http.Header{{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}}, {"Origin": {"https://evil.example"}}} {
-			for _, path := range []string{"/checkout", "/cart", "/orders/" + missing + "/pay", "/orders/" + missing + "/again", "/admin/login", "/admin/letters/1/retry", "/lab", "/lab/unique-double-click"} {
+		for _, header := range []http.Header{{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}},
+			{"Origin": {"https://evil.example"}}} {
+			for _, path := range []string{"/checkout", "/cart", "/orders/" + missing + "/pay",
+				"/orders/" + missing + "/again", "/admin/login", "/admin/letters/1/retry", "/lab",
+				"/lab/unique-double-click"} {
 				expect(t, path, v.submit(path, header, form), http.StatusForbidden, "")
 			}
 		}
 		if n := shop.Count(t, "SELECT count(*) FROM orders WHERE idempotency_key = $1", form.Get("key")); n != 0 {
 			t.Errorf("%d orders", n)
 		}
-		expect(t, "the shop's own form", v.submit("/checkout", http.Header{"Sec-Fetch-Site": {"same-origin"}}, form), http.StatusSeeOther, "")
+		expect(t, "the shop's own form", v.submit("/checkout", http.Header{"Sec-Fetch-Site": {"same-origin"}}, form),
+			http.StatusSeeOther, "")
 		if n := shop.Count(t, "SELECT count(*) FROM orders WHERE idempotency_key = $1", form.Get("key")); n != 1 {
 			t.Errorf("%d orders, want 1", n)
 		}
 	})
 	t.Run("Cookies", func(t *testing.T) {
 		t.Parallel()
-		answer := submit(t, shop.Nodes[0]+"/cart", nil, url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}})
+		answer := submit(t, shop.Nodes[0]+"/cart", nil,
+			url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}})
 		set := answer.Header.Values("Set-Cookie")
 		if len(set) != 2 {
 			t.Fatalf("cookies %q, want a guest and a cart", set)
@@ -98,7 +104,8 @@ func TestBrowser(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasPrefix(cookie.Name, "__Host-") || !cookie.Secure || !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode || cookie.Path != "/" || cookie.Domain != "" {
+			if !strings.HasPrefix(cookie.Name, "__Host-") || !cookie.Secure || !cookie.HttpOnly ||
+				cookie.SameSite != http.SameSiteLaxMode || cookie.Path != "/" || cookie.Domain != "" {
 				t.Errorf("cookie %s", text)
 			}
 		}
@@ -118,9 +125,14 @@ func TestBrowser(t *testing.T) {
 		t.Parallel()
 		alice := shop.Alice(t)
 		for what, answer := range map[string]apitest.Response{
-			"products": alice.Get(t.Context(), "/v1/products"), "orders": alice.Get(t.Context(), "/v1/orders"), "nothing": alice.Get(t.Context(), "/v1/nothing"),
-			"no token": shop.Client(t, 0, "").Get(t.Context(), "/v1/orders"), "an order": alice.Post(t.Context(), "/v1/orders", "no-store", apptest.OrderBody("a@example.com", "MUG-ONCE", 1)),
-			"a replay": alice.Post(t.Context(), "/v1/orders", "no-store", apptest.OrderBody("a@example.com", "MUG-ONCE", 1)), "no key": alice.Post(t.Context(), "/v1/orders", "", "{}"),
+			"products": alice.Get(t.Context(), "/v1/products"), "orders": alice.Get(t.Context(), "/v1/orders"),
+			"nothing":  alice.Get(t.Context(), "/v1/nothing"),
+			"no token": shop.Client(t, 0, "").Get(t.Context(), "/v1/orders"),
+			"an order": alice.Post(t.Context(), "/v1/orders", "no-store",
+				apptest.OrderBody("a@example.com", "MUG-ONCE", 1)),
+			"a replay": alice.Post(t.Context(), "/v1/orders", "no-store",
+				apptest.OrderBody("a@example.com", "MUG-ONCE", 1)),
+			"no key":    alice.Post(t.Context(), "/v1/orders", "", "{}"),
 			"a webhook": alice.Post(t.Context(), "/v1/webhooks/payments", "", "{}"),
 		} {
 			if got := answer.Header.Get("Cache-Control"); got != "no-store" || answer.Status == 0 {
@@ -136,7 +148,8 @@ func TestNoCardFields(t *testing.T) {
 	for name, change := range map[string]func(*app.Config){
 		"the simulator": func(c *app.Config) { c.Demo = false },
 		"Stripe": func(c *app.Config) {
-			c.Demo, c.StripeSecretKey, c.StripeWebhookSecret, c.StripeURL = false, "sk_test_x", "whsec_c2VjcmV0IGZvciB0ZXN0cw==", c.PSPURL
+			c.Demo, c.StripeSecretKey, c.StripeWebhookSecret, c.StripeURL = false, "sk_test_x",
+				"whsec_c2VjcmV0IGZvciB0ZXN0cw==", c.PSPURL
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,14 +162,16 @@ func TestNoCardFields(t *testing.T) {
 
 var link = regexp.MustCompile(`(?:href|action)="(/[^"#]*)"`)
 
-// everyPage follows every link of the shop from the given pages on, and checks what it comes to. An event stream never ends and is no page.
+// everyPage follows every link of the shop from the given pages on, and checks what it comes to. An
+// event stream never ends and is no page.
 func everyPage(t *testing.T, v *visitor, from ...string) {
 	t.Helper()
 	seen := map[string]bool{}
 	for len(from) > 0 {
 		path := from[0]
 		from = from[1:]
-		if seen[path] || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, "/v1/") || strings.HasSuffix(path, "/events") && path != "/admin/events" || len(seen) > 80 {
+		if seen[path] || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, "/v1/") ||
+			strings.HasSuffix(path, "/events") && path != "/admin/events" || len(seen) > 80 {
 			continue
 		}
 		seen[path] = true
@@ -180,7 +195,8 @@ var (
 	inline   = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<style|\sstyle=|\son[a-z]+=|javascript:`)
 )
 
-// checkPage checks what holds for each page: nothing of it is kept, framed or run inline, and nobody is asked for a card.
+// checkPage checks what holds for each page: nothing of it is kept, framed or run inline, and
+// nobody is asked for a card.
 func checkPage(t *testing.T, what string, answer apitest.Response) {
 	t.Helper()
 	if !strings.HasPrefix(answer.Header.Get("Content-Type"), "text/html") {
@@ -194,7 +210,8 @@ func checkPage(t *testing.T, what string, answer apitest.Response) {
 		name, value, _ := strings.Cut(strings.TrimSpace(directive), " ")
 		policy[name] = value
 	}
-	for name, want := range map[string]string{"default-src": "'self'", "script-src": "", "object-src": "'none'", "base-uri": "'none'", "frame-ancestors": "'none'", "form-action": "'self'"} {
+	for name, want := range map[string]string{"default-src": "'self'", "script-src": "", "object-src": "'none'",
+		"base-uri": "'none'", "frame-ancestors": "'none'", "form-action": "'self'"} {
 		if policy[name] != want {
 			t.Errorf("%s: %s is %q, want %q", what, name, policy[name], want)
 		}

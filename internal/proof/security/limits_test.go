@@ -22,7 +22,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// flood is far more than a guest may send at once in these tests, and what trickles in while it is sent.
+// flood is far more than a guest may send at once in these tests, and what trickles in while it is
+// sent.
 const flood = 300
 
 // disguised pretends to come from everywhere.
@@ -39,7 +40,8 @@ func refused(t *testing.T, what string, request func(i int) apitest.Response) (n
 			continue
 		}
 		n++
-		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err != nil || seconds < 1 || answer.Header.Get("Cache-Control") != "no-store" {
+		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err != nil || seconds < 1 ||
+			answer.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: 429 with %v", what, answer.Header)
 		}
 	}
@@ -54,8 +56,10 @@ func TestRateLimit(t *testing.T) {
 	order := place(t, alice, "k") // her token is known from here on
 
 	for what, request := range map[string]func(i int) apitest.Response{
-		"products": func(i int) apitest.Response { return send(t, http.MethodGet, base+"/v1/products", disguised(i), nil) },
-		"pages":    func(i int) apitest.Response { return send(t, http.MethodGet, base+"/", disguised(i), nil) },
+		"products": func(i int) apitest.Response {
+			return send(t, http.MethodGet, base+"/v1/products", disguised(i), nil)
+		},
+		"pages": func(i int) apitest.Response { return send(t, http.MethodGet, base+"/", disguised(i), nil) },
 		"guessed tokens": func(i int) apitest.Response {
 			header := disguised(i)
 			header["Authorization"] = []string{"Bearer guess-" + strconv.Itoa(i)}
@@ -77,7 +81,8 @@ func TestRateLimit(t *testing.T) {
 		expect(t, "products", answer, http.StatusTooManyRequests, "too_many_requests")
 	}
 	// From the same address: a customer, the provider and a probe.
-	expect(t, "alice pays", alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "k", `{"payment_method":"pm_ok"}`), http.StatusCreated, "")
+	expect(t, "alice pays", alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "k",
+		`{"payment_method":"pm_ok"}`), http.StatusCreated, "")
 	shoptest.Eventually(t, within, "the provider's event is applied", func() bool {
 		return shop.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'applied'") == 1
 	})
@@ -95,14 +100,17 @@ func TestRateLimitBehindAProxy(t *testing.T) {
 	from := func(chain string) apitest.Response {
 		return send(t, http.MethodGet, shop.Nodes[0]+"/v1/products", http.Header{"X-Forwarded-For": {chain}}, nil)
 	}
-	if n := refused(t, "one client", func(i int) apitest.Response { return from(fmt.Sprintf("203.0.113.%d, 198.51.100.7, 10.1.2.3", i%250)) }); n < flood/2 {
+	if n := refused(t, "one client", func(i int) apitest.Response {
+		return from(fmt.Sprintf("203.0.113.%d, 198.51.100.7, 10.1.2.3", i%250))
+	}); n < flood/2 {
 		t.Errorf("%d of %d got 429", n, flood)
 	}
 	expect(t, "another client", from("198.51.100.8"), http.StatusOK, "")
 
 	alice := shop.Alice(t)
 	if n := refused(t, "alice", func(int) apitest.Response {
-		return send(t, http.MethodGet, shop.Nodes[0]+"/v1/orders", http.Header{"Authorization": {"Bearer " + accounts.DemoAlice}, "X-Forwarded-For": {"198.51.100.9"}}, nil)
+		return send(t, http.MethodGet, shop.Nodes[0]+"/v1/orders",
+			http.Header{"Authorization": {"Bearer " + accounts.DemoAlice}, "X-Forwarded-For": {"198.51.100.9"}}, nil)
 	}); n < flood/2 {
 		t.Errorf("%d of alice's %d got 429", n, flood)
 	}
@@ -148,11 +156,18 @@ func TestBodies(t *testing.T) {
 	}
 	expect(t, "a bomb of 16 MiB", post("gzip", bomb), http.StatusRequestEntityTooLarge, "too_large")
 	expect(t, "a bomb in a bomb", post("gzip, gzip", zipped(t, string(bomb))), http.StatusBadRequest, "invalid_request")
-	expect(t, "a large webhook", send(t, http.MethodPost, hook, nil, []byte(large)), http.StatusRequestEntityTooLarge, "too_large")
-	expect(t, "a bomb as a webhook, which is not inflated", send(t, http.MethodPost, hook, http.Header{"Content-Encoding": {"gzip"}}, bomb), http.StatusBadRequest, "invalid_request")
-	expect(t, "a large form", submit(t, shop.Nodes[0]+"/cart", nil, url.Values{"sku": {large}}), http.StatusRequestEntityTooLarge, "")
-	expect(t, "a bomb as a form, which is not inflated", submit(t, shop.Nodes[0]+"/cart", http.Header{"Content-Encoding": {"gzip"}}, url.Values{"sku": {string(zipped(t, large))}}), http.StatusBadRequest, "")
-	for encoding, body := range map[string][]byte{"gzip": []byte(mug), "br": zipped(t, mug), "deflate": zipped(t, mug)} {
+	expect(t, "a large webhook", send(t, http.MethodPost, hook, nil, []byte(large)), http.StatusRequestEntityTooLarge,
+		"too_large")
+	expect(t, "a bomb as a webhook, which is not inflated",
+		send(t, http.MethodPost, hook, http.Header{"Content-Encoding": {"gzip"}}, bomb), http.StatusBadRequest,
+		"invalid_request")
+	expect(t, "a large form", submit(t, shop.Nodes[0]+"/cart", nil, url.Values{"sku": {large}}),
+		http.StatusRequestEntityTooLarge, "")
+	expect(t, "a bomb as a form, which is not inflated",
+		submit(t, shop.Nodes[0]+"/cart", http.Header{"Content-Encoding": {"gzip"}},
+			url.Values{"sku": {string(zipped(t, large))}}), http.StatusBadRequest, "")
+	for encoding, body := range map[string][]byte{"gzip": []byte(mug), "br": zipped(t, mug),
+		"deflate": zipped(t, mug)} {
 		expect(t, "no "+encoding, post(encoding, body), http.StatusBadRequest, "invalid_request")
 	}
 	expect(t, "half a gzip", post("gzip", zipped(t, mug)[:30]), http.StatusBadRequest, "invalid_request")
@@ -161,12 +176,14 @@ func TestBodies(t *testing.T) {
 	}
 	first, again := post("gzip", zipped(t, mug)), post("", []byte(mug))
 	expect(t, "an order in gzip", first, http.StatusCreated, "")
-	if again.Status != http.StatusCreated || !bytes.Equal(first.Body, again.Body) || again.Header.Get("Idempotent-Replayed") != "true" {
+	if again.Status != http.StatusCreated || !bytes.Equal(first.Body, again.Body) ||
+		again.Header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("the same as it is: %d %s", again.Status, again.Body)
 	}
 }
 
-// Whoever sends a byte now and then holds no connection open for long. The times are those of `shop serve`.
+// Whoever sends a byte now and then holds no connection open for long. The times are those of `shop
+// serve`.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
@@ -175,13 +192,21 @@ func TestSlowClients(t *testing.T) {
 		address, begin string
 		within         time.Duration
 	}{
-		"a header":                   {shop.Nodes[0], "GET /v1/products HTTP/1.1\r\nHost: shop\r\nX-Slow: ", 5 * time.Second},
-		"a header for operators":     {shop.Ops[0], "GET /metrics HTTP/1.1\r\nHost: shop\r\nX-Slow: ", 5 * time.Second},
-		"silence":                    {shop.Nodes[0], "", 5 * time.Second},
-		"a body":                     {shop.Nodes[0], "POST /v1/orders HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer demo-alice\r\nIdempotency-Key: slow\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
-		"a body in pieces":           {shop.Nodes[0], "POST /v1/webhooks/payments HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n", 15 * time.Second},
-		"a body that nobody expects": {shop.Nodes[0], "GET /v1/products HTTP/1.1\r\nHost: shop\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
-		"a form":                     {shop.Nodes[0], "POST /cart HTTP/1.1\r\nHost: shop\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\nsku=", 15 * time.Second},
+		"a header": {shop.Nodes[0], "GET /v1/products HTTP/1.1\r\nHost: shop\r\nX-Slow: ",
+			5 * time.Second},
+		"a header for operators": {shop.Ops[0], "GET /metrics HTTP/1.1\r\nHost: shop\r\nX-Slow: ", 5 * time.Second},
+		"silence":                {shop.Nodes[0], "", 5 * time.Second},
+		"a body": {shop.Nodes[0],
+			"POST /v1/orders HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer demo-alice\r\nIdempotency-Key: " +
+				"slow\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
+		"a body in pieces": {shop.Nodes[0],
+			"POST /v1/webhooks/payments HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n",
+			15 * time.Second},
+		"a body that nobody expects": {shop.Nodes[0],
+			"GET /v1/products HTTP/1.1\r\nHost: shop\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
+		"a form": {shop.Nodes[0],
+			"POST /cart HTTP/1.1\r\nHost: shop\r\nContent-Type: " +
+				"application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\nsku=", 15 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -204,7 +229,8 @@ func TestSlowClients(t *testing.T) {
 	})
 }
 
-// drip sends one byte after another until the other side ends the connection, and returns what it said.
+// drip sends one byte after another until the other side ends the connection, and returns what it
+// said.
 func drip(conn net.Conn, begin string, atMost time.Duration) (answer string, cut bool) {
 	ended := make(chan struct{})
 	go func() {

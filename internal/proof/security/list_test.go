@@ -40,7 +40,8 @@ func TestList(t *testing.T) {
 		}
 		for _, named := range tests {
 			if !exists(t, named[1], named[2], named[3]) {
-				t.Errorf("item %s: there is no test %s in %s", r[1], strings.TrimSuffix(named[2]+"/"+named[3], "/"), named[1])
+				t.Errorf("item %s: there is no test %s in %s", r[1], strings.TrimSuffix(named[2]+"/"+named[3], "/"),
+					named[1])
 			}
 		}
 	}
@@ -73,7 +74,8 @@ func TestWorkflow(t *testing.T) {
 		t.Fatal(err)
 	}
 	workflow := string(text)
-	for _, step := range []string{"govulncheck ./...", "go mod verify", "cyclonedx-gomod@v", "persist-credentials: false", "permissions:\n  contents: read\n"} {
+	for _, step := range []string{"govulncheck ./...", "go mod verify", "cyclonedx-gomod@v",
+		"persist-credentials: false", "permissions:\n  contents: read\n"} {
 		if !strings.Contains(workflow, step) {
 			t.Errorf("no %q", step)
 		}

@@ -35,9 +35,10 @@ func TestSQLErrors(t *testing.T) {
 	shop.Exec(t, "ALTER TABLE orders RENAME COLUMN email TO secret_email")
 	path := "/v1/orders/" + order.ID.String()
 	for what, answer := range map[string]apitest.Response{
-		"products": alice.Get(t.Context(), "/v1/products"), "orders": alice.Get(t.Context(), "/v1/orders"), "an order": alice.Get(t.Context(), path),
-		"placing": alice.Post(t.Context(), "/v1/orders", "k2", apptest.OrderBody("a@example.com", "MUG-ONCE", 1)),
-		"a page":  get(t, shop.Nodes[0]+"/"),
+		"products": alice.Get(t.Context(), "/v1/products"), "orders": alice.Get(t.Context(), "/v1/orders"),
+		"an order": alice.Get(t.Context(), path),
+		"placing":  alice.Post(t.Context(), "/v1/orders", "k2", apptest.OrderBody("a@example.com", "MUG-ONCE", 1)),
+		"a page":   get(t, shop.Nodes[0]+"/"),
 	} {
 		code := "internal"
 		if what == "a page" {
@@ -64,24 +65,35 @@ func TestLogs(t *testing.T) {
 	}
 	carol := shop.Client(t, 0, token)
 	order, charge := buy(t, carol, "key-of-carol-0815")
-	expect(t, "a reused key", carol.Post(t.Context(), "/v1/orders", "key-of-carol-0815", apptest.OrderBody("b@example.com", "PIN-KEY", 1)), http.StatusUnprocessableEntity, "idempotency_key_reused")
-	expect(t, "a refund", carol.Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "key-of-refund-4711", `{"reason":"he said\n{\"level\":\"forged\"}"}`), http.StatusCreated, "")
-	expect(t, "an admin call", alice.Post(t.Context(), "/v1/deliveries", "key-of-alice-1", "{}"), http.StatusForbidden, "forbidden")
+	expect(t, "a reused key", carol.Post(t.Context(), "/v1/orders", "key-of-carol-0815",
+		apptest.OrderBody("b@example.com", "PIN-KEY", 1)), http.StatusUnprocessableEntity, "idempotency_key_reused")
+	expect(t, "a refund", carol.Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "key-of-refund-4711",
+		`{"reason":"he said\n{\"level\":\"forged\"}"}`), http.StatusCreated, "")
+	expect(t, "an admin call", alice.Post(t.Context(), "/v1/deliveries", "key-of-alice-1", "{}"), http.StatusForbidden,
+		"forbidden")
 	forged := "%0a%7b%22level%22:%22forged%22%7d"
-	for _, path := range []string{"/v1/orders/" + forged, "/v1/" + forged, "/" + forged, "/products/" + forged, "/orders/" + forged + "?token=" + token, "/v1/orders?after=" + forged + token} {
+	for _, path := range []string{"/v1/orders/" + forged, "/v1/" + forged, "/" + forged, "/products/" + forged,
+		"/orders/" + forged + "?token=" + token, "/v1/orders?after=" + forged + token} {
 		send(t, http.MethodGet, base+path, bearer("wrong-token-of-mallory"), nil)
 	}
-	expect(t, "a forged webhook", send(t, http.MethodPost, base+"/v1/webhooks/payments", http.Header{"Webhook-Id": {`evt","level":"forged`}, "Webhook-Timestamp": {"1"}, "Webhook-Signature": {"v1,signature-of-mallory"}},
+	expect(t, "a forged webhook", send(t, http.MethodPost, base+"/v1/webhooks/payments",
+		http.Header{"Webhook-Id": {`evt","level":"forged`}, "Webhook-Timestamp": {"1"},
+			"Webhook-Signature": {"v1,signature-of-mallory"}},
 		[]byte("{\"secret\":\"body-of-mallory\"}\n{\"level\":\"forged\"}")), http.StatusBadRequest, "invalid_request")
-	expect(t, "a wrong sign-in", submit(t, base+"/admin/login", nil, url.Values{"token": {"wrong-token-of-mallory\n{\"level\":\"forged\"}"}, "next": {"/admin\n{\"level\":\"forged\"}"}}), http.StatusForbidden, "")
+	expect(t, "a wrong sign-in", submit(t, base+"/admin/login", nil,
+		url.Values{"token": {"wrong-token-of-mallory\n{\"level\":\"forged\"}"},
+			"next": {"/admin\n{\"level\":\"forged\"}"}}), http.StatusForbidden, "")
 	v, form := checkout(t, shop)
 	expect(t, "a guest's order", v.submit("/checkout", nil, form), http.StatusSeeOther, "")
 	// What fails is logged with its reason, which quotes the statement's values at best.
 	shop.Exec(t, "ALTER TABLE orders RENAME COLUMN email TO other")
-	expect(t, "a failure", carol.Post(t.Context(), "/v1/orders", "key-of-failure-3", apptest.OrderBody("failed@example.com", "MUG-ONCE", 1)), http.StatusInternalServerError, "internal")
+	expect(t, "a failure", carol.Post(t.Context(), "/v1/orders", "key-of-failure-3",
+		apptest.OrderBody("failed@example.com", "MUG-ONCE", 1)), http.StatusInternalServerError, "internal")
 
 	log := shop.Log.String()
-	secrets := []string{token, accounts.DemoAlice, "of-mallory", "key-of-", apptest.WebhookSecret, strings.TrimPrefix(apptest.WebhookSecret, "whsec_"), shop.Config.Secret, "buyer@example.com", "guest@example.com", "failed@example.com"}
+	secrets := []string{token, accounts.DemoAlice, "of-mallory", "key-of-", apptest.WebhookSecret,
+		strings.TrimPrefix(apptest.WebhookSecret, "whsec_"), shop.Config.Secret, "buyer@example.com",
+		"guest@example.com", "failed@example.com"}
 	for _, value := range v.cookies {
 		if value != "" {
 			secrets = append(secrets, value)
@@ -114,49 +126,54 @@ func TestLogs(t *testing.T) {
 var (
 	secretName = regexp.MustCompile(`(?i)(secret|token|signature|password|^mac|mac$)`)
 	// timing tells how far these looked.
-	leaky = map[string]bool{"bytes.Equal": true, "bytes.Compare": true, "strings.EqualFold": true, "strings.Compare": true, "slices.Equal": true, "reflect.DeepEqual": true}
+	leaky = map[string]bool{"bytes.Equal": true, "bytes.Compare": true, "strings.EqualFold": true,
+		"strings.Compare": true, "slices.Equal": true, "reflect.DeepEqual": true}
 )
 
-// Nothing compares a secret byte by byte. That tokens are stored by their hash alone, TestTokensAreStoredHashed proves.
+// Nothing compares a secret byte by byte. That tokens are stored by their hash alone,
+// TestTokensAreStoredHashed proves.
 func TestConstantTime(t *testing.T) {
 	t.Parallel()
 	compares := 0
-	for _, folder := range []string{"internal/accounts", "internal/api", "internal/payments", "web", "internal/proof/lab/pages", "internal/app"} {
-		err := filepath.WalkDir(filepath.Join("../../..", folder), func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			files := token.NewFileSet()
-			file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(file, func(node ast.Node) bool {
-				switch n := node.(type) {
-				case *ast.BinaryExpr:
-					if (n.Op == token.EQL || n.Op == token.NEQ) && isSecret(n.X) && isSecret(n.Y) {
-						t.Errorf("%s compares secrets with %s", files.Position(n.Pos()), n.Op)
-					}
-				case *ast.CallExpr:
-					name := nameOf(n.Fun)
-					if name == "hmac.Equal" || name == "subtle.ConstantTimeCompare" {
-						compares++
-					}
-					for _, argument := range n.Args {
-						if leaky[name] && isSecret(argument) {
-							t.Errorf("%s compares a secret with %s", files.Position(n.Pos()), name)
+	for _, folder := range []string{"internal/accounts", "internal/api", "internal/payments", "web",
+		"internal/proof/lab/pages", "internal/app"} {
+		err := filepath.WalkDir(filepath.Join("../../..", folder),
+			func(path string, entry fs.DirEntry, err error) error {
+				if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+					return err
+				}
+				files := token.NewFileSet()
+				file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+				if err != nil {
+					return err
+				}
+				ast.Inspect(file, func(node ast.Node) bool {
+					switch n := node.(type) {
+					case *ast.BinaryExpr:
+						if (n.Op == token.EQL || n.Op == token.NEQ) && isSecret(n.X) && isSecret(n.Y) {
+							t.Errorf("%s compares secrets with %s", files.Position(n.Pos()), n.Op)
+						}
+					case *ast.CallExpr:
+						name := nameOf(n.Fun)
+						if name == "hmac.Equal" || name == "subtle.ConstantTimeCompare" {
+							compares++
+						}
+						for _, argument := range n.Args {
+							if leaky[name] && isSecret(argument) {
+								t.Errorf("%s compares a secret with %s", files.Position(n.Pos()), name)
+							}
 						}
 					}
-				}
-				return true
+					return true
+				})
+				return nil
 			})
-			return nil
-		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	// A guest's and an operator's cookie, and the simulator's webhooks; Stripe's own library checks its webhooks.
+	// A guest's and an operator's cookie, and the simulator's webhooks; Stripe's own library checks
+	// its webhooks.
 	if compares < 2 {
 		t.Errorf("%d comparisons in constant time: were they moved?", compares)
 	}
@@ -195,7 +212,8 @@ func nameOf(function ast.Expr) string {
 	return ""
 }
 
-// The shop sells, takes money, refunds and mails as the database user that docs/security.md describes, who may do no more.
+// The shop sells, takes money, refunds and mails as the database user that docs/security.md
+// describes, who may do no more.
 func TestDatabaseUser(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(document)
@@ -210,7 +228,8 @@ func TestDatabaseUser(t *testing.T) {
 		user := "shop_app_of_" + strings.TrimPrefix(mustParse(t, c.DatabaseURL).Path, "/")
 		pool := shoptest.Pool(t, c.DatabaseURL)
 		t.Cleanup(func() {
-			if _, err := pool.Exec(context.WithoutCancel(t.Context()), "DROP OWNED BY "+user+"; DROP ROLE "+user); err != nil {
+			if _, err := pool.Exec(context.WithoutCancel(t.Context()),
+				"DROP OWNED BY "+user+"; DROP ROLE "+user); err != nil {
 				t.Error(err)
 			}
 		})
@@ -230,18 +249,24 @@ func TestDatabaseUser(t *testing.T) {
 
 	alice, admin := shop.Alice(t), shop.Admin(t)
 	_, charge := buy(t, alice, "paid")
-	expect(t, "refund", admin.Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "r", "{}"), http.StatusCreated, "")
+	expect(t, "refund", admin.Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "r", "{}"),
+		http.StatusCreated, "")
 	canceled := place(t, alice, "canceled")
-	expect(t, "cancel", alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/cancel", "c", nil), http.StatusOK, "")
-	expect(t, "delivery", admin.Post(t.Context(), "/v1/deliveries", "d", `{"lines":[{"sku":"MUG-ONCE","quantity":1}]}`), http.StatusCreated, "")
-	expect(t, "replay", alice.Post(t.Context(), "/v1/orders", "paid", apptest.OrderBody("buyer@example.com", "MUG-ONCE", 2)), http.StatusCreated, "")
+	expect(t, "cancel", alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/cancel", "c", nil), http.StatusOK,
+		"")
+	expect(t, "delivery", admin.Post(t.Context(), "/v1/deliveries", "d",
+		`{"lines":[{"sku":"MUG-ONCE","quantity":1}]}`), http.StatusCreated, "")
+	expect(t, "replay", alice.Post(t.Context(), "/v1/orders", "paid",
+		apptest.OrderBody("buyer@example.com", "MUG-ONCE", 2)), http.StatusCreated, "")
 	stale := place(t, alice, "stale")
 	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 minute' WHERE id = $1", stale.ID)
 	v, form := checkout(t, shop)
 	expect(t, "a guest", v.submit("/checkout", nil, form), http.StatusSeeOther, "")
 	shoptest.Eventually(t, within, "receipts are sent, events relayed and applied, an order expired", func() bool {
-		return shop.Count(t, "SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL") == 2 && shop.Count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == 0 &&
-			shop.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'applied'") == 3 && shop.Count(t, "SELECT count(*) FROM orders WHERE status = 'expired'") == 1
+		return shop.Count(t, "SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL") == 2 &&
+			shop.Count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == 0 &&
+			shop.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'applied'") == 3 &&
+			shop.Count(t, "SELECT count(*) FROM orders WHERE status = 'expired'") == 1
 	})
 	for _, path := range []string{"/readyz", "/orders", "/admin", "/admin/orders", "/admin/charges", "/admin/events"} {
 		expect(t, path, v.get(path), http.StatusOK, "")
@@ -256,10 +281,16 @@ func TestDatabaseUser(t *testing.T) {
 	}
 	defer conn.Close(t.Context())
 	for _, statement := range []string{
-		"DELETE FROM charges", "DELETE FROM stock_movements", "DELETE FROM provider_events", "DELETE FROM api_tokens", "TRUNCATE outbox", "UPDATE stock_movements SET kind = kind", "UPDATE api_tokens SET admin = true",
-		"UPDATE products SET unit_price = 1", "UPDATE order_lines SET quantity = 1", "UPDATE customers SET email = 'x'", "INSERT INTO api_tokens SELECT * FROM api_tokens", "INSERT INTO products SELECT * FROM products",
-		"ALTER TABLE orders DROP COLUMN email", "DROP TABLE orders", "CREATE TABLE t ()", "CREATE SCHEMA s", "ALTER TABLE charges DISABLE TRIGGER ALL",
-		"CREATE ROLE r", "COPY orders TO PROGRAM 'true'", "SELECT * FROM pg_authid", "UPDATE goose_db_version SET is_applied = false",
+		"DELETE FROM charges", "DELETE FROM stock_movements", "DELETE FROM provider_events", "DELETE FROM " +
+			"api_tokens", "TRUNCATE outbox", "UPDATE stock_movements SET kind = kind",
+		"UPDATE api_tokens SET admin = true",
+		"UPDATE products SET unit_price = 1", "UPDATE order_lines SET quantity = 1",
+		"UPDATE customers SET email = 'x'", "INSERT INTO api_tokens SELECT * FROM api_tokens",
+		"INSERT INTO products SELECT * FROM products",
+		"ALTER TABLE orders DROP COLUMN email", "DROP TABLE orders", "CREATE TABLE t ()", "CREATE SCHEMA s",
+		"ALTER TABLE charges DISABLE TRIGGER ALL",
+		"CREATE ROLE r", "COPY orders TO PROGRAM 'true'", "SELECT * FROM pg_authid", "UPDATE goose_db_version SET " +
+			"is_applied = false",
 	} {
 		_, err := conn.Exec(t.Context(), statement)
 		if err == nil || !strings.Contains(err.Error(), "42501") {

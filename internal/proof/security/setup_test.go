@@ -32,7 +32,8 @@ func TestMain(m *testing.M) { shoptest.Main(m) }
 var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
-// send makes one request as it is, for what the API's own client cannot say. It reports what goes wrong, and goes on.
+// send makes one request as it is, for what the API's own client cannot say. It reports what goes
+// wrong, and goes on.
 func send(t *testing.T, method, address string, header http.Header, body []byte) apitest.Response {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, address, bytes.NewReader(body))

@@ -18,8 +18,9 @@ import (
 // edit replaces a text that a file holds exactly once.
 type edit struct{ file, old, new string }
 
-// bugs are what torture must find: each is a mistake that people make, planted into a copy of the sources. An edit whose text is not
-// there any more fails the test: then plant the bug where the code is now.
+// bugs are what torture must find: each is a mistake that people make, planted into a copy of the
+// sources. An edit whose text is not there any more fails the test: then plant the bug where the
+// code is now.
 var bugs = []struct {
 	name  string
 	edits []edit
@@ -27,15 +28,19 @@ var bugs = []struct {
 	found []string
 }{
 	{"no unique key", []edit{
-		{"db/migrations/00002_orders.sql", ",\n    CONSTRAINT orders_one_per_key UNIQUE (customer_id, idempotency_key)\n", "\n"},
-		{"internal/orders/internal/ordersdb/place.sql.go", "ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING\n", ""},
+		{"db/migrations/00002_orders.sql",
+			",\n    CONSTRAINT orders_one_per_key UNIQUE (customer_id, idempotency_key)\n", "\n"},
+		{"internal/orders/internal/ordersdb/place.sql.go", "ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING\n",
+			""},
 	}, []string{"I1"}},
 	{"memory written before the commit", []edit{
 		{"internal/orders/place.go", "	db := ordersdb.New(tx)\n	skus := map[string]int64{}\n",
-			"	for _, d := range drafts {\n		early.Store(scope{d.order.CustomerID, d.key}, placedAnswer(d.order.ID, d.body))\n	}\n" +
+			"	for _, d := range drafts {\n		early.Store(scope{d.order.CustomerID, d.key}, " +
+				"placedAnswer(d.order.ID, d.body))\n	}\n" +
 				"	db := ordersdb.New(tx)\n	skus := map[string]int64{}\n"},
 		{"internal/orders/place.go", "			return s.placing.Do(ctx, ",
-			"			if answer, ok := early.Load(scope{c.CustomerID, c.Key}); ok {\n				return answer.(dedup.Answer), nil\n			}\n" +
+			"			if answer, ok := early.Load(scope{c.CustomerID, c.Key}); ok {\n				return " +
+				"answer.(dedup.Answer), nil\n			}\n" +
 				"			return s.placing.Do(ctx, "},
 		{"internal/orders/place.go", "func placedAnswer(", "var early sync.Map\n\nfunc placedAnswer("},
 		{"internal/orders/place.go", "	\"strings\"\n", "	\"strings\"\n	\"sync\"\n"},
@@ -47,7 +52,8 @@ var bugs = []struct {
 		{"internal/dedup/unique.go", "	case !bytes.Equal(", "	case len(row.Fingerprint) == 0 && !bytes.Equal("},
 	}, []string{"I3", "I4"}},
 	{"fresh provider key on retry", []edit{
-		{"internal/payments/charge.go", `"charge_"+charge.ID.String()`, `"charge_"+charge.ID.String()+fmt.Sprint(charge.Attempt)`},
+		{"internal/payments/charge.go", `"charge_"+charge.ID.String()`,
+			`"charge_"+charge.ID.String()+fmt.Sprint(charge.Attempt)`},
 		{"internal/payments/reconcile.go", "	if len(captures) > 0 {", "	if len(captures) > 100 {"},
 	}, []string{"I5"}},
 	{"timeout stored as declined", []edit{
@@ -55,27 +61,37 @@ var bugs = []struct {
 			`charge, err = s.settle(ctx, charge, Capture{Status: CaptureDeclined, DeclineCode: "timeout"})`},
 	}, []string{"I5", "I6"}},
 	{"receipt marked before it is sent", []edit{
-		{"internal/notify/notify.go", "	crash.At(crash.ReceiptClaimed)\n", "	if err := s.record(ctx, event.OrderID); err != nil {\n		return err\n	}\n	crash.At(crash.ReceiptClaimed)\n"},
+		{"internal/notify/notify.go", "	crash.At(crash.ReceiptClaimed)\n",
+			"	if err := s.record(ctx, event.OrderID); err != nil {\n		return " +
+				"err\n	}\n	crash.At(crash.ReceiptClaimed)\n"},
 	}, []string{"I11"}},
 	{"receipts sent without a guard", []edit{
-		{"internal/notify/internal/notifydb/receipts.sql.go", "    WHERE receipts.sent_at IS NULL AND receipts.lease_until < now()\n", ""},
-		{"internal/notify/notify.go", "	case errors.Is(err, dedup.ErrDone):\n", "	case errors.Is(err, dedup.ErrDone) && false:\n"},
+		{"internal/notify/internal/notifydb/receipts.sql.go",
+			"    WHERE receipts.sent_at IS NULL AND receipts.lease_until < now()\n", ""},
+		{"internal/notify/notify.go", "	case errors.Is(err, dedup.ErrDone):\n",
+			"	case errors.Is(err, dedup.ErrDone) && false:\n"},
 	}, []string{"I11"}},
 	{"relay that marks before it publishes", []edit{
 		{"internal/outbox/relay.go", "		crash.At(crash.RelayClaimed)\n",
-			"		for _, row := range rows {\n			if err := outboxdb.New(r.pool).MarkSent(ctx, outboxdb.MarkSentParams{Ids: []uuid.UUID{row.ID}, Seqs: []int64{1}}); err != nil {\n				return nil, err\n			}\n		}\n		crash.At(crash.RelayClaimed)\n"},
+			"		for _, row := range rows {\n			if err := outboxdb.New(r.pool).MarkSent(ctx, " +
+				"outboxdb.MarkSentParams{Ids: []uuid.UUID{row.ID}, Seqs: []int64{1}}); err != nil " +
+				"{\n				return nil, err\n			}\n		}\n		crash.At(crash.RelayClaimed)\n"},
 	}, []string{"healing", "I10"}},
 	{"relay with a cursor over ids", []edit{
-		{"internal/outbox/internal/outboxdb/outbox.sql.go", "    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()\n",
-			"    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()\n      AND o.id > coalesce((SELECT s.id FROM outbox s WHERE s.sent_at IS NOT NULL ORDER BY s.id DESC LIMIT 1), '00000000-0000-0000-0000-000000000000')\n"},
+		{"internal/outbox/internal/outboxdb/outbox.sql.go",
+			"    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()\n",
+			"    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()\n      AND o.id > " +
+				"coalesce((SELECT s.id FROM outbox s WHERE s.sent_at IS NOT NULL ORDER BY s.id DESC LIMIT 1), " +
+				"'00000000-0000-0000-0000-000000000000')\n"},
 	}, []string{"healing", "I10"}},
 	{"everybody's orders shown", []edit{
-		{"internal/api/orders.go", "order.CustomerID != customer.ID && !customer.Admin", "order.CustomerID == uuid.Nil && !customer.Admin"},
+		{"internal/api/orders.go", "order.CustomerID != customer.ID && !customer.Admin",
+			"order.CustomerID == uuid.Nil && !customer.Admin"},
 	}, []string{"I14"}},
 }
 
-// TestPlantedBugsAreFound builds the shop with each bug and tortures it. It takes two minutes a bug: run it by make torture-bugs. A name in
-// SHOP_TORTURE_BUGS picks one.
+// TestPlantedBugsAreFound builds the shop with each bug and tortures it. It takes two minutes a
+// bug: run it by make torture-bugs. A name in SHOP_TORTURE_BUGS picks one.
 func TestPlantedBugsAreFound(t *testing.T) { //nolint:paralleltest // one shop at a time has the machine to itself
 	wanted := os.Getenv("SHOP_TORTURE_BUGS")
 	if wanted == "" || testing.Short() {
@@ -157,7 +173,8 @@ func build(t *testing.T, edits []edit) (program string) {
 		t.Fatal(err)
 	}
 	program = filepath.Join(dir, "shop")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./cmd/shop")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o",
+		program, "./cmd/shop")
 	cmd.Dir = root
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)

@@ -19,7 +19,8 @@ import (
 const (
 	clients   = 64
 	customers = 32
-	// clientTimeout is shorter than the shop's longest work: some clients come again while the first request runs.
+	// clientTimeout is shorter than the shop's longest work: some clients come again while the
+	// first request runs.
 	clientTimeout = 4 * time.Second
 	// meanPause is what a client does between two wishes. It bounds the load on a small machine.
 	meanPause = 60 * time.Millisecond
@@ -66,7 +67,8 @@ type client struct {
 func (r *run) newClient(number int) *client {
 	random := rand.New(rand.NewPCG(r.Seed, uint64(1000+number))) //nolint:gosec // replayed from the seed
 	return &client{run: r, number: number, random: random, zipf: rand.NewZipf(random, 1.2, 4, 5000),
-		http: &http.Client{Timeout: clientTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second}}}
+		http: &http.Client{Timeout: clientTimeout,
+			Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second}}}
 }
 
 // live does what a client does until ctx ends.
@@ -87,7 +89,8 @@ func (c *client) live(ctx context.Context) {
 	}
 }
 
-// wish decides what to send next: a wish, in its own meaning or in another one; nil to look at what is somebody else's.
+// wish decides what to send next: a wish, in its own meaning or in another one; nil to look at what
+// is somebody else's.
 func (c *client) wish() (wish *intent, variant int) {
 	w := &c.run.world
 	w.mu.Lock()
@@ -145,8 +148,10 @@ func (c *client) place() *intent {
 }
 
 // methods of payment, each as often as it is named.
-var methods = []string{"pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_webhook_first", "pm_webhook_storm", "pm_declined",
-	"pm_insufficient_funds", "pm_timeout_before_capture", "pm_timeout_after_capture", "pm_error_before_capture", "pm_error_after_capture", "pm_slow"}
+var methods = []string{"pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_webhook_first",
+	"pm_webhook_storm", "pm_declined",
+	"pm_insufficient_funds", "pm_timeout_before_capture", "pm_timeout_after_capture", "pm_error_before_capture",
+	"pm_error_after_capture", "pm_slow"}
 
 func (c *client) charge() *intent {
 	w := &c.run.world
@@ -155,7 +160,8 @@ func (c *client) charge() *intent {
 	if c.random.IntN(10) > 0 { // one in ten stays, for somebody with another key
 		w.unpaid = slices.Delete(w.unpaid, at, at+1)
 	}
-	return c.intent(order.customer, charging, "/v1/orders/"+order.id+"/charges", map[string]any{"payment_method": methods[c.random.IntN(len(methods))]})
+	return c.intent(order.customer, charging, "/v1/orders/"+order.id+"/charges",
+		map[string]any{"payment_method": methods[c.random.IntN(len(methods))]})
 }
 
 // giveBack refunds a charge or cancels an order.
@@ -212,14 +218,16 @@ func (c *client) send(ctx context.Context, wish *intent, variant int, random *ra
 	return made
 }
 
-func (c *client) post(ctx context.Context, node *node, wish *intent, variant int, random *rand.Rand) (int, http.Header, []byte, error) {
+func (c *client) post(ctx context.Context, node *node, wish *intent, variant int, random *rand.Rand) (int, http.Header,
+	[]byte, error) {
 	body := wish.body
 	if variant > 0 {
 		body = altered(wish, variant)
 	} else if random.IntN(3) == 0 {
 		body = spaced(body)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node.front.address()+wish.path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node.front.address()+wish.path,
+		bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, nil, err
 	}
@@ -287,7 +295,8 @@ func (c *client) peep(ctx context.Context) {
 		return
 	}
 	node := c.run.nodes[c.random.IntN(len(c.run.nodes))]
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node.front.address()+"/v1/orders/"+order.id, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+node.front.address()+"/v1/orders/"+order.id, nil)
 	if err != nil {
 		return
 	}
@@ -295,7 +304,8 @@ func (c *client) peep(ctx context.Context) {
 	status, _, _, err := c.do(request)
 	c.run.count.peeps.Add(1)
 	if err == nil && status < 500 && status != http.StatusNotFound {
-		c.run.violate("I14", order.id, fmt.Sprintf("%s was answered %d for an order of %s", other.email, status, order.customer.email))
+		c.run.violate("I14", order.id, fmt.Sprintf("%s was answered %d for an order of %s", other.email, status,
+			order.customer.email))
 	}
 }
 

@@ -26,10 +26,13 @@ type scope struct {
 
 const keyRows = `
 	SELECT 'orders', customer_id, idempotency_key, id, total, 201, sha256(answer) FROM orders
-	UNION ALL SELECT 'charges', customer_id, idempotency_key, id, amount, coalesce(answer_status, 0), sha256(answer) FROM charges
-	UNION ALL SELECT 'refunds', customer_id, idempotency_key, id, amount, CASE WHEN answer IS NULL THEN 0 ELSE 201 END, sha256(answer)
+	UNION ALL SELECT 'charges', customer_id, idempotency_key, id, amount, coalesce(answer_status, 0), sha256(answer)
+		FROM charges
+	UNION ALL SELECT 'refunds', customer_id, idempotency_key, id, amount, CASE WHEN answer IS NULL THEN 0
+		ELSE 201 END, sha256(answer)
 		FROM refunds WHERE idempotency_key IS NOT NULL
-	UNION ALL SELECT 'cancellations', c.customer_id, c.idempotency_key, c.order_id, o.total, 200, sha256(c.answer) FROM cancellations c JOIN orders o ON o.id = c.order_id
+	UNION ALL SELECT 'cancellations', c.customer_id, c.idempotency_key, c.order_id, o.total, 200, sha256(c.answer)
+		FROM cancellations c JOIN orders o ON o.id = c.order_id
 	UNION ALL SELECT 'deliveries', customer_id, idempotency_key, id, 0, 201, sha256(answer) FROM deliveries`
 
 func (r *run) readKeys(ctx context.Context) (map[scope]keyRow, error) {
@@ -55,7 +58,8 @@ func (r *run) readKeys(ctx context.Context) (map[scope]keyRow, error) {
 	return held, rows.Err()
 }
 
-// compare holds what clients were told against the database, and each key's answers against each other.
+// compare holds what clients were told against the database, and each key's answers against each
+// other.
 func (r *run) compare(ctx context.Context) error {
 	held, err := r.readKeys(ctx)
 	if err != nil {
@@ -69,7 +73,9 @@ func (r *run) compare(ctx context.Context) error {
 		if holds, ok := linearizable(wish.calls); !ok {
 			r.count.undecided.Add(1)
 		} else if !holds {
-			r.violate("I3", wish.about(row), fmt.Sprintf("the answers under key %s (%s of %s) fit no order of events: %s", wish.key, wish.op, wish.customer.email, wish.story()))
+			r.violate("I3", wish.about(row),
+				fmt.Sprintf("the answers under key %s (%s of %s) fit no order of events: %s", wish.key, wish.op,
+					wish.customer.email, wish.story()))
 		}
 	}
 	for s, row := range held {
@@ -83,13 +89,18 @@ func (r *run) compareKey(wish *intent, row keyRow, stands bool) {
 		switch {
 		case c.bound() && !stands:
 			r.count.lost.Add(1)
-			r.violate("I2", c.id, fmt.Sprintf("a client was answered %d for %s under key %s of %s, and there is no row", c.status, wish.op, wish.key, wish.customer.email))
+			r.violate("I2", c.id, fmt.Sprintf("a client was answered %d for %s under key %s of %s, and there is no "+
+				"row", c.status, wish.op, wish.key, wish.customer.email))
 		case c.bound() && (c.id != row.id.String() || wish.op != delivering && c.total != row.total):
-			r.violate("I2", c.id, fmt.Sprintf("a client was told of %s about %d under key %s, the database holds %s about %d", c.id, c.total, wish.key, row.id, row.total))
+			r.violate("I2", c.id, fmt.Sprintf("a client was told of %s about %d under key %s, the database holds "+
+				"%s about %d", c.id, c.total, wish.key, row.id, row.total))
 		case c.final() && (c.status != row.status || c.body != row.body):
-			r.violate("I3", wish.about(row), fmt.Sprintf("a client was answered %d for %s under key %s in other bytes than those kept with %d", c.status, wish.op, wish.key, row.status))
+			r.violate("I3", wish.about(row),
+				fmt.Sprintf("a client was answered %d for %s under key %s in other bytes than those kept with %d",
+					c.status, wish.op, wish.key, row.status))
 		case c.status == http.StatusUnprocessableEntity && !stands:
-			r.violate("I4", c.id, fmt.Sprintf("key %s of %s was called used, and nothing stands under it", wish.key, wish.customer.email))
+			r.violate("I4", c.id, fmt.Sprintf("key %s of %s was called used, and nothing stands under it", wish.key,
+				wish.customer.email))
 		default:
 			continue
 		}
@@ -115,7 +126,8 @@ func (i *intent) story() string {
 		if n == 40 {
 			return told + "…"
 		}
-		told += fmt.Sprintf("[%d–%d ms variant %d: %s %.13s] ", c.at.Milliseconds(), c.returned.Milliseconds(), c.variant, answerKind(c), c.id)
+		told += fmt.Sprintf("[%d–%d ms variant %d: %s %.13s] ", c.at.Milliseconds(), c.returned.Milliseconds(),
+			c.variant, answerKind(c), c.id)
 	}
 	return told
 }

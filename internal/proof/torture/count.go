@@ -28,7 +28,8 @@ type counters struct {
 }
 
 func newCounters() *counters {
-	return &counters{answers: map[string]int64{}, crashes: map[crash.Point]int64{}, faults: map[string]int64{}, slowest: map[string]time.Duration{}, causes: map[string]int64{}}
+	return &counters{answers: map[string]int64{}, crashes: map[crash.Point]int64{}, faults: map[string]int64{},
+		slowest: map[string]time.Duration{}, causes: map[string]int64{}}
 }
 
 func (c *counters) healed(kind string, took time.Duration) {
@@ -87,7 +88,8 @@ func (r *run) watch(ctx context.Context) {
 			faults += times
 		}
 		r.count.mu.Unlock()
-		r.tell("%d operations, %d a second; %d crashes, %d faults", n, (n-before)/int64(every/time.Second), crashes, faults)
+		r.tell("%d operations, %d a second; %d crashes, %d faults", n, (n-before)/int64(every/time.Second), crashes,
+			faults)
 		before = n
 	}
 }

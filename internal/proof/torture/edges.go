@@ -105,12 +105,14 @@ func (e *edge) reopen() error {
 	return nil
 }
 
-// cutCommit is the toxic that lets a COMMIT through to Postgres, and cuts the line before its answer.
+// cutCommit is the toxic that lets a COMMIT through to Postgres, and cuts the line before its
+// answer.
 const cutCommit = "cut_commit"
 
 type commitCutter struct{}
 
-// prepared are the ways in which a connection says COMMIT: as a query of its own, or by the name of a statement prepared before.
+// prepared are the ways in which a connection says COMMIT: as a query of its own, or by the name of
+// a statement prepared before.
 type prepared struct{ names [][]byte }
 
 // NewState is what a connection has prepared.

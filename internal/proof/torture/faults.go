@@ -42,7 +42,8 @@ func init() {
 		{"provider.reset", "provider", onEdge("psp", toxic{Type: "reset_peer", Stream: "downstream", Toxicity: 0.5})},
 		{"provider.webhooks-late", "webhooks", holdWebhooks},
 		{"mail.refuse", "mail", shutEdge("smtp")},
-		{"mail.cut", "mail", onEdge("smtp", toxic{Type: "limit_data", Stream: "downstream", Toxicity: 0.5, Attributes: map[string]any{"bytes": 240}})},
+		{"mail.cut", "mail", onEdge("smtp",
+			toxic{Type: "limit_data", Stream: "downstream", Toxicity: 0.5, Attributes: map[string]any{"bytes": 240}})},
 		{"node.kill", "node", onNode(func(_ context.Context, n *node) { n.end((*process).kill) })},
 		{"node.stop", "node", onNode(stopAndGo)},
 		{"node.term", "node", onNode(terminate)},
@@ -165,7 +166,8 @@ func flushRedis(ctx context.Context, r *run, _ fault) error {
 
 // latency is in milliseconds, each way.
 func latency(mean, jitter int) toxic {
-	return toxic{Type: "latency", Stream: "downstream", Toxicity: 1, Attributes: map[string]any{"latency": mean, "jitter": jitter}}
+	return toxic{Type: "latency", Stream: "downstream", Toxicity: 1,
+		Attributes: map[string]any{"latency": mean, "jitter": jitter}}
 }
 
 // blackHole swallows everything and says nothing.
@@ -276,7 +278,8 @@ func onNode(do func(context.Context, *node)) func(context.Context, *run, fault) 
 	}
 }
 
-// stopAndGo holds a node for longer than its leases: when it goes on, others have taken over its work.
+// stopAndGo holds a node for longer than its leases: when it goes on, others have taken over its
+// work.
 func stopAndGo(ctx context.Context, n *node) {
 	n.mu.Lock()
 	p := n.process
@@ -295,7 +298,8 @@ func stopAndGo(ctx context.Context, n *node) {
 func terminate(_ context.Context, n *node) {
 	n.end(func(p *process) {
 		if !p.stop(drainPatience) {
-			n.run.fail("node", fmt.Sprintf("%s did not end within %s of SIGTERM; see %s.log", n.name, drainPatience, n.name))
+			n.run.fail("node", fmt.Sprintf("%s did not end within %s of SIGTERM; see %s.log", n.name, drainPatience,
+				n.name))
 		}
 	})
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// demanding is how long a run must be for everything to have happened in it; long, for everything to have happened often.
+// demanding is how long a run must be for everything to have happened in it; long, for everything
+// to have happened often.
 const (
 	demanding = 90 * time.Second
 	long      = 30 * time.Minute
@@ -59,7 +60,8 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	for _, k := range kinds {
 		add("fault "+k.name, r.count.faults[k.name], faults)
 	}
-	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed", "202", "409 out_of_stock", "409 request_in_progress", "409 charge_in_progress",
+	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed", "202", "409 out_of_stock",
+		"409 request_in_progress", "409 charge_in_progress",
 		"409 order_already_paid", "422 idempotency_key_reused", "503 unavailable", "no answer"} {
 		add("answer "+kind, r.count.answers[kind], 1)
 	}

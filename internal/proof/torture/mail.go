@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// The moment between the mail server's 250 and our record is short, unless the database is away: then the sender goes on trying.
+// The moment between the mail server's 250 and our record is short, unless the database is away:
+// then the sender goes on trying.
 const (
 	momentBefore  = time.Second
 	momentAfter   = 3 * time.Second
@@ -33,7 +34,8 @@ func (r *run) receipts(ctx context.Context) (map[string][]time.Time, error) {
 				Created   time.Time
 			} `json:"messages"`
 		}
-		if err := r.get(ctx, fmt.Sprintf("http://%s/api/v1/messages?limit=1000&start=%d", r.servers.mailbox.address, seen), &page); err != nil {
+		if err := r.get(ctx, fmt.Sprintf("http://%s/api/v1/messages?limit=1000&start=%d", r.servers.mailbox.address,
+			seen), &page); err != nil {
 			return nil, err
 		}
 		for _, m := range page.Messages {
@@ -64,8 +66,9 @@ func (r *run) get(ctx context.Context, url string, into any) error {
 	return nil
 }
 
-// checkTwins allows a further copy of a receipt only if nothing had recorded the one before, and something broke in the moment when that
-// one was accepted. A node that dies leaves no more copies than it had senders.
+// checkTwins allows a further copy of a receipt only if nothing had recorded the one before, and
+// something broke in the moment when that one was accepted. A node that dies leaves no more copies
+// than it had senders.
 func (r *run) checkTwins(ctx context.Context) error {
 	copies, err := r.receipts(ctx)
 	if err != nil {
@@ -89,15 +92,18 @@ func (r *run) checkTwins(ctx context.Context) error {
 			}
 			switch {
 			case cause < 0:
-				r.violate("I11", order, fmt.Sprintf("receipt %d came %s after the one before, and nothing had broken when that one was accepted", i+2, at[i+1].Sub(at[i])))
+				r.violate("I11", order, fmt.Sprintf("receipt %d came %s after the one before, and nothing had "+
+					"broken when that one was accepted", i+2, at[i+1].Sub(at[i])))
 			case at[i+1].After(recorded[order].Add(longestSend)):
-				r.violate("I11", order, fmt.Sprintf("receipt %d came %s after the receipt was recorded as sent", i+2, at[i+1].Sub(recorded[order])))
+				r.violate("I11", order, fmt.Sprintf("receipt %d came %s after the receipt was recorded as sent", i+2,
+					at[i+1].Sub(recorded[order])))
 			}
 		}
 	}
 	for cause, times := range caused {
 		if d := r.disturbances[cause]; d.node != "" && strings.HasPrefix(d.what, "crash") && times > senders {
-			r.violate("I11", "", fmt.Sprintf("%d further receipts after %s of %s, which had %d senders", times, d.what, d.node, senders))
+			r.violate("I11", "", fmt.Sprintf("%d further receipts after %s of %s, which had %d senders", times, d.what,
+				d.node, senders))
 		}
 	}
 	return nil
@@ -105,7 +111,8 @@ func (r *run) checkTwins(ctx context.Context) error {
 
 // recorded is when each order's receipt was recorded as sent.
 func (r *run) recorded(ctx context.Context) (map[string]time.Time, error) {
-	rows, err := r.servers.postgres.direct().Query(ctx, "SELECT order_id::text, sent_at FROM receipts WHERE sent_at IS NOT NULL")
+	rows, err := r.servers.postgres.direct().Query(ctx,
+		"SELECT order_id::text, sent_at FROM receipts WHERE sent_at IS NOT NULL")
 	if err != nil {
 		return nil, fmt.Errorf("read the receipts: %w", err)
 	}
@@ -122,8 +129,8 @@ func (r *run) recorded(ctx context.Context) (map[string]time.Time, error) {
 	return recorded, rows.Err()
 }
 
-// broke returns the disturbance that can have kept a sender from recording what was accepted at a time, -1 for none. Of several it
-// takes the one that explains the most.
+// broke returns the disturbance that can have kept a sender from recording what was accepted at a
+// time, -1 for none. Of several it takes the one that explains the most.
 func (r *run) broke(accepted time.Duration) int {
 	for _, kind := range []string{"mail.", "crash", "node.", "postgres.", ""} {
 		at := slices.IndexFunc(r.disturbances, func(d disturbance) bool {

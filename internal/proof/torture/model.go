@@ -9,7 +9,8 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// keyState is what the shop may know of one key. The zero value is a key that nothing happened under.
+// keyState is what the shop may know of one key. The zero value is a key that nothing happened
+// under.
 type keyState struct {
 	bound   bool
 	variant int
@@ -19,14 +20,18 @@ type keyState struct {
 	body    [sha256.Size]byte
 }
 
-// keyModel says which answers one key may give, one call after the other. A call that nobody answered binds the key or, when it is the last
-// of all, makes no difference: its end is unknown, so it may be the last.
+// keyModel says which answers one key may give, one call after the other. A call that nobody
+// answered binds the key or, when it is the last of all, makes no difference: its end is unknown,
+// so it may be the last.
 var keyModel = porcupine.Model{
 	Init: func() any { return keyState{} },
 	Step: func(state, input, output any) (bool, any) {
 		return step(state.(keyState), input.(int), output.(call)) //nolint:forcetypeassert // see operations
 	},
-	DescribeOperation: func(input, output any) string { return fmt.Sprintf("variant %v: %s", input, answerKind(output.(call))) }, //nolint:forcetypeassert // see operations
+	DescribeOperation: func(input, output any) string {
+		return fmt.Sprintf("variant %v: %s", input,
+			answerKind(output.(call)))
+	}, //nolint:forcetypeassert // see operations
 }
 
 func step(s keyState, variant int, c call) (bool, keyState) {
@@ -60,13 +65,14 @@ func step(s keyState, variant int, c call) (bool, keyState) {
 	}
 }
 
-// operations are the calls under a key, as Porcupine wants them. Of unanswered calls with one meaning only the first matters: whatever a
-// later one could have done, it could have.
+// operations are the calls under a key, as Porcupine wants them. Of unanswered calls with one
+// meaning only the first matters: whatever a later one could have done, it could have.
 func operations(calls []call) []porcupine.Operation {
 	var all []porcupine.Operation
 	unanswered := map[int]int{}
 	for _, c := range calls {
-		op := porcupine.Operation{ClientId: c.client, Input: c.variant, Output: c, Call: int64(c.at), Return: int64(c.returned)}
+		op := porcupine.Operation{ClientId: c.client, Input: c.variant, Output: c, Call: int64(c.at),
+			Return: int64(c.returned)}
 		if c.ambiguous() {
 			op.Return = math.MaxInt64
 			if at, ok := unanswered[c.variant]; ok {
@@ -85,7 +91,8 @@ func operations(calls []call) []porcupine.Operation {
 // mostThought is what Porcupine gets for one key.
 const mostThought = 10 * time.Second
 
-// linearizable checks that the calls under a key can have happened one after the other. It is not ok to decide when that takes too long.
+// linearizable checks that the calls under a key can have happened one after the other. It is not
+// ok to decide when that takes too long.
 func linearizable(calls []call) (holds, ok bool) {
 	result := porcupine.CheckOperationsTimeout(keyModel, operations(calls), mostThought)
 	return result != porcupine.Illegal, result != porcupine.Unknown

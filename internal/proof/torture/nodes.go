@@ -22,9 +22,11 @@ const (
 	chargeLease     = 6500 * time.Millisecond
 	relayLease      = 5 * time.Second
 	orderExpiry     = 30 * time.Second
-	// longestStop is longer than either lease: a node that is let go again finds that others have taken over.
+	// longestStop is longer than either lease: a node that is let go again finds that others have
+	// taken over.
 	longestStop = 8 * time.Second
-	// drainPatience is what a node gets after SIGTERM. It promises 10 s for its requests, and its workers finish what they hold.
+	// drainPatience is what a node gets after SIGTERM. It promises 10 s for its requests, and its
+	// workers finish what they hold.
 	drainPatience = 30 * time.Second
 )
 
@@ -50,7 +52,8 @@ type node struct {
 // startNodes opens the edges of two nodes; they start in keepAlive.
 func (r *run) openNodes() error {
 	for i, name := range nodeNames {
-		n := &node{run: r, name: name, edges: map[string]*edge{}, sequence: rand.New(rand.NewPCG(r.Seed, uint64(100+i)))} //nolint:gosec // replayed from the seed
+		n := &node{run: r, name: name, edges: map[string]*edge{},
+			sequence: rand.New(rand.NewPCG(r.Seed, uint64(100+i)))} //nolint:gosec // replayed from the seed
 		var err error
 		if n.address, err = r.addresses.free(); err != nil {
 			return err
@@ -72,8 +75,9 @@ func (r *run) openNodes() error {
 func (n *node) openEdges() error {
 	s := &n.run.servers
 	database := s.postgres.server.URL()
-	for name, upstream := range map[string]string{"postgres": hostOf(database), "redis": s.redis.address, "nats": s.nats.address,
-		"psp": s.psp.address, "smtp": s.smtpAddress} {
+	for name, upstream := range map[string]string{"postgres": hostOf(database), "redis": s.redis.address,
+		"nats": s.nats.address,
+		"psp":  s.psp.address, "smtp": s.smtpAddress} {
 		e, err := n.run.edges.open(n.name+">"+name, upstream)
 		if err != nil {
 			return err
@@ -90,7 +94,8 @@ func (n *node) openEdges() error {
 		"REDIS_URL=redis://" + n.edges["redis"].address() + "/0", "NATS_URL=" + broker.String(),
 		"SMTP_URL=smtp://" + n.edges["smtp"].address() + "?tls=none",
 		"PSP_URL=http://" + n.edges["psp"].address(), "PSP_WEBHOOK_SECRET=" + s.webhookSecret,
-		"SHOP_PROVIDER_TIMEOUT=" + providerTimeout.String(), "SHOP_CHARGE_LEASE=" + chargeLease.String(), "SHOP_RELAY_LEASE=" + relayLease.String(),
+		"SHOP_PROVIDER_TIMEOUT=" + providerTimeout.String(), "SHOP_CHARGE_LEASE=" + chargeLease.String(),
+		"SHOP_RELAY_LEASE=" + relayLease.String(),
 		"SHOP_ORDER_EXPIRY=" + orderExpiry.String(),
 		"SHOP_GUEST_RATE_LIMIT=0", "SHOP_TOKEN_RATE_LIMIT=0", // all clients come from one address
 	}
@@ -150,7 +155,8 @@ func (n *node) died() {
 	case n.portTaken():
 		n.run.troubled("another program took a port of %s; see %s.log", n.name, n.name)
 	default:
-		n.run.fail("node", fmt.Sprintf("%s ended by itself: %s; see %s.log", n.name, n.process.cmd.ProcessState, n.name))
+		n.run.fail("node", fmt.Sprintf("%s ended by itself: %s; see %s.log", n.name, n.process.cmd.ProcessState,
+			n.name))
 	}
 	n.process = nil
 }

@@ -21,7 +21,8 @@ type process struct {
 	exited <-chan struct{}
 }
 
-// startProcess starts a program whose output is appended to a log in the run's folder. It sees no more of our environment than it needs.
+// startProcess starts a program whose output is appended to a log in the run's folder. It sees no
+// more of our environment than it needs.
 func (r *run) startProcess(name string, env []string, program string, args ...string) (*process, error) {
 	log, err := os.OpenFile(filepath.Join(r.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -30,7 +31,8 @@ func (r *run) startProcess(name string, env []string, program string, args ...st
 	defer log.Close()
 	cmd := exec.Command(program, args...) //nolint:noctx,gosec // it outlives contexts: the run ends it in order; the program is our own, or a server that we found
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, log, log
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()},
+		env...)
 	exited, err := pglocal.StartProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -65,7 +67,8 @@ func (p *process) killed() bool {
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// Servers come back on the port that they had. A port out of this range could meanwhile become the near end of somebody's connection.
+// Servers come back on the port that they had. A port out of this range could meanwhile become the
+// near end of somebody's connection.
 const lowestPort, ports = 17000, 15000
 
 // addresses hands out addresses on this machine that nobody listens on, each once.
@@ -110,8 +113,8 @@ const serverPatience = 30 * time.Second
 // pollPause is between two questions.
 const pollPause = 50 * time.Millisecond
 
-// poll asks until the answer is yes, an error, or the patience is over. It counts questions, not time: while this machine gives us no
-// turn, it gives those none that we wait for.
+// poll asks until the answer is yes, an error, or the patience is over. It counts questions, not
+// time: while this machine gives us no turn, it gives those none that we wait for.
 func poll(ctx context.Context, patience time.Duration, ask func() (bool, error)) error {
 	for range patience / pollPause {
 		if done, err := ask(); done || err != nil {

@@ -28,7 +28,8 @@ type Report struct {
 	Lost         int `json:"acknowledged_and_lost"`
 	ChargedTwice int `json:"charged_twice"`
 	Oversold     int `json:"oversold"`
-	// Receipts are different ones, Extras further copies of them, which crashes between the mail server's 250 and our record explain.
+	// Receipts are different ones, Extras further copies of them, which crashes between the mail
+	// server's 250 and our record explain.
 	Receipts int64 `json:"receipts"`
 	Extras   int64 `json:"receipts_extra"`
 	// ExtraCauses are what broke when the copy before was accepted.
@@ -43,7 +44,8 @@ type Report struct {
 	Drained    time.Duration            `json:"drained_ns"`
 	Happened   []Happened               `json:"happened"`
 	Violations []Violation              `json:"violations"`
-	// Troubles are failures of the harness. Without a violation they mean that the run proved nothing.
+	// Troubles are failures of the harness. Without a violation they mean that the run proved
+	// nothing.
 	Troubles []string `json:"harness_troubles,omitempty"`
 }
 
@@ -62,9 +64,12 @@ func answerKind(c call) string {
 
 func (r *run) report(ctx context.Context, happened []Happened) Report {
 	c := r.count
-	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration), Duration: r.Duration,
-		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents), Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
-		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest, Drained: r.drained, Stalled: c.stalled, Happened: happened,
+	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration),
+		Duration:   r.Duration,
+		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents),
+		Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
+		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest,
+		Drained: r.drained, Stalled: c.stalled, Happened: happened,
 		Violations: r.violations, Troubles: r.troubles}
 	for _, n := range c.crashes {
 		report.Kills += n
@@ -100,7 +105,8 @@ func (r *run) timelineOf(ctx context.Context, about string) []string {
 	}
 	pool := r.servers.postgres.direct()
 	var order uuid.UUID
-	err = pool.QueryRow(ctx, `SELECT coalesce((SELECT order_id FROM charges WHERE id = $1), (SELECT order_id FROM outbox WHERE id = $1),
+	err = pool.QueryRow(ctx, `SELECT coalesce((SELECT order_id FROM charges WHERE id = $1), (SELECT order_id
+		FROM outbox WHERE id = $1),
 		(SELECT c.order_id FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.id = $1), $1)`, id).Scan(&order)
 	if err != nil {
 		return []string{"no timeline: " + err.Error()}
@@ -123,18 +129,25 @@ func (r Report) Write(out io.Writer) {
 		n    int64
 		what string
 	}{
-		{r.Operations, "operations: requests of clients"}, {r.Retries, "of them retries"}, {int64(r.Keys), "idempotency keys"}, {r.Kills, "kills of processes"},
-		{int64(r.Lost), "acknowledged and lost"}, {int64(r.ChargedTwice), "charged twice"}, {int64(r.Oversold), "oversold"},
-		{r.Receipts, "receipts"}, {r.Extras, "further copies of them, after crashes"}, {r.Undecided, "keys whose history was too long to judge"},
+		{r.Operations, "operations: requests of clients"}, {r.Retries, "of them retries"},
+		{int64(r.Keys), "idempotency keys"}, {r.Kills, "kills of processes"},
+		{int64(r.Lost), "acknowledged and lost"}, {int64(r.ChargedTwice), "charged twice"},
+		{int64(r.Oversold), "oversold"},
+		{r.Receipts, "receipts"}, {r.Extras, "further copies of them, after crashes"},
+		{r.Undecided, "keys whose history was too long to judge"},
 		{int64(len(r.Violations)), "VIOLATIONS"},
 	} {
 		fmt.Fprintf(out, "  %8d  %s\n", line.n, line.what)
 	}
 	if r.Stalled > time.Second {
-		fmt.Fprintf(out, "\nThis machine was so busy with other things that the run stood still for up to %s.\n", r.Stalled.Round(time.Second))
+		fmt.Fprintf(out, "\nThis machine was so busy with other things that the run stood still for up to %s.\n",
+			r.Stalled.Round(time.Second))
 	}
-	fmt.Fprintf(out, "\nQuiet %s after the last fault. From a fault's end until the shop said yes again, at most:\n", r.Drained.Round(time.Millisecond))
-	for _, kind := range slices.SortedFunc(maps.Keys(r.Healing), func(a, b string) int { return int(r.Healing[b] - r.Healing[a]) }) {
+	fmt.Fprintf(out, "\nQuiet %s after the last fault. From a fault's end until the shop said yes again, at most:\n",
+		r.Drained.Round(time.Millisecond))
+	for _, kind := range slices.SortedFunc(maps.Keys(r.Healing), func(a, b string) int {
+		return int(r.Healing[b] - r.Healing[a])
+	}) {
 		fmt.Fprintf(out, "  %8s  %s\n", r.Healing[kind].Round(time.Millisecond), kind)
 	}
 	section(out, "Further copies of receipts, by what broke when the one before was accepted", r.ExtraCauses)

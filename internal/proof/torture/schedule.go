@@ -19,14 +19,16 @@ type fault struct {
 }
 
 const (
-	// In a window some faults happen together, all over before it ends. A quarter of the windows has none.
+	// In a window some faults happen together, all over before it ends. A quarter of the windows
+	// has none.
 	shortestWindow, longestWindow = 3 * time.Second, 7 * time.Second
 	mostTogether                  = 4
 	// lull is how long the shop is left alone before the run ends.
 	lull = time.Second
 )
 
-// schedule is what will go wrong, decided by the seed alone. Kinds come in shuffled decks, so that each comes as often as the others.
+// schedule is what will go wrong, decided by the seed alone. Kinds come in shuffled decks, so that
+// each comes as often as the others.
 func schedule(seed uint64, duration time.Duration) []fault {
 	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // replayed from the seed
 	var all []fault

@@ -163,12 +163,16 @@ func (r *run) startServers(ctx context.Context) error {
 	}
 	host, port := split(at[0])
 	s.redis = &server{name: "redis", address: at[0], start: func() (*process, error) {
-		return r.startProcess("redis", nil, redis, "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", r.dir)
+		return r.startProcess("redis", nil, redis, "--bind", host, "--port", port, "--save", "", "--appendonly", "no",
+			"--dir", r.dir)
 	}}
-	s.nats = r.shopServer("nats", at[1], []string{"NATS_URL=" + s.natsURL.String()}, "--dir", filepath.Join(r.dir, "nats"))
+	s.nats = r.shopServer("nats", at[1], []string{"NATS_URL=" + s.natsURL.String()}, "--dir",
+		filepath.Join(r.dir, "nats"))
 	s.psp = r.shopServer("psp", at[2], []string{"SHOP_PSP_ADDR=" + at[2], "PSP_WEBHOOK_SECRET=" + s.webhookSecret},
-		"--webhook-url", "http://"+s.webhooks.address()+"/v1/webhooks/payments", "--log", filepath.Join(r.dir, "provider.jsonl"))
-	s.mailbox = r.shopServer("mailbox", at[3], []string{"SHOP_MAILBOX_ADDR=" + at[3], "SHOP_MAILBOX_SMTP_ADDR=" + s.smtpAddress},
+		"--webhook-url", "http://"+s.webhooks.address()+"/v1/webhooks/payments", "--log",
+		filepath.Join(r.dir, "provider.jsonl"))
+	s.mailbox = r.shopServer("mailbox", at[3],
+		[]string{"SHOP_MAILBOX_ADDR=" + at[3], "SHOP_MAILBOX_SMTP_ADDR=" + s.smtpAddress},
 		"--dir", filepath.Join(r.dir, "mail"))
 	if err := s.postgres.up(ctx); err != nil {
 		return err

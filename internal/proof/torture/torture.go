@@ -1,7 +1,8 @@
-// Package torture runs two shops and all their servers as processes, lets random faults happen to them while clients buy, heals
-// everything, and then holds what clients were told, what the witnesses saw and what the database says against each other. All that it
-// decides comes from a seed. What the operating system makes of it does not: the same seed makes the same faults at the same times, and the
-// same wishes, but not the same interleaving.
+// Package torture runs two shops and all their servers as processes, lets random faults happen to
+// them while clients buy, heals everything, and then holds what clients were told, what the
+// witnesses saw and what the database says against each other. All that it decides comes from a
+// seed. What the operating system makes of it does not: the same seed makes the same faults at the
+// same times, and the same wishes, but not the same interleaving.
 package torture
 
 import (
@@ -73,8 +74,9 @@ type Violation struct {
 
 // Run tortures the shop and returns the report; the error says what kept it from being run.
 func Run(ctx context.Context, o Options) (report Report, err error) {
-	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(), lifetime: min(max(o.Duration/60, time.Second), 8*time.Second),
-		probe: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(),
+		lifetime: min(max(o.Duration/60, time.Second), 8*time.Second),
+		probe:    &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	r.edges = newEdges(r.addresses)
 	defer r.servers.stop() //nolint:contextcheck // it ends what is left when ctx has ended
 	r.tell("starting Postgres, Redis, NATS, the provider and the mailbox")
@@ -124,7 +126,8 @@ func (r *run) torment(ctx context.Context) (report Report, err error) {
 	return r.settleAndCheck(ctx)
 }
 
-// lastLong waits for the end of the duration, and on a slow machine until enough has happened, but no longer than twice as long.
+// lastLong waits for the end of the duration, and on a slow machine until enough has happened, but
+// no longer than twice as long.
 func (r *run) lastLong(ctx context.Context) {
 	enough := func() bool {
 		return r.count.operations.Load() >= r.leastOperations() && r.count.met(r.leastCrashes())
@@ -132,7 +135,8 @@ func (r *run) lastLong(ctx context.Context) {
 	if !sleep(ctx, r.Duration) || r.Duration < demanding || enough() {
 		return
 	}
-	r.tell("going on until there were %d operations, and %d crashes at each point", r.leastOperations(), r.leastCrashes())
+	r.tell("going on until there were %d operations, and %d crashes at each point", r.leastOperations(),
+		r.leastCrashes())
 	// The report says if it was not enough.
 	_ = poll(ctx, r.Duration, func() (bool, error) { return enough(), nil })
 }
@@ -202,8 +206,9 @@ func (r *run) violate(invariant, order, says string) {
 	}
 }
 
-// troubled records a failure of the harness: a port that another program took, a server that does not
-// start, a fault that could not be injected. It says nothing about the shop and is no violation.
+// troubled records a failure of the harness: a port that another program took, a server that does
+// not start, a fault that could not be injected. It says nothing about the shop and is no
+// violation.
 func (r *run) troubled(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -217,7 +222,8 @@ func (r *run) troubled(format string, args ...any) {
 // fail is violate for a promise that has no number in the design.
 func (r *run) fail(what, says string) { r.violate(what, "", says) }
 
-// listening sends the provider's events to the node that came up last: it is the one that may have to die over one.
+// listening sends the provider's events to the node that came up last: it is the one that may have
+// to die over one.
 func (r *run) listening(n *node) {
 	if err := r.servers.webhooks.pointTo(n.address); err != nil {
 		r.troubled("%v", err)
@@ -243,7 +249,8 @@ func (r *run) seedShop(ctx context.Context) error {
 	add := func(name string, units int) error {
 		r.products = append(r.products, name)
 		delivery += fmt.Sprintf("opening,%d,%s,%d\n", len(r.products), name, units)
-		return shop.AddProduct(ctx, orders.Product{SKU: name, Name: name, Description: "Torture.", Currency: "EUR", UnitPrice: int64(100 + len(r.products))}, len(r.products))
+		return shop.AddProduct(ctx, orders.Product{SKU: name, Name: name, Description: "Torture.", Currency: "EUR",
+			UnitPrice: int64(100 + len(r.products))}, len(r.products))
 	}
 	for i := range plenty {
 		if err := add(fmt.Sprintf("PLENTY-%d", i), plentyUnits); err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 )
 
-// healing is how long the shop may take, once every fault is over, until nothing is on its way any more.
+// healing is how long the shop may take, once every fault is over, until nothing is on its way any
+// more.
 const healing = time.Minute
 
 // settleAndCheck heals everything, asks again for every key, and checks.
@@ -50,8 +51,10 @@ func (r *run) drain(ctx context.Context) (healed bool) {
 	err := poll(ctx, healing, func() (bool, error) {
 		pool := r.servers.postgres.direct()
 		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown'))
-			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
-			+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`).Scan(&open)
+			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox
+				WHERE sent_at IS NULL)
+			+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
+				WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`).Scan(&open)
 		return err == nil && open == 0, err
 	})
 	if err != nil {
@@ -82,7 +85,8 @@ func (r *run) askAgain(ctx context.Context) {
 
 // check runs what operators run.
 func (r *run) check(ctx context.Context) error {
-	report, err := check.Run(ctx, check.Sources{DB: r.servers.postgres.direct(), ProviderURL: "http://" + r.servers.psp.address, MailboxURL: "http://" + r.servers.mailbox.address})
+	report, err := check.Run(ctx, check.Sources{DB: r.servers.postgres.direct(),
+		ProviderURL: "http://" + r.servers.psp.address, MailboxURL: "http://" + r.servers.mailbox.address})
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

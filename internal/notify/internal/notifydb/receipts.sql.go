@@ -27,7 +27,8 @@ type ClaimReceiptParams struct {
 	Lease   time.Duration
 }
 
-// ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the lease.
+// ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the
+// lease.
 func (q *Queries) ClaimReceipt(ctx context.Context, arg ClaimReceiptParams) (int32, error) {
 	row := q.db.QueryRow(ctx, ClaimReceipt, arg.OrderID, arg.Kind, arg.Lease)
 	var attempt int32

@@ -209,8 +209,8 @@ type ReserveParams struct {
 	UnitPrices []int64
 }
 
-// Reserve writes the lines, one movement per order and SKU, and their effect on what is available. It
-// expects the stock rows to be locked by LockStock.
+// Reserve writes the lines, one movement per order and SKU, and their effect on what is available.
+// It expects the stock rows to be locked by LockStock.
 func (q *Queries) Reserve(ctx context.Context, arg ReserveParams) error {
 	_, err := q.db.Exec(ctx, Reserve,
 		arg.OrderIds,

@@ -25,8 +25,8 @@ type ChangeStatusesParams struct {
 	Statuses []string
 }
 
-// ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its stock
-// for the time expiry.
+// ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its
+// stock for the time expiry.
 func (q *Queries) ChangeStatuses(ctx context.Context, arg ChangeStatusesParams) error {
 	_, err := q.db.Exec(ctx, ChangeStatuses, arg.Expiry, arg.Ids, arg.Statuses)
 	return err
@@ -115,8 +115,8 @@ type MoveStockParams struct {
 	Kinds    []string
 }
 
-// MoveStock writes one movement per order and SKU, and its effect on what is available. A sale has no
-// effect and touches no row of stock.
+// MoveStock writes one movement per order and SKU, and its effect on what is available. A sale has
+// no effect and touches no row of stock.
 func (q *Queries) MoveStock(ctx context.Context, arg MoveStockParams) error {
 	_, err := q.db.Exec(ctx, MoveStock, arg.OrderIds, arg.Kinds)
 	return err

@@ -172,8 +172,8 @@ type InsertDeliveryLinesRow struct {
 	Quantity   int64
 }
 
-// InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock comes
-// last in the transaction, so that buyers do not wait for a whole delivery.
+// InsertDeliveryLines records the lines that were not booked before and returns them. RaiseStock
+// comes last in the transaction, so that buyers do not wait for a whole delivery.
 func (q *Queries) InsertDeliveryLines(ctx context.Context, arg InsertDeliveryLinesParams) ([]InsertDeliveryLinesRow, error) {
 	rows, err := q.db.Query(ctx, InsertDeliveryLines,
 		arg.Supplier,
@@ -339,11 +339,12 @@ func (q *Queries) ListProducts(ctx context.Context) ([]ListProductsRow, error) {
 const LockStock = `-- name: LockStock :many
 SELECT s.sku, s.available
 FROM (SELECT unnest($1::text[]) AS sku) AS k
-CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku LIMIT 1 FOR NO KEY UPDATE) AS s
+CROSS JOIN LATERAL (SELECT stock.sku, stock.available FROM stock WHERE stock.sku = k.sku
+  LIMIT 1 FOR NO KEY UPDATE) AS s
 `
 
-// LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with the
-// same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
+// LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with
+// the same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
 func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error) {
 	rows, err := q.db.Query(ctx, LockStock, skus)
 	if err != nil {

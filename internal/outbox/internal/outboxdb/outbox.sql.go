@@ -52,8 +52,8 @@ type ClaimUnsentRow struct {
 }
 
 // ClaimUnsent leases unsent rows to one relay and skips those that another relay is claiming. It
-// cannot remember the last id that it saw: a transaction that commits late adds rows with lower ids.
-// The array makes the planner find the rows by index, whatever its statistics of the table.
+// cannot remember the last id that it saw: a transaction that commits late adds rows with lower
+// ids. The array makes the planner find the rows by index, whatever its statistics of the table.
 func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]ClaimUnsentRow, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsent, arg.Lease, arg.Most)
 	if err != nil {
@@ -83,7 +83,8 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 
 const Enqueue = `-- name: Enqueue :exec
 INSERT INTO outbox (id, type, order_id, payload)
-SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]), unnest($4::jsonb[])
+SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]),
+  unnest($4::jsonb[])
 `
 
 type EnqueueParams struct {
@@ -131,7 +132,8 @@ func (q *Queries) ReleaseClaims(ctx context.Context, ids []uuid.UUID) error {
 
 const ResendLost = `-- name: ResendLost :execrows
 UPDATE outbox SET sent_at = NULL, claimed_until = '-infinity'
-WHERE sent_at IS NOT NULL AND id >= $1 AND (stream_seq < $2::bigint OR stream_seq > $3::bigint)
+WHERE sent_at IS NOT NULL AND id >= $1 AND (stream_seq < $2::bigint
+  OR stream_seq > $3::bigint)
 `
 
 type ResendLostParams struct {
@@ -151,8 +153,10 @@ func (q *Queries) ResendLost(ctx context.Context, arg ResendLostParams) (int64, 
 }
 
 const SentBounds = `-- name: SentBounds :one
-SELECT coalesce((SELECT o.stream_seq FROM outbox o WHERE o.sent_at IS NOT NULL AND o.id >= $1 ORDER BY o.id LIMIT 1), 0)::bigint AS oldest,
-    coalesce((SELECT n.stream_seq FROM outbox n WHERE n.sent_at IS NOT NULL AND n.id >= $1 ORDER BY n.id DESC LIMIT 1), 0)::bigint AS newest
+SELECT coalesce((SELECT o.stream_seq FROM outbox o WHERE o.sent_at IS NOT NULL AND o.id >= $1
+  ORDER BY o.id LIMIT 1), 0)::bigint AS oldest,
+    coalesce((SELECT n.stream_seq FROM outbox n WHERE n.sent_at IS NOT NULL AND n.id >= $1
+      ORDER BY n.id DESC LIMIT 1), 0)::bigint AS newest
 `
 
 type SentBoundsRow struct {

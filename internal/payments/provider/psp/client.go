@@ -189,7 +189,8 @@ func (c *Client) do(req *http.Request) (status int, answer []byte, err error) {
 // not: money may have moved under the key with another body.
 func refusal(path string, status int, answer []byte) error {
 	var p problem
-	final := status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusConflict && path == "/v1/refunds"
+	final := status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusConflict &&
+		path == "/v1/refunds"
 	if err := json.Unmarshal(answer, &p); err != nil || p.Code == "" {
 		return fmt.Errorf("psp: the provider answered %d without a code", status)
 	}

@@ -21,7 +21,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 func captureRequest(reference, method string) payments.CaptureRequest {
-	return payments.CaptureRequest{Reference: reference, OrderID: "order-" + reference, Amount: 1250, Currency: "EUR", PaymentMethod: method}
+	return payments.CaptureRequest{Reference: reference, OrderID: "order-" + reference, Amount: 1250, Currency: "EUR",
+		PaymentMethod: method}
 }
 
 // breakingServer answers the first request and cuts the line in the middle of every later one.
@@ -143,7 +144,9 @@ func TestListAnswersAreChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, body)
+			}))
 			defer server.Close()
 			c := psp.NewClient(server.URL, patience)
 			defer c.CloseIdleConnections()

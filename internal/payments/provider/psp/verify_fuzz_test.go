@@ -29,7 +29,8 @@ func FuzzReceiver(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, id string, off int64, text string, place uint16, bits uint8, forged string) {
 		at := now.Add(time.Duration(off%(1<<32)) * time.Second)
-		data, err := json.Marshal(map[string]any{"type": "capture.declined", "timestamp": at, "data": payments.Capture{ID: text}})
+		data, err := json.Marshal(map[string]any{"type": "capture.declined", "timestamp": at,
+			"data": payments.Capture{ID: text}})
 		if err != nil {
 			return // the provider writes UTF-8 only
 		}
@@ -43,7 +44,8 @@ func FuzzReceiver(f *testing.F) {
 		if recent := at.Sub(now).Abs() <= 5*time.Minute; (err == nil) != (recent && id != "") {
 			t.Fatalf("signed %s from now: %v", at.Sub(now), err)
 		}
-		if err == nil && (event.ID != id || string(event.Payload) != string(data) || event.Capture == nil || event.Capture.ID != text) {
+		if err == nil && (event.ID != id || string(event.Payload) != string(data) || event.Capture == nil ||
+			event.Capture.ID != text) {
 			t.Fatalf("signed %s, read %+v", data, event)
 		}
 		if forged != signature {
@@ -64,7 +66,8 @@ func FuzzReceiver(f *testing.F) {
 }
 
 func read(receiver *psp.Receiver, parts [][]byte) (payments.Event, error) {
-	return receiver.Read(http.Header{"Webhook-Id": {string(parts[0])}, "Webhook-Timestamp": {string(parts[1])}, "Webhook-Signature": {string(parts[2])}}, parts[3])
+	return receiver.Read(http.Header{"Webhook-Id": {string(parts[0])}, "Webhook-Timestamp": {string(parts[1])},
+		"Webhook-Signature": {string(parts[2])}}, parts[3])
 }
 
 func refused(t *testing.T, receiver *psp.Receiver, parts [][]byte) {

@@ -19,7 +19,8 @@ func TestSignMatchesThePublishedExample(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 	for _, bad := range []string{"", "whsec_", "c2VjcmV0", "whsec_?"} {
-		if _, err := psp.Sign(bad, "id", time.Unix(0, 0), nil); err == nil || !strings.Contains(err.Error(), "PSP_WEBHOOK_SECRET") {
+		if _, err := psp.Sign(bad, "id", time.Unix(0, 0), nil); err == nil ||
+			!strings.Contains(err.Error(), "PSP_WEBHOOK_SECRET") {
 			t.Errorf("secret %q: error %v, want one that names the setting", bad, err)
 		}
 	}

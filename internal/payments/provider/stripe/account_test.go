@@ -17,8 +17,8 @@ import (
 
 type object = map[string]any
 
-// account is a Stripe account as far as the shop can see it: PaymentIntents, refunds and idempotency keys. Its answers follow the
-// bodies in Stripe's documentation.
+// account is a Stripe account as far as the shop can see it: PaymentIntents, refunds and
+// idempotency keys. Its answers follow the bodies in Stripe's documentation.
 type account struct {
 	url string
 
@@ -53,7 +53,8 @@ func openAccount(t *testing.T) *account {
 	return a
 }
 
-// onNext lets the next POST go wrong. work does what was asked and returns the answer that Stripe would give.
+// onNext lets the next POST go wrong. work does what was asked and returns the answer that Stripe
+// would give.
 func (a *account) onNext(fault fault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,7 +81,8 @@ func (a *account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mu.Lock()
-	a.calls = append(a.calls, call{r.Method, r.URL.Path, r.Header.Get("Idempotency-Key"), r.Header.Get("Authorization"), r.Form})
+	a.calls = append(a.calls, call{r.Method, r.URL.Path, r.Header.Get("Idempotency-Key"),
+		r.Header.Get("Authorization"), r.Form})
 	fault, down := a.next, a.down
 	if r.Method == http.MethodPost {
 		a.next = nil
@@ -102,10 +104,14 @@ func (a *account) work(r *http.Request) saved {
 	defer a.mu.Unlock()
 	switch key := r.Header.Get("Idempotency-Key"); {
 	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/refunds/"):
-		at := slices.IndexFunc(a.refunds, func(o object) bool { return strings.HasSuffix(r.URL.Path, "/"+o["id"].(string)) })
+		at := slices.IndexFunc(a.refunds, func(o object) bool {
+			return strings.HasSuffix(r.URL.Path, "/"+o["id"].(string))
+		})
 		return saved{status: http.StatusOK, body: a.refunds[at]}
 	case r.Method == http.MethodGet && r.URL.Path == "/v1/refunds":
-		return page(r.Form, a.refunds, func(o object) bool { return o["payment_intent"] == r.Form.Get("payment_intent") })
+		return page(r.Form, a.refunds, func(o object) bool {
+			return o["payment_intent"] == r.Form.Get("payment_intent")
+		})
 	case r.Method == http.MethodGet:
 		from, _ := strconv.ParseInt(r.Form.Get("created[gte]"), 10, 64)
 		return page(r.Form, a.intents, func(o object) bool { return o["created"].(int64) >= from })
@@ -124,15 +130,18 @@ func (a *account) work(r *http.Request) saved {
 func (a *account) create(r *http.Request) saved {
 	amount, _ := strconv.ParseInt(r.Form.Get("amount"), 10, 64)
 	if r.URL.Path == "/v1/refunds" {
-		refund := refundObject(fmt.Sprintf("re_%d", len(a.refunds)+1), r.Form.Get("payment_intent"), amount, "succeeded")
+		refund := refundObject(fmt.Sprintf("re_%d", len(a.refunds)+1), r.Form.Get("payment_intent"), amount,
+			"succeeded")
 		a.refunds = append([]object{refund}, a.refunds...)
 		return saved{status: http.StatusOK, body: refund}
 	}
 	method := r.Form.Get("payment_method")
-	status, known := map[string]string{"pm_card_visa": "succeeded", "pm_processing": "processing", "pm_action": "requires_action", "pm_hold": "requires_capture",
+	status, known := map[string]string{"pm_card_visa": "succeeded", "pm_processing": "processing",
+		"pm_action": "requires_action", "pm_hold": "requires_capture",
 		"pm_card_chargeDeclinedInsufficientFunds": "requires_payment_method"}[method]
 	if !known {
-		return saved{status: http.StatusBadRequest, body: failed("invalid_request_error", "resource_missing", "payment_method")}
+		return saved{status: http.StatusBadRequest,
+			body: failed("invalid_request_error", "resource_missing", "payment_method")}
 	}
 	intent := intentObject(fmt.Sprintf("pi_%d", len(a.intents)+1), status, amount, r.Form.Get("currency"),
 		r.Form.Get("metadata[reference]"), r.Form.Get("metadata[order_id]"))
@@ -140,10 +149,12 @@ func (a *account) create(r *http.Request) saved {
 	if status != "requires_payment_method" {
 		return saved{status: http.StatusOK, body: intent}
 	}
-	why := object{"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds", "message": "Your card has insufficient funds."}
+	why := object{"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds",
+		"message": "Your card has insufficient funds."}
 	intent["last_payment_error"] = why
 	declined := failed("card_error", "card_declined", "")
-	declined["error"].(object)["decline_code"], declined["error"].(object)["payment_intent"] = "insufficient_funds", intent
+	declined["error"].(object)["decline_code"], declined["error"].(object)["payment_intent"] = "insufficient_funds",
+		intent
 	return saved{status: http.StatusPaymentRequired, body: declined}
 }
 
@@ -159,19 +170,23 @@ func intentObject(id, status string, amount int64, currency, reference, order st
 	if status == "succeeded" {
 		received = amount
 	}
-	return object{"id": id, "object": "payment_intent", "amount": amount, "amount_received": received, "currency": currency, "status": status,
-		"client_secret": id + "_secret_xyz", "created": time.Now().Unix(), "last_payment_error": nil, "latest_charge": "ch_1",
-		"metadata": object{"reference": reference, "order_id": order}, "payment_method": "pm_1"}
+	return object{"id": id, "object": "payment_intent", "amount": amount, "amount_received": received,
+		"currency": currency, "status": status,
+		"client_secret": id + "_secret_xyz", "created": time.Now().Unix(), "last_payment_error": nil,
+		"latest_charge": "ch_1",
+		"metadata":      object{"reference": reference, "order_id": order}, "payment_method": "pm_1"}
 }
 
 func refundObject(id, intent string, amount int64, status string) object {
-	return object{"id": id, "object": "refund", "amount": amount, "charge": "ch_1", "created": time.Now().Unix(), "currency": "eur",
+	return object{"id": id, "object": "refund", "amount": amount, "charge": "ch_1", "created": time.Now().Unix(),
+		"currency": "eur",
 		"metadata": object{}, "payment_intent": intent, "reason": nil, "status": status}
 }
 
 // failed is an error's body, with the text that must not get out.
 func failed(kind, code, param string) object {
-	return object{"error": object{"type": kind, "code": code, "param": param, "message": "Invalid API Key provided: sk_test_***cret"}}
+	return object{"error": object{"type": kind, "code": code, "param": param,
+		"message": "Invalid API Key provided: sk_test_***cret"}}
 }
 
 func page(form url.Values, all []object, keep func(object) bool) saved {

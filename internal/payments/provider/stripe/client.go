@@ -1,5 +1,6 @@
-// Package stripe takes and gives back money through Stripe: one PaymentIntent for each charge and one Refund for each refund, under the
-// idempotency keys that the shop derives. Card numbers never come here: docs/stripe.md says why, and how to set it up.
+// Package stripe takes and gives back money through Stripe: one PaymentIntent for each charge and
+// one Refund for each refund, under the idempotency keys that the shop derives. Card numbers never
+// come here: docs/stripe.md says why, and how to set it up.
 package stripe
 
 import (
@@ -32,7 +33,8 @@ const (
 	metaOrder     = "order_id"
 )
 
-// countedOtherwise are the currencies in which Stripe's amounts are not ISO 4217 minor units: they would be off by a factor of 100.
+// countedOtherwise are the currencies in which Stripe's amounts are not ISO 4217 minor units: they
+// would be off by a factor of 100.
 var countedOtherwise = []string{"ISK", "MGA", "UGX"}
 
 // Client talks to Stripe. It sends every call exactly once.
@@ -43,11 +45,14 @@ type Client struct {
 
 var _ payments.Provider = (*Client)(nil)
 
-// New returns a client of the account that secretKey (STRIPE_SECRET_KEY) belongs to. timeout bounds one HTTP call, from dialing to the
-// last byte of the answer. baseURL is empty except in tests, which have no account.
+// New returns a client of the account that secretKey (STRIPE_SECRET_KEY) belongs to. timeout bounds
+// one HTTP call, from dialing to the last byte of the answer. baseURL is empty except in tests,
+// which have no account.
 func New(secretKey, baseURL string, timeout time.Duration) (*Client, error) {
-	if !strings.HasPrefix(secretKey, "sk_") && !strings.HasPrefix(secretKey, "rk_") || strings.ContainsAny(secretKey, " \t\r\n") {
-		return nil, errors.New("STRIPE_SECRET_KEY must be a secret key (sk_…) or a restricted key (rk_…) of your Stripe account, and nothing else")
+	if !strings.HasPrefix(secretKey, "sk_") && !strings.HasPrefix(secretKey, "rk_") ||
+		strings.ContainsAny(secretKey, " \t\r\n") {
+		return nil, errors.New("STRIPE_SECRET_KEY must be a secret key (sk_…) or a restricted key (rk_…) of your " +
+			"Stripe account, and nothing else")
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // nothing here replaces it
 	transport.MaxIdleConnsPerHost = 64
@@ -72,8 +77,8 @@ func New(secretKey, baseURL string, timeout time.Duration) (*Client, error) {
 	return c, nil
 }
 
-// sendOnce takes away what the transport needs to repeat a request with a body. With it, it would, unasked, because of the
-// Idempotency-Key, when a kept-alive connection breaks.
+// sendOnce takes away what the transport needs to repeat a request with a body. With it, it would,
+// unasked, because of the Idempotency-Key, when a kept-alive connection breaks.
 type sendOnce struct{ *http.Transport }
 
 func (s sendOnce) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -91,11 +96,13 @@ func (c *Client) Ping(ctx context.Context) error {
 	return each(ctx, c.api.V1PaymentIntents.List(ctx, params), func(*stripego.PaymentIntent) error { return nil })
 }
 
-// Capture implements payments.Provider: it creates and confirms a PaymentIntent in one call. A card whose bank wants to see the buyer
-// first (3-D Secure) is declined with authentication_required. Currencies that Stripe counts otherwise are refused.
+// Capture implements payments.Provider: it creates and confirms a PaymentIntent in one call. A card
+// whose bank wants to see the buyer first (3-D Secure) is declined with authentication_required.
+// Currencies that Stripe counts otherwise are refused.
 func (c *Client) Capture(ctx context.Context, key string, r payments.CaptureRequest) (payments.Capture, error) {
 	if slices.Contains(countedOtherwise, r.Currency) {
-		return payments.Capture{}, fmt.Errorf("%w: stripe does not count %s in minor units of ISO 4217", payments.ErrRefused, r.Currency)
+		return payments.Capture{}, fmt.Errorf("%w: stripe does not count %s in minor units of ISO 4217",
+			payments.ErrRefused, r.Currency)
 	}
 	params := &stripego.PaymentIntentCreateParams{
 		Amount: &r.Amount, Currency: stripego.String(strings.ToLower(r.Currency)), PaymentMethod: &r.PaymentMethod,
@@ -115,17 +122,19 @@ func (c *Client) Capture(ctx context.Context, key string, r payments.CaptureRequ
 	if err != nil {
 		return payments.Capture{}, err
 	}
-	if got.Reference != r.Reference || got.OrderID != r.OrderID || got.Amount != r.Amount || got.Currency != r.Currency {
+	if got.Reference != r.Reference || got.OrderID != r.OrderID || got.Amount != r.Amount ||
+		got.Currency != r.Currency {
 		return payments.Capture{}, fmt.Errorf("stripe: asked to take %d %s for %s, the answer is about %d %s for %q",
 			r.Amount, r.Currency, r.Reference, got.Amount, got.Currency, got.Reference)
 	}
 	return got, nil
 }
 
-// FindCaptures implements payments.Provider. The list is read, not the search: Stripe makes search results wait for a minute, in
-// outages for an hour, and an empty answer must mean that there is nothing. The list has no filter for metadata, so it is read from
-// the moment when the reference, a UUIDv7, was made: a page for every 100 PaymentIntents of the account since then.
-// An intent whose outcome is still open is an error.
+// FindCaptures implements payments.Provider. The list is read, not the search: Stripe makes search
+// results wait for a minute, in outages for an hour, and an empty answer must mean that there is
+// nothing. The list has no filter for metadata, so it is read from the moment when the reference, a
+// UUIDv7, was made: a page for every 100 PaymentIntents of the account since then. An intent whose
+// outcome is still open is an error.
 func (c *Client) FindCaptures(ctx context.Context, reference string) ([]payments.Capture, error) {
 	id, err := uuid.Parse(reference)
 	if err != nil || id.Version() != 7 {
@@ -151,8 +160,8 @@ func (c *Client) FindCaptures(ctx context.Context, reference string) ([]payments
 	return found, nil
 }
 
-// Refund implements payments.Provider. A refund that Stripe holds as pending is an error until it has left: asking again under
-// the same key tells.
+// Refund implements payments.Provider. A refund that Stripe holds as pending is an error until it
+// has left: asking again under the same key tells.
 func (c *Client) Refund(ctx context.Context, key string, r payments.RefundRequest) (payments.ProviderRefund, error) {
 	params := &stripego.RefundCreateParams{PaymentIntent: &r.CaptureID, Amount: &r.Amount}
 	params.SetIdempotencyKey(key)
@@ -167,19 +176,24 @@ func (c *Client) Refund(ctx context.Context, key string, r payments.RefundReques
 	got := refundOf(refund)
 	switch {
 	case got.ID == "" || got.CaptureID != r.CaptureID || got.Amount != r.Amount:
-		return payments.ProviderRefund{}, fmt.Errorf("stripe: asked to give back %d of %s, the answer is about %d of %q", r.Amount, r.CaptureID, got.Amount, got.CaptureID)
+		return payments.ProviderRefund{},
+			fmt.Errorf("stripe: asked to give back %d of %s, the answer is about %d of %q", r.Amount, r.CaptureID,
+				got.Amount, got.CaptureID)
 	case refund.Status == stripego.RefundStatusSucceeded:
 		return got, nil
 	case refund.Status == stripego.RefundStatusFailed || refund.Status == stripego.RefundStatusCanceled:
-		return payments.ProviderRefund{}, fmt.Errorf("%w: stripe's refund %s is %s", payments.ErrRefused, refund.ID, refund.Status)
+		return payments.ProviderRefund{},
+			fmt.Errorf("%w: stripe's refund %s is %s", payments.ErrRefused, refund.ID, refund.Status)
 	default:
 		return payments.ProviderRefund{}, fmt.Errorf("stripe: refund %s is %q", refund.ID, refund.Status)
 	}
 }
 
-// FindRefunds implements payments.Provider. It leaves out refunds that gave nothing back, or not yet.
+// FindRefunds implements payments.Provider. It leaves out refunds that gave nothing back, or not
+// yet.
 func (c *Client) FindRefunds(ctx context.Context, captureID string) ([]payments.ProviderRefund, error) {
-	params := &stripego.RefundListParams{ListParams: stripego.ListParams{Limit: stripego.Int64(pageSize)}, PaymentIntent: &captureID}
+	params := &stripego.RefundListParams{ListParams: stripego.ListParams{Limit: stripego.Int64(pageSize)},
+		PaymentIntent: &captureID}
 	var found []payments.ProviderRefund
 	err := each(ctx, c.api.V1Refunds.List(ctx, params), func(refund *stripego.Refund) error {
 		got := refundOf(refund)
@@ -197,7 +211,8 @@ func (c *Client) FindRefunds(ctx context.Context, captureID string) ([]payments.
 	return found, nil
 }
 
-// each visits every item of every page. An answer that is not a list is an error: it does not mean that there is nothing.
+// each visits every item of every page. An answer that is not a list is an error: it does not mean
+// that there is nothing.
 func each[T any](ctx context.Context, list *stripego.V1List[T], visit func(T) error) error {
 	for item, err := range list.All(ctx) {
 		if err != nil {
@@ -214,16 +229,19 @@ func each[T any](ctx context.Context, list *stripego.V1List[T], visit func(T) er
 	return nil
 }
 
-// declined is the PaymentIntent of a card error, Stripe's form of a decline, or nil for every other error.
+// declined is the PaymentIntent of a card error, Stripe's form of a decline, or nil for every other
+// error.
 func declined(err error, r payments.CaptureRequest) *stripego.PaymentIntent {
 	var answer *stripego.Error
-	if !errors.As(err, &answer) || answer.Type != stripego.ErrorTypeCard || answer.HTTPStatusCode != http.StatusPaymentRequired {
+	if !errors.As(err, &answer) || answer.Type != stripego.ErrorTypeCard ||
+		answer.HTTPStatusCode != http.StatusPaymentRequired {
 		return nil
 	}
 	intent := answer.PaymentIntent
 	if intent == nil { // the card was turned down before there was one
 		intent = &stripego.PaymentIntent{Status: stripego.PaymentIntentStatusRequiresPaymentMethod, Amount: r.Amount,
-			Currency: stripego.Currency(strings.ToLower(r.Currency)), Metadata: map[string]string{metaReference: r.Reference, metaOrder: r.OrderID}}
+			Currency: stripego.Currency(strings.ToLower(r.Currency)),
+			Metadata: map[string]string{metaReference: r.Reference, metaOrder: r.OrderID}}
 	}
 	intent.LastPaymentError = cmp.Or(intent.LastPaymentError, answer)
 	return intent

@@ -39,7 +39,8 @@ func open(t *testing.T, baseURL string) *stripe.Client {
 
 func newRequest(t *testing.T, method string) payments.CaptureRequest {
 	t.Helper()
-	return payments.CaptureRequest{Reference: uuid.Must(uuid.NewV7()).String(), OrderID: orderID, Amount: 1250, Currency: "EUR", PaymentMethod: method}
+	return payments.CaptureRequest{Reference: uuid.Must(uuid.NewV7()).String(), OrderID: orderID, Amount: 1250,
+		Currency: "EUR", PaymentMethod: method}
 }
 
 func TestCaptureSendsOnceWhatWasAsked(t *testing.T) {
@@ -54,12 +55,14 @@ func TestCaptureSendsOnceWhatWasAsked(t *testing.T) {
 		t.Errorf("created at %s", got.CreatedAt)
 	}
 	got.CreatedAt = time.Time{}
-	want := payments.Capture{ID: "pi_1", Reference: r.Reference, OrderID: orderID, Status: payments.CaptureSucceeded, Amount: 1250, Currency: "EUR"}
+	want := payments.Capture{ID: "pi_1", Reference: r.Reference, OrderID: orderID, Status: payments.CaptureSucceeded,
+		Amount: 1250, Currency: "EUR"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	sent := []call{{http.MethodPost, "/v1/payment_intents", "charge_1", "Bearer " + secretKey, url.Values{
-		"amount": {"1250"}, "currency": {"eur"}, "payment_method": {"pm_card_visa"}, "confirm": {"true"}, "error_on_requires_action": {"true"},
+		"amount": {"1250"}, "currency": {"eur"}, "payment_method": {"pm_card_visa"}, "confirm": {"true"},
+		"error_on_requires_action":           {"true"},
 		"automatic_payment_methods[enabled]": {"true"}, "automatic_payment_methods[allow_redirects]": {"never"},
 		"metadata[reference]": {r.Reference}, "metadata[order_id]": {orderID}}}}
 	if diff := cmp.Diff(sent, account.posts(), cmp.AllowUnexported(call{})); diff != "" {
@@ -75,9 +78,11 @@ func TestDeclines(t *testing.T) {
 		method   string
 		id, code string
 	}{
-		"insufficient funds":              {nil, "pm_card_chargeDeclinedInsufficientFunds", "pi_1", "insufficient_funds"},
-		"before there is a PaymentIntent": {answers(http.StatusPaymentRequired, bare), "pm_card_visa", "", "card_declined"},
-		"canceled":                        {changed("status", "canceled"), "pm_card_visa", "pi_1", "canceled"},
+		"insufficient funds": {nil, "pm_card_chargeDeclinedInsufficientFunds", "pi_1",
+			"insufficient_funds"},
+		"before there is a PaymentIntent": {answers(http.StatusPaymentRequired, bare), "pm_card_visa", "",
+			"card_declined"},
+		"canceled": {changed("status", "canceled"), "pm_card_visa", "pi_1", "canceled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -88,7 +93,8 @@ func TestDeclines(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Status != payments.CaptureDeclined || got.DeclineCode != tc.code || got.ID != tc.id || got.Reference != r.Reference || got.Amount != r.Amount {
+			if got.Status != payments.CaptureDeclined || got.DeclineCode != tc.code || got.ID != tc.id ||
+				got.Reference != r.Reference || got.Amount != r.Amount {
 				t.Errorf("got %+v", got)
 			}
 			if sent := account.posts(); len(sent) != 1 {
@@ -121,7 +127,8 @@ func TestSameKeyTakesMoneyOnce(t *testing.T) {
 	}
 }
 
-// notFinal are answers after which nobody knows whether money moved. Whether it did does not matter here.
+// notFinal are answers after which nobody knows whether money moved. Whether it did does not matter
+// here.
 var notFinal = map[string]fault{
 	"silence":             silent,
 	"cut":                 cut,
@@ -153,17 +160,21 @@ var notFinal = map[string]fault{
 
 func TestUnknownOutcomes(t *testing.T) {
 	t.Parallel()
-	captures := map[string]fault{"processing": changed("status", "processing"), "requires action": changed("status", "requires_action"),
-		"waits for a confirmation": changed("status", "requires_confirmation"), "waits for a method": changed("status", "requires_payment_method"),
-		"on hold": changed("status", "requires_capture"), "less money": changed("amount_received", int64(1)), "other money": changed("currency", "usd"),
+	captures := map[string]fault{"processing": changed("status", "processing"),
+		"requires action":          changed("status", "requires_action"),
+		"waits for a confirmation": changed("status", "requires_confirmation"),
+		"waits for a method":       changed("status", "requires_payment_method"),
+		"on hold":                  changed("status", "requires_capture"), "less money": changed("amount_received", int64(1)),
+		"other money":      changed("currency", "usd"),
 		"another charge's": changed("metadata", object{"reference": "another", "order_id": orderID}),
 		"402 but it moved": answers(402, object{"error": object{"type": "card_error", "code": "card_declined",
 			"payment_intent": intentObject("pi_9", "processing", 1250, "eur", "r", orderID)}})}
 	for name, fault := range captures {
 		t.Run("capture/"+name, func(t *testing.T) { t.Parallel(); unknown(t, fault, capture) })
 	}
-	refunds := map[string]fault{"pending": changed("status", "pending"), "requires action": changed("status", "requires_action"),
-		"less money": changed("amount", int64(1)), "another's": changed("payment_intent", "pi_9")}
+	refunds := map[string]fault{"pending": changed("status", "pending"),
+		"requires action": changed("status", "requires_action"),
+		"less money":      changed("amount", int64(1)), "another's": changed("payment_intent", "pi_9")}
 	for name, fault := range refunds {
 		t.Run("refund/"+name, func(t *testing.T) { t.Parallel(); unknown(t, fault, refund) })
 	}
@@ -185,8 +196,8 @@ func refund(t *testing.T, client *stripe.Client) error {
 	return err
 }
 
-// unknown expects one send, an error that is not final, and no secret in it. The connection is warm, which is when Go's transport would
-// send again by itself.
+// unknown expects one send, an error that is not final, and no secret in it. The connection is
+// warm, which is when Go's transport would send again by itself.
 func unknown(t *testing.T, fault fault, ask func(*testing.T, *stripe.Client) error) {
 	t.Helper()
 	account := openAccount(t)
@@ -270,7 +281,8 @@ func TestFindCaptures(t *testing.T) {
 		account.addIntent(fmt.Sprintf("pi_after%d", i), "processing", "another")
 	}
 	found, err := find()
-	if err != nil || len(found) != 1 || found[0].ID != "pi_ours" || found[0].Status != payments.CaptureSucceeded || found[0].Reference != reference.String() ||
+	if err != nil || len(found) != 1 || found[0].ID != "pi_ours" || found[0].Status != payments.CaptureSucceeded ||
+		found[0].Reference != reference.String() ||
 		found[0].Amount != 1250 || found[0].Currency != "EUR" {
 		t.Fatalf("got %+v, %v", found, err)
 	}
@@ -313,7 +325,8 @@ func TestRefund(t *testing.T) {
 	if err != nil || got.ID != "re_1" || got.CaptureID != "pi_1" || got.Amount != 400 || got.Currency != "EUR" {
 		t.Fatalf("got %+v, %v", got, err)
 	}
-	sent := []call{{http.MethodPost, "/v1/refunds", "refund_1", "Bearer " + secretKey, url.Values{"amount": {"400"}, "payment_intent": {"pi_1"}}}}
+	sent := []call{{http.MethodPost, "/v1/refunds", "refund_1", "Bearer " + secretKey,
+		url.Values{"amount": {"400"}, "payment_intent": {"pi_1"}}}}
 	if diff := cmp.Diff(sent, account.posts(), cmp.AllowUnexported(call{})); diff != "" {
 		t.Error(diff)
 	}
@@ -345,11 +358,13 @@ func TestFindRefunds(t *testing.T) {
 	t.Parallel()
 	account := openAccount(t)
 	for i := range 130 {
-		account.refunds = append(account.refunds, refundObject(fmt.Sprintf("re_%d", i), "pi_1", 3, "succeeded"), refundObject(fmt.Sprintf("re_other%d", i), "pi_2", 3, "succeeded"))
+		account.refunds = append(account.refunds, refundObject(fmt.Sprintf("re_%d", i), "pi_1", 3, "succeeded"),
+			refundObject(fmt.Sprintf("re_other%d", i), "pi_2", 3, "succeeded"))
 	}
 	account.refunds = append(account.refunds, refundObject("re_failed", "pi_1", 3, "failed"))
 	found, err := open(t, account.url).FindRefunds(t.Context(), "pi_1")
-	if err != nil || len(found) != 130 || found[129].ID != "re_129" || found[0].CaptureID != "pi_1" || found[0].Amount != 3 {
+	if err != nil || len(found) != 130 || found[129].ID != "re_129" || found[0].CaptureID != "pi_1" ||
+		found[0].Amount != 3 {
 		t.Errorf("got %d, %v", len(found), err)
 	}
 }
@@ -358,7 +373,8 @@ func TestKeysThatCannotBe(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"", "pk_test_1", "whsec_1", "sk_test_1 ", "sk_test_1\n", "Bearer sk_test_1"} {
 		_, err := stripe.New(key, "", timeout)
-		if err == nil || !strings.Contains(err.Error(), "STRIPE_SECRET_KEY") || key != "" && strings.Contains(err.Error(), key) {
+		if err == nil || !strings.Contains(err.Error(), "STRIPE_SECRET_KEY") || key != "" &&
+			strings.Contains(err.Error(), key) {
 			t.Errorf("%q: %v", key, err)
 		}
 	}

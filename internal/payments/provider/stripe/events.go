@@ -21,20 +21,22 @@ type Receiver struct {
 	now     func() time.Time
 }
 
-// NewReceiver accepts any of the endpoint's signing secrets, which white space separates: while a secret is rotated, the old one and
-// the new one are both named.
+// NewReceiver accepts any of the endpoint's signing secrets, which white space separates: while a
+// secret is rotated, the old one and the new one are both named.
 func NewReceiver(secrets string, now func() time.Time) (*Receiver, error) {
 	r := &Receiver{secrets: strings.Fields(secrets), now: now}
 	for _, secret := range r.secrets {
 		if !strings.HasPrefix(secret, "whsec_") {
-			return nil, errors.New("STRIPE_WEBHOOK_SECRET must be the endpoint's signing secret (whsec_…), or several with spaces between them")
+			return nil, errors.New("STRIPE_WEBHOOK_SECRET must be the endpoint's signing secret (whsec_…), or " +
+				"several with spaces between them")
 		}
 	}
 	return r, nil
 }
 
-// Read checks the signature and decodes the event, whatever API version it was made with, or returns payments.ErrNotSigned. Stripe
-// sends many types of events: those that move no money of ours come back as Ignored.
+// Read checks the signature and decodes the event, whatever API version it was made with, or
+// returns payments.ErrNotSigned. Stripe sends many types of events: those that move no money of
+// ours come back as Ignored.
 func (r *Receiver) Read(header http.Header, body []byte) (payments.Event, error) {
 	if !r.signed(header.Get("Stripe-Signature"), body) {
 		return payments.Event{}, payments.ErrNotSigned
@@ -46,7 +48,8 @@ func (r *Receiver) Read(header http.Header, body []byte) (payments.Event, error)
 	if message.ID == "" || message.Data == nil {
 		return payments.Event{}, errors.New("stripe: a signed message without an id or an object is no event")
 	}
-	event := payments.Event{ID: message.ID, Type: string(message.Type), At: time.Unix(message.Created, 0).UTC(), Payload: body}
+	event := payments.Event{ID: message.ID, Type: string(message.Type), At: time.Unix(message.Created, 0).UTC(),
+		Payload: body}
 	return event, decode(message, &event)
 }
 
@@ -64,7 +67,8 @@ func (r *Receiver) signed(signature string, body []byte) bool {
 	return false
 }
 
-// signedAt returns the one time that a signature names. With two, it could be another than the one that was signed.
+// signedAt returns the one time that a signature names. With two, it could be another than the one
+// that was signed.
 func signedAt(signature string) (at time.Time, ok bool) {
 	for part := range strings.SplitSeq(signature, ",") {
 		value, isTime := strings.CutPrefix(part, "t=")
@@ -80,12 +84,14 @@ func signedAt(signature string) (at time.Time, ok bool) {
 	return at, ok
 }
 
-// decode fills in what the event is about. charge.refunded is ignored because it does not name the refund; refund.created, which
-// Stripe sends with it, does. A refund that fails after it had succeeded stays without an object, so that it is quarantined: the
-// money is back with us and only a person can find another way to the buyer.
+// decode fills in what the event is about. charge.refunded is ignored because it does not name the
+// refund; refund.created, which Stripe sends with it, does. A refund that fails after it had
+// succeeded stays without an object, so that it is quarantined: the money is back with us and only
+// a person can find another way to the buyer.
 func decode(message stripego.Event, event *payments.Event) error {
 	switch message.Type {
-	case stripego.EventTypePaymentIntentSucceeded, stripego.EventTypePaymentIntentPaymentFailed, stripego.EventTypePaymentIntentCanceled:
+	case stripego.EventTypePaymentIntentSucceeded, stripego.EventTypePaymentIntentPaymentFailed,
+		stripego.EventTypePaymentIntentCanceled:
 		var intent stripego.PaymentIntent
 		if err := json.Unmarshal(message.Data.Raw, &intent); err != nil {
 			return fmt.Errorf("stripe: unreadable PaymentIntent in event %s: %w", message.ID, err)

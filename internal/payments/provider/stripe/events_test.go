@@ -27,8 +27,10 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // eventBody is an event as Stripe sends it, with an API version that is not the library's.
 func eventBody(t *testing.T, kind string, about object) []byte {
 	t.Helper()
-	body, err := json.MarshalIndent(object{"id": "evt_1", "object": "event", "api_version": "2024-10-28.acacia", "created": now.Unix(), "type": kind,
-		"livemode": false, "pending_webhooks": 1, "request": object{"id": "req_1", "idempotency_key": "charge_1"}, "data": object{"object": about}}, "", "  ")
+	body, err := json.MarshalIndent(object{"id": "evt_1", "object": "event", "api_version": "2024-10-28.acacia",
+		"created": now.Unix(), "type": kind,
+		"livemode": false, "pending_webhooks": 1, "request": object{"id": "req_1", "idempotency_key": "charge_1"},
+		"data": object{"object": about}}, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +78,10 @@ func TestSignatures(t *testing.T) {
 		"one space more":                 {newSecret, sign(newSecret, now, body), spaced, false},
 		"another time before the signed": {newSecret, twoTimes, body, false},
 		"no signature":                   {newSecret, http.Header{}, body, false},
-		"only a time":                    {newSecret, http.Header{"Stripe-Signature": {fmt.Sprintf("t=%d", now.Unix())}}, body, false},
-		"nonsense":                       {newSecret, http.Header{"Stripe-Signature": {"t=,v1=zz"}}, body, false},
-		"no secret at all":               {"", sign("", now, body), body, false},
+		"only a time": {newSecret,
+			http.Header{"Stripe-Signature": {fmt.Sprintf("t=%d", now.Unix())}}, body, false},
+		"nonsense":         {newSecret, http.Header{"Stripe-Signature": {"t=,v1=zz"}}, body, false},
+		"no secret at all": {"", sign("", now, body), body, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -110,7 +113,8 @@ func TestEvents(t *testing.T) {
 		return o
 	}
 	capture := func(status, code string) *payments.Capture {
-		return &payments.Capture{ID: "pi_1", Reference: "r", OrderID: orderID, Status: status, DeclineCode: code, Amount: 1250, Currency: "EUR", CreatedAt: created}
+		return &payments.Capture{ID: "pi_1", Reference: "r", OrderID: orderID, Status: status, DeclineCode: code,
+			Amount: 1250, Currency: "EUR", CreatedAt: created}
 	}
 	given := &payments.ProviderRefund{ID: "re_1", CaptureID: "pi_1", Amount: 400, Currency: "EUR", CreatedAt: created}
 	for _, tc := range []struct {
@@ -127,7 +131,8 @@ func TestEvents(t *testing.T) {
 		{"refund.created", back("pending"), payments.Event{Ignored: true}},
 		{"refund.updated", back("failed"), payments.Event{Ignored: true}},
 		{"refund.failed", back("failed"), payments.Event{}}, // for a person to look at
-		{"charge.refunded", object{"id": "ch_1", "object": "charge", "amount_refunded": 400}, payments.Event{Ignored: true}},
+		{"charge.refunded", object{"id": "ch_1", "object": "charge", "amount_refunded": 400},
+			payments.Event{Ignored: true}},
 		{"payment_intent.created", intent("requires_payment_method"), payments.Event{Ignored: true}},
 		{"customer.created", object{"id": "cus_1", "object": "customer"}, payments.Event{Ignored: true}},
 		{"made.up.tomorrow", object{"id": "x_1", "object": "x"}, payments.Event{Ignored: true}},
@@ -150,10 +155,12 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// The sender is known, the content is not: an error that is not a bad signature makes Stripe send it again and show it.
+// The sender is known, the content is not: an error that is not a bad signature makes Stripe send
+// it again and show it.
 func TestSignedNonsense(t *testing.T) {
 	t.Parallel()
-	for _, body := range []string{``, `null`, `{}`, `[]`, `{"id":"evt_1","object":"event","type":"payment_intent.succeeded"}`,
+	for _, body := range []string{``, `null`, `{}`, `[]`,
+		`{"id":"evt_1","object":"event","type":"payment_intent.succeeded"}`,
 		`{"id":"evt_1","type":"payment_intent.succeeded","data":{"object":{"amount":"many"}}}`} {
 		event, err := receiver(t, newSecret).Read(sign(newSecret, now, []byte(body)), []byte(body))
 		if err == nil || errors.Is(err, payments.ErrNotSigned) {
@@ -165,7 +172,8 @@ func TestSignedNonsense(t *testing.T) {
 func TestSecretsThatCannotBe(t *testing.T) {
 	t.Parallel()
 	for _, secrets := range []string{"sk_test_1", "whsec_1 and", "c2VjcmV0"} {
-		if _, err := stripe.NewReceiver(secrets, time.Now); err == nil || !strings.Contains(err.Error(), "STRIPE_WEBHOOK_SECRET") {
+		if _, err := stripe.NewReceiver(secrets, time.Now); err == nil ||
+			!strings.Contains(err.Error(), "STRIPE_WEBHOOK_SECRET") {
 			t.Errorf("%q: %v", secrets, err)
 		}
 	}

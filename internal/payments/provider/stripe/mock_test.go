@@ -23,7 +23,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// Stripe's own mock knows every path and parameter of the API and nothing of how it behaves: it says whether our requests have the right shape.
+// Stripe's own mock knows every path and parameter of the API and nothing of how it behaves: it
+// says whether our requests have the right shape.
 func TestRequestsHaveTheShapeOfTheAPI(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -34,26 +35,31 @@ func TestRequestsHaveTheShapeOfTheAPI(t *testing.T) {
 		statuses = append(statuses, status)
 	})
 	client := open(t, mock)
-	shoptest.Eventually(t, 20*time.Second, "stripe-mock answers", func() bool { return client.Ping(t.Context()) == nil })
+	shoptest.Eventually(t, 20*time.Second, "stripe-mock answers", func() bool {
+		return client.Ping(t.Context()) == nil
+	})
 	mu.Lock()
 	statuses = nil
 	mu.Unlock()
 
 	// The mock's PaymentIntent is always the same and never ours.
-	if got, err := client.Capture(t.Context(), "charge_1", newRequest(t, "pm_card_visa")); err == nil || errors.Is(err, payments.ErrRefused) {
+	if got, err := client.Capture(t.Context(), "charge_1", newRequest(t, "pm_card_visa")); err == nil ||
+		errors.Is(err, payments.ErrRefused) {
 		t.Errorf("capture: %+v, %v", got, err)
 	}
 	if _, err := client.FindCaptures(t.Context(), uuid.Must(uuid.NewV7()).String()); err != nil {
 		t.Errorf("find captures: %v", err)
 	}
-	if got, err := client.Refund(t.Context(), "refund_1", payments.RefundRequest{CaptureID: "pi_1", Amount: 400}); err != nil || got.Amount != 400 {
+	if got, err := client.Refund(t.Context(), "refund_1",
+		payments.RefundRequest{CaptureID: "pi_1", Amount: 400}); err != nil || got.Amount != 400 {
 		t.Errorf("refund: %+v, %v", got, err)
 	}
 	_, _ = client.FindRefunds(t.Context(), "pi_1") // the mock lists another's
 	if want := []int{200, 200, 200, 200}; !slices.Equal(statuses, want) {
 		t.Errorf("stripe-mock answered %v", statuses)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, mock+"/v1/refunds", strings.NewReader("amount=400&payment_intent=pi_1&made_up=1"))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, mock+"/v1/refunds",
+		strings.NewReader("amount=400&payment_intent=pi_1&made_up=1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +76,8 @@ func TestRequestsHaveTheShapeOfTheAPI(t *testing.T) {
 	}
 }
 
-// startMock runs stripe-mock, which the tools module names, on a socket of its own, and returns the address of a proxy to it that notes
-// every status.
+// startMock runs stripe-mock, which the tools module names, on a socket of its own, and returns the
+// address of a proxy to it that notes every status.
 func startMock(t *testing.T, note func(status int)) string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../../../tools/go.mod", "-n", "stripe-mock")
@@ -81,7 +87,8 @@ func startMock(t *testing.T, note func(status int)) string {
 		if errors.As(err, &failed) {
 			t.Logf("%s", failed.Stderr)
 		}
-		shoptest.Missing(t, "stripe-mock cannot be built; once, with the module proxy in reach: go tool -modfile=tools/go.mod stripe-mock -version")
+		shoptest.Missing(t, "stripe-mock cannot be built; once, with the module proxy in reach: go tool "+
+			"-modfile=tools/go.mod stripe-mock -version")
 	}
 	dir, err := os.MkdirTemp("", "stripe-mock-") //nolint:usetesting // a socket's path must be short, and t.TempDir's is long
 	if err != nil {

@@ -15,11 +15,14 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// captureOf reads the outcome of a PaymentIntent, or returns an error while it is open. An intent that waits for a payment method has been declined
-// only if an error says so: it also waits before it is confirmed.
+// captureOf reads the outcome of a PaymentIntent, or returns an error while it is open. An intent
+// that waits for a payment method has been declined only if an error says so: it also waits before
+// it is confirmed.
 func captureOf(intent *stripego.PaymentIntent) (payments.Capture, error) {
-	capture := payments.Capture{ID: intent.ID, Reference: intent.Metadata[metaReference], OrderID: intent.Metadata[metaOrder],
-		Status: payments.CaptureDeclined, Amount: intent.Amount, Currency: strings.ToUpper(string(intent.Currency)), CreatedAt: time.Unix(intent.Created, 0).UTC()}
+	capture := payments.Capture{ID: intent.ID, Reference: intent.Metadata[metaReference],
+		OrderID: intent.Metadata[metaOrder],
+		Status:  payments.CaptureDeclined, Amount: intent.Amount, Currency: strings.ToUpper(string(intent.Currency)),
+		CreatedAt: time.Unix(intent.Created, 0).UTC()}
 	switch {
 	case intent.Status == stripego.PaymentIntentStatusSucceeded:
 		capture.Status, capture.Amount = payments.CaptureSucceeded, intent.AmountReceived
@@ -35,15 +38,17 @@ func captureOf(intent *stripego.PaymentIntent) (payments.Capture, error) {
 }
 
 func refundOf(refund *stripego.Refund) payments.ProviderRefund {
-	got := payments.ProviderRefund{ID: refund.ID, Amount: refund.Amount, Currency: strings.ToUpper(string(refund.Currency)), CreatedAt: time.Unix(refund.Created, 0).UTC()}
+	got := payments.ProviderRefund{ID: refund.ID, Amount: refund.Amount,
+		Currency: strings.ToUpper(string(refund.Currency)), CreatedAt: time.Unix(refund.Created, 0).UTC()}
 	if refund.PaymentIntent != nil {
 		got.CaptureID = refund.PaymentIntent.ID
 	}
 	return got
 }
 
-// failure is the error of a call that has no result. It keeps Stripe's codes and request id, which lead to the whole story in the
-// dashboard, and nothing of the answer's text, which may hold a part of the key or the client secret of a PaymentIntent.
+// failure is the error of a call that has no result. It keeps Stripe's codes and request id, which
+// lead to the whole story in the dashboard, and nothing of the answer's text, which may hold a part
+// of the key or the client secret of a PaymentIntent.
 func failure(err error) error {
 	var answer *stripego.Error
 	if !errors.As(err, &answer) {
@@ -53,7 +58,8 @@ func failure(err error) error {
 		}
 		return errors.New("stripe: unreadable answer")
 	}
-	what := fmt.Sprintf("stripe answered %d %s (code %q, parameter %q, request %s)", answer.HTTPStatusCode, answer.Type, answer.Code, answer.Param, answer.RequestID)
+	what := fmt.Sprintf("stripe answered %d %s (code %q, parameter %q, request %s)", answer.HTTPStatusCode,
+		answer.Type, answer.Code, answer.Param, answer.RequestID)
 	switch {
 	case refused(answer):
 		return fmt.Errorf("%w: %s", payments.ErrRefused, what)
@@ -64,11 +70,14 @@ func failure(err error) error {
 	}
 }
 
-// refused reports whether Stripe rejected the request for good. It has not while another request holds the key or a lock, and a key that
-// was used with other parameters may have moved money with them.
+// refused reports whether Stripe rejected the request for good. It has not while another request
+// holds the key or a lock, and a key that was used with other parameters may have moved money with
+// them.
 func refused(answer *stripego.Error) bool {
-	if answer.Type != stripego.ErrorTypeInvalidRequest || answer.Code == stripego.ErrorCodeLockTimeout || answer.Code == stripego.ErrorCodeIdempotencyKeyInUse {
+	if answer.Type != stripego.ErrorTypeInvalidRequest || answer.Code == stripego.ErrorCodeLockTimeout ||
+		answer.Code == stripego.ErrorCodeIdempotencyKeyInUse {
 		return false
 	}
-	return answer.HTTPStatusCode == http.StatusNotFound || answer.HTTPStatusCode == http.StatusBadRequest && (answer.Param != "" || answer.Code != "")
+	return answer.HTTPStatusCode == http.StatusNotFound || answer.HTTPStatusCode == http.StatusBadRequest &&
+		(answer.Param != "" || answer.Code != "")
 }

@@ -32,7 +32,8 @@ func startShop(t *testing.T) (*apptest.Shop, *account) {
 func chargeInSilence(t *testing.T, shop *apptest.Shop, account *account) (order orders.Order, charge payments.Charge) {
 	t.Helper()
 	alice := shop.Alice(t)
-	alice.Post(t.Context(), "/v1/orders", "order", apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t, &order)
+	alice.Post(t.Context(), "/v1/orders", "order", apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t,
+		&order)
 	account.onNext(silent)
 	path := "/v1/orders/" + order.ID.String() + "/charges"
 	first := alice.Post(t.Context(), path, "pay", `{"payment_method":"pm_card_visa"}`)
@@ -50,7 +51,8 @@ func chargeInSilence(t *testing.T, shop *apptest.Shop, account *account) (order 
 	return order, charge
 }
 
-// paidOnce expects one PaymentIntent for what the order costs, a settled charge under the first key, and nothing in quarantine.
+// paidOnce expects one PaymentIntent for what the order costs, a settled charge under the first
+// key, and nothing in quarantine.
 func paidOnce(t *testing.T, shop *apptest.Shop, account *account, order orders.Order) {
 	t.Helper()
 	shop.Alice(t).Get(t.Context(), "/v1/orders/"+order.ID.String()).JSON(t, &order)
@@ -58,7 +60,8 @@ func paidOnce(t *testing.T, shop *apptest.Shop, account *account, order orders.O
 	if order.Status != orders.Paid || len(captured) != 1 || captured[0]["amount_received"] != order.Total {
 		t.Errorf("the order is %s, captured %+v", order.Status, captured)
 	}
-	replay := shop.Alice(t).Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "pay", `{"payment_method":"pm_card_visa"}`)
+	replay := shop.Alice(t).Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", "pay",
+		`{"payment_method":"pm_card_visa"}`)
 	if replay.Status != http.StatusCreated || replay.Header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("replay: %d %s", replay.Status, replay.Body)
 	}
@@ -75,7 +78,8 @@ func TestReconcilerSettlesWhatStripeDidNotTell(t *testing.T) {
 		return shop.Count(t, "SELECT count(*) FROM orders WHERE status = 'paid'") == 1
 	})
 	paidOnce(t, shop, account, order)
-	if sent := account.posts(); len(sent) != 1 || sent[0].key != "charge_"+charge.ID.String() || sent[0].form.Get("metadata[reference]") != charge.ID.String() {
+	if sent := account.posts(); len(sent) != 1 || sent[0].key != "charge_"+charge.ID.String() ||
+		sent[0].form.Get("metadata[reference]") != charge.ID.String() {
 		t.Errorf("sent %+v", sent)
 	}
 	refund := shop.Admin(t).Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "back", `{"amount":100}`)
@@ -90,8 +94,9 @@ func TestWebhookSettlesWhatStripeDidNotTell(t *testing.T) {
 	order, charge := chargeInSilence(t, shop, account)
 	// The reconciler would be quicker than this test on a slow machine.
 	shop.Exec(t, "UPDATE charges SET lease_until = now() + interval '1 hour' WHERE id = $1", charge.ID)
-	event, err := json.Marshal(object{"id": "evt_1", "object": "event", "api_version": "2026-03-25.dahlia", "created": time.Now().Unix(),
-		"type": "payment_intent.succeeded", "data": object{"object": account.captured()[0]}})
+	event, err := json.Marshal(object{"id": "evt_1", "object": "event", "api_version": "2026-03-25.dahlia",
+		"created": time.Now().Unix(),
+		"type":    "payment_intent.succeeded", "data": object{"object": account.captured()[0]}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +108,8 @@ func TestWebhookSettlesWhatStripeDidNotTell(t *testing.T) {
 		want       int
 	}{
 		{"forged", "/v1/webhooks/stripe", sign(oldSecret, time.Now(), event), event, http.StatusBadRequest},
-		{"the simulator's path", "/v1/webhooks/payments", sign(newSecret, time.Now(), event), event, http.StatusNotFound},
+		{"the simulator's path", "/v1/webhooks/payments", sign(newSecret, time.Now(), event), event,
+			http.StatusNotFound},
 		{"of no concern", "/v1/webhooks/stripe", sign(newSecret, time.Now(), other), other, http.StatusNoContent},
 		{"the news", "/v1/webhooks/stripe", sign(newSecret, time.Now(), event), event, http.StatusNoContent},
 		{"the news again", "/v1/webhooks/stripe", sign(newSecret, time.Now(), event), event, http.StatusNoContent},
@@ -163,14 +169,17 @@ func TestSettingsOfStripeReplaceTheSimulators(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing := config.Require(app.Everything)
-	if missing == nil || strings.Contains(missing.Error(), "PSP_") || !strings.Contains(missing.Error(), "STRIPE_WEBHOOK_SECRET") {
+	if missing == nil || strings.Contains(missing.Error(), "PSP_") ||
+		!strings.Contains(missing.Error(), "STRIPE_WEBHOOK_SECRET") {
 		t.Errorf("with Stripe: %v", missing)
 	}
 	if missing := config.Require(app.OnlyWorker); missing == nil || strings.Contains(missing.Error(), "STRIPE") {
 		t.Errorf("workers get no webhooks: %v", missing)
 	}
 	config.StripeSecretKey = ""
-	if missing := config.Require(app.Everything); missing == nil || !strings.Contains(missing.Error(), "PSP_URL, PSP_WEBHOOK_SECRET") || strings.Contains(missing.Error(), "STRIPE") {
+	if missing := config.Require(app.Everything); missing == nil ||
+		!strings.Contains(missing.Error(), "PSP_URL, PSP_WEBHOOK_SECRET") ||
+		strings.Contains(missing.Error(), "STRIPE") {
 		t.Errorf("without Stripe: %v", missing)
 	}
 }

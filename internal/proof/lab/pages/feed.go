@@ -10,13 +10,15 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-// drawEvery is the time between two steps that a browser draws: most experiments are faster than an eye.
+// drawEvery is the time between two steps that a browser draws: most experiments are faster than an
+// eye.
 const drawEvery = 130 * time.Millisecond
 
 // lanes is the number of diagrams that a page can draw at the same time.
 const lanes = 2
 
-// message is a piece of a page. After a step, the browser gets the next one of its lane no sooner than drawEvery later.
+// message is a piece of a page. After a step, the browser gets the next one of its lane no sooner
+// than drawEvery later.
 type message struct {
 	html string
 	step bool
@@ -54,8 +56,9 @@ func (f *feed) wake() {
 	f.changed = make(chan struct{})
 }
 
-// next returns for each lane what a browser draws next: a step, if it is one's turn, and what belongs to it. When there is nothing, either
-// the feed has ended or changed is closed as soon as there is.
+// next returns for each lane what a browser draws next: a step, if it is one's turn, and what
+// belongs to it. When there is nothing, either the feed has ended or changed is closed as soon as
+// there is.
 func (f *feed) next(at position) (next [lanes][]message, ended bool, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,8 +73,8 @@ func (f *feed) next(at position) (next [lanes][]message, ended bool, changed <-c
 	return next, f.ended, f.changed
 }
 
-// follow sends the feed to a browser, from its beginning or from where the browser lost the connection, until the feed ends, the browser
-// leaves or the node stops.
+// follow sends the feed to a browser, from its beginning or from where the browser lost the
+// connection, until the feed ends, the browser leaves or the node stops.
 func (p *Pages) follow(c echo.Context, f *feed) error {
 	s := web.StartStream(c)
 	at := positionOf(c.Request().Header.Get("Last-Event-ID"))

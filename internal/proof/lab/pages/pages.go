@@ -1,5 +1,6 @@
-// Package pages shows the duplicates lab in a browser: a matrix of all experiments, and a page for each on which it is run and drawn
-// while it happens. What ran is kept in this process, the last time for each experiment, and forgotten with it.
+// Package pages shows the duplicates lab in a browser: a matrix of all experiments, and a page for
+// each on which it is run and drawn while it happens. What ran is kept in this process, the last
+// time for each experiment, and forgotten with it.
 package pages
 
 import (
@@ -41,7 +42,8 @@ type Pages struct {
 	round  *round          // the last one; nil until somebody runs all
 }
 
-// New returns the pages of a lab inside the layout of the shop. Without a lab they say that this node has none.
+// New returns the pages of a lab inside the layout of the shop. Without a lab they say that this
+// node has none.
 func New(shop *web.Web, l *lab.Lab, log *slog.Logger) *Pages {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Pages{shop: shop, lab: l, log: log, ctx: ctx, cancel: cancel, latest: map[string]*run{}}

@@ -168,7 +168,8 @@ func TestWithoutJavaScript(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	before := s.page("/lab/" + doubleClick)
-	if strings.Contains(before, `class="step`) || strings.Count(before, "not run yet") != 2 || strings.Contains(before, "sse:connect") {
+	if strings.Contains(before, `class="step`) || strings.Count(before, "not run yet") != 2 ||
+		strings.Contains(before, "sse:connect") {
 		t.Errorf("before it ran:\n%s", before)
 	}
 	status, header, _ := s.ask(http.MethodPost, "/lab/"+doubleClick)
@@ -176,8 +177,10 @@ func TestWithoutJavaScript(t *testing.T) {
 		t.Fatalf("%d %q", status, to)
 	}
 	after := s.page("/lab/" + doubleClick)
-	wantAll(t, after, `<span class="verdict duplicates">duplicates</span>`, `<span class="verdict holds">holds</span>`, `class="off"`,
-		`<span class="unseen">Buyer to Node A: </span>`, "func (s *naiveShop)", "internal/orders/place.go:", "<h2 id=\"why\">")
+	wantAll(t, after, `<span class="verdict duplicates">duplicates</span>`, `<span class="verdict holds">holds</span>`,
+		`class="off"`,
+		`<span class="unseen">Buyer to Node A: </span>`, "func (s *naiveShop)", "internal/orders/place.go:",
+		"<h2 id=\"why\">")
 	if strings.Contains(after, "sse:connect") || len(after) > 40<<10 {
 		t.Errorf("%d bytes, watching: %v", len(after), strings.Contains(after, "sse:connect"))
 	}
@@ -198,7 +201,8 @@ func TestWatching(t *testing.T) {
 		t.Fatalf("%d %q", status, header.Get("Location"))
 	}
 	stream := "/lab/runs/" + to.Query().Get("watch") + "/events"
-	if page := s.page(to.String()); !strings.Contains(page, `hx-sse:connect="`+stream+`"`) || strings.Contains(page, `class="step`) {
+	if page := s.page(to.String()); !strings.Contains(page, `hx-sse:connect="`+stream+`"`) ||
+		strings.Contains(page, `class="step`) {
 		t.Errorf("the page does not watch:\n%s", page)
 	}
 
@@ -211,7 +215,8 @@ func TestWatching(t *testing.T) {
 			steps[side] += strings.Count(e.data, `hx-target="#`+side+`-steps"`)
 		}
 	}
-	wantAll(t, all.String(), `hx-target="#naive-verdict"`, `hx-target="#guarded-verdict"`, "duplicates", "holds", `hx-target="#naive-counts"`)
+	wantAll(t, all.String(), `hx-target="#naive-verdict"`, `hx-target="#guarded-verdict"`, "duplicates", "holds",
+		`hx-target="#naive-counts"`)
 	if events[len(events)-1].name != "done" || steps["naive"] < 2 || steps["guarded"] < 2 {
 		t.Errorf("%d events, the last is %q; steps %v", len(events), events[len(events)-1].name, steps)
 	}
@@ -223,7 +228,8 @@ func TestWatching(t *testing.T) {
 
 	// A browser that lost the connection is told the rest, and nothing twice.
 	middle := events[len(events)/2]
-	if got, want := drawn(s.watch(stream, "Last-Event-ID", middle.id)), drawn(events[len(events)/2+1:]); !slices.Equal(got, want) {
+	if got, want := drawn(s.watch(stream, "Last-Event-ID", middle.id)),
+		drawn(events[len(events)/2+1:]); !slices.Equal(got, want) {
 		t.Errorf("after %s:\n%s\nwant\n%s", middle.id, got, want)
 	}
 	forgotten := s.watch("/lab/runs/NEVER/events")
@@ -232,7 +238,8 @@ func TestWatching(t *testing.T) {
 	}
 }
 
-// drawn is what the page takes in, in any order: a browser that comes back may draw one twin ahead of the other.
+// drawn is what the page takes in, in any order: a browser that comes back may draw one twin ahead
+// of the other.
 func drawn(events []event) []string {
 	var all []string
 	for _, e := range events {
@@ -245,7 +252,8 @@ func drawn(events []event) []string {
 func TestAllInTurn(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
-	if status, header, _ := s.ask(http.MethodPost, "/lab", "HX-Request", "true"); status != http.StatusSeeOther || header.Get("Location") != "/lab?watch" {
+	if status, header, _ := s.ask(http.MethodPost, "/lab", "HX-Request", "true"); status != http.StatusSeeOther ||
+		header.Get("Location") != "/lab?watch" {
 		t.Fatalf("%d %q", status, header.Get("Location"))
 	}
 	wantAll(t, s.page("/lab?watch"), `hx-sse:connect="/lab/events"`, "<button disabled>")
@@ -281,7 +289,8 @@ func TestWhoMayExperiment(t *testing.T) {
 	t.Parallel()
 	s := open(t, func(shop *web.Web) { shop.Demo = false })
 	for _, path := range []string{"/lab", "/lab/" + doubleClick, "/lab/events"} {
-		if status, header, _ := s.ask(http.MethodGet, path); status != http.StatusSeeOther || !strings.HasPrefix(header.Get("Location"), "/admin/login") {
+		if status, header, _ := s.ask(http.MethodGet, path); status != http.StatusSeeOther ||
+			!strings.HasPrefix(header.Get("Location"), "/admin/login") {
 			t.Errorf("GET %s: %d %q", path, status, header.Get("Location"))
 		}
 	}
@@ -300,7 +309,8 @@ func TestFormsOfOtherSites(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	for _, path := range []string{"/lab", "/lab/" + doubleClick} {
-		if status, _, _ := s.ask(http.MethodPost, path, "Sec-Fetch-Site", "cross-site"); status != http.StatusForbidden {
+		if status, _, _ := s.ask(http.MethodPost, path, "Sec-Fetch-Site",
+			"cross-site"); status != http.StatusForbidden {
 			t.Errorf("POST %s from another site: %d", path, status)
 		}
 	}

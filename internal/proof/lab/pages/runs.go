@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// waitFor is how long a form that was sent without JavaScript waits for its run to end, so that the page it leads to shows the end.
+	// waitFor is how long a form that was sent without JavaScript waits for its run to end, so that
+	// the page it leads to shows the end.
 	waitFor = 25 * time.Second
-	// busyPause is how long a round waits before it asks again for a place among the experiments that run.
+	// busyPause is how long a round waits before it asks again for a place among the experiments
+	// that run.
 	busyPause = 200 * time.Millisecond
 )
 
@@ -51,7 +53,8 @@ func (r *run) outcome(side lab.Side) *lab.Outcome {
 	}
 }
 
-// open returns the run of the experiment that is under way, or a new one that the caller has to execute.
+// open returns the run of the experiment that is under way, or a new one that the caller has to
+// execute.
 func (p *Pages) open(e lab.Experiment) (r *run, isNew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +110,8 @@ func sorry(err error) string {
 	return "The lab could not be set up. The shop's log says why."
 }
 
-// startRun runs an experiment, or joins the run that is under way: a second click of the button starts nothing.
+// startRun runs an experiment, or joins the run that is under way: a second click of the button
+// starts nothing.
 func (p *Pages) startRun(c echo.Context) error {
 	e, err := find(c)
 	if err != nil {
@@ -126,7 +130,8 @@ func (p *Pages) startRun(c echo.Context) error {
 // withHTMX reports whether the page is one that can watch.
 func withHTMX(c echo.Context) bool { return c.Request().Header.Get("HX-Request") != "" }
 
-// see sends a browser without JavaScript on to the page that shows what it asked for when it is done.
+// see sends a browser without JavaScript on to the page that shows what it asked for when it is
+// done.
 func (p *Pages) see(c echo.Context, to string, done <-chan struct{}) error {
 	patience := time.NewTimer(waitFor)
 	defer patience.Stop()
@@ -226,7 +231,8 @@ func (p *Pages) executeAll(r *round) {
 		p.log.WarnContext(p.ctx, "the latency could not be measured", "error", r.err)
 	}
 	r.feed.add(0, message{html: p.part("live-latency", tradeOffs(r.latency))})
-	r.feed.add(0, message{html: p.part("live-progress", fmt.Sprintf("All %d have run.", len(all))) + p.part("live-button", len(all))})
+	r.feed.add(0, message{html: p.part("live-progress", fmt.Sprintf("All %d have run.", len(all))) +
+		p.part("live-button", len(all))})
 }
 
 // runInTurn runs an experiment when there is a place for it, and returns after its end.

@@ -24,7 +24,8 @@ var funcs = template.FuncMap{
 	},
 }
 
-// refreshAfter is how long a page without JavaScript waits, in seconds, before it looks whether its run has ended.
+// refreshAfter is how long a page without JavaScript waits, in seconds, before it looks whether its
+// run has ended.
 const refreshAfter = "2"
 
 // twinView is one side of an experiment. Effects are what is known while there is no outcome.
@@ -77,12 +78,14 @@ type stepView struct {
 	From, To int
 	// Right is the direction of an arrow.
 	Right bool
-	// Lean is the side of the diagram where the words have room: "left" is beside the left end of the arrow.
+	// Lean is the side of the diagram where the words have room: "left" is beside the left end of
+	// the arrow.
 	Lean string
 }
 
 func stepOf(t twinView, step lab.Step) stepView {
-	v := stepView{Step: step, Side: t.Side, From: slices.Index(t.Actors, step.From) + 1, To: slices.Index(t.Actors, step.To) + 1, Lean: "left"}
+	v := stepView{Step: step, Side: t.Side, From: slices.Index(t.Actors, step.From) + 1,
+		To: slices.Index(t.Actors, step.To) + 1, Lean: "left"}
 	v.Right = v.From <= v.To
 	roomAtLeft, roomAtRight := max(v.From, v.To), len(t.Actors)+1-min(v.From, v.To)
 	if roomAtLeft > roomAtRight {
@@ -171,7 +174,8 @@ func (p *Pages) refresh(c echo.Context) {
 	}
 }
 
-// viewTwin shows one side of the run. The side of a run to watch is empty: it is filled while it is watched.
+// viewTwin shows one side of the run. The side of a run to watch is empty: it is filled while it is
+// watched.
 func viewTwin(e lab.Experiment, side lab.Side, twin lab.Twin, r *run, watched bool) (twinView, error) {
 	view := twinView{Side: side, Title: twin.Title, Actors: e.Actors, Running: watched}
 	if !watched {
@@ -202,7 +206,8 @@ type cell struct {
 
 func rowOf(e lab.Experiment, r *run) row {
 	failed := r != nil && r.ended() && r.err != nil
-	return row{e, cell{e.ID + "-naive", r.outcome(lab.NaiveSide), failed}, cell{e.ID + "-guarded", r.outcome(lab.GuardedSide), failed}}
+	return row{e, cell{e.ID + "-naive", r.outcome(lab.NaiveSide), failed},
+		cell{e.ID + "-guarded", r.outcome(lab.GuardedSide), failed}}
 }
 
 // group is the part of the matrix that belongs to one strategy.

@@ -189,8 +189,9 @@ type OrderPlacedRow struct {
 	At             time.Time
 }
 
-// OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is earlier:
-// created_at is a moment inside the transaction, and the other rows have the time of its beginning.
+// OrderPlaced, like Cancellation below, takes the time of the first stock movement if that is
+// earlier: created_at is a moment inside the transaction, and the other rows have the time of its
+// beginning.
 func (q *Queries) OrderPlaced(ctx context.Context, id uuid.UUID) ([]OrderPlacedRow, error) {
 	rows, err := q.db.Query(ctx, OrderPlaced, id)
 	if err != nil {
