@@ -18,7 +18,7 @@ type demoCommands struct {
 	NATS    natsCommand    `cmd:"" name:"nats" hidden:"" help:"A NATS server with JetStream on NATS_URL."`
 }
 
-func init() { wings = append(wings, wing{commands: &demoCommands{}}) }
+func init() { wings = append(wings, wing{commands: func() any { return &demoCommands{} }}) }
 
 type demoCommand struct {
 	Fresh   bool `help:"Remove the data of earlier runs first."`

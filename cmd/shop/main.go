@@ -34,7 +34,7 @@ type commands struct {
 
 // wing is what an outer wing adds to the program.
 type wing struct {
-	commands any // a struct whose fields are kong commands
+	commands func() any // a new struct whose fields are kong commands
 	sections []app.Section
 	prepare  func(*slog.Logger) error // runs before the command
 }
@@ -63,7 +63,7 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (code int) {
 	var c commands
 	for _, w := range wings {
-		c.Plugins = append(c.Plugins, w.commands)
+		c.Plugins = append(c.Plugins, w.commands())
 	}
 	helped := false
 	parser := kong.Must(&c, kong.Name("shop"), kong.Description("A checkout in which everything happens once."),

@@ -18,7 +18,7 @@ type proofCommands struct {
 }
 
 func init() {
-	wings = append(wings, wing{commands: &proofCommands{}, sections: []app.Section{proof.LabSection()},
+	wings = append(wings, wing{commands: func() any { return &proofCommands{} }, sections: []app.Section{proof.LabSection()},
 		prepare: armCrashPoint})
 }
 
