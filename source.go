@@ -6,5 +6,6 @@ import "embed"
 
 // Source has the files of the four strategies and of the flows that use them.
 //
-//go:embed internal/dedup/*.go internal/orders/*.go internal/payments/*.go internal/outbox/*.go internal/notify/*.go
+//go:embed internal/dedup/*.go internal/orders/*.go internal/payments/*.go
+//go:embed internal/outbox/*.go internal/notify/*.go
 var Source embed.FS

@@ -30,10 +30,10 @@ func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 		if method := c.Request().Method; method == http.MethodGet || method == http.MethodHead {
 			return seeOther(c, "/admin/login?next="+url.QueryEscape(c.Request().URL.Path))
 		}
-		return w.render(c, http.StatusForbidden, errorPage,
-			page{Title: "That is for operators", Content: failure{http.StatusForbidden,
-				"That is for operators", "Nothing was changed. Your session may have ended: sign in at /admin and try " +
-					"again."}})
+		const title = "Operators only"
+		refusal := failure{http.StatusForbidden, title,
+			"Nothing was changed. Your session may have ended: sign in at /admin and try again."}
+		return w.render(c, http.StatusForbidden, errorPage, page{Title: title, Content: refusal})
 	}
 }
 
@@ -91,8 +91,16 @@ func (w *Web) logOut(c echo.Context) error {
 // setAdminCookie is strict: unlike a cart, a session must not come along when another site leads
 // here.
 func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
-	c.SetCookie(&http.Cookie{Name: w.cookieName(adminCookie), Value: value, Path: "/", MaxAge: int(age.Seconds()), //nolint:gosec // the demo runs without https
-		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteStrictMode})
+	//nolint:gosec // the demo runs without https
+	c.SetCookie(&http.Cookie{
+		Name:     w.cookieName(adminCookie),
+		Value:    value,
+		Path:     "/",
+		MaxAge:   int(age.Seconds()),
+		HttpOnly: true,
+		Secure:   w.Secure,
+		SameSite: http.SameSiteStrictMode,
+	})
 }
 
 // operatorPage returns the page to show after a sign-in: next, if it is a page for operators.

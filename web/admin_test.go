@@ -61,7 +61,7 @@ func TestCounterOutsideTheDemo(t *testing.T) {
 		for _, path := range append(counterPages, "/admin/orders/"+uuid.NewString()) {
 			b.get(path).want(200, "/admin/login", "Sign in").without("The Once Mug", "Dead letters")
 		}
-		b.post("/admin/letters/1/retry", nil).want(403, "/admin/letters", "for operators")
+		b.post("/admin/letters/1/retry", nil).want(403, "/admin/letters", "Operators only")
 		b.post("/admin/logout", nil).want(403, "/admin/logout")
 	}
 	refused(b)

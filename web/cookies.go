@@ -81,8 +81,16 @@ func (w *Web) cookie(c echo.Context, name, purpose string) (string, bool) {
 }
 
 func (w *Web) setCookie(c echo.Context, name, value string, age time.Duration) {
-	c.SetCookie(&http.Cookie{Name: w.cookieName(name), Value: value, Path: "/", MaxAge: int(age.Seconds()), //nolint:gosec // the demo runs without https
-		HttpOnly: true, Secure: w.Secure, SameSite: http.SameSiteLaxMode})
+	//nolint:gosec // the demo runs without https
+	c.SetCookie(&http.Cookie{
+		Name:     w.cookieName(name),
+		Value:    value,
+		Path:     "/",
+		MaxAge:   int(age.Seconds()),
+		HttpOnly: true,
+		Secure:   w.Secure,
+		SameSite: http.SameSiteLaxMode,
+	})
 }
 
 func (w *Web) cookieName(name string) string {

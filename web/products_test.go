@@ -42,7 +42,8 @@ func TestPagesAreSmall(t *testing.T) {
 	weigh := func(page answer) {
 		t.Helper()
 		sum, parts := len(page.body), []string{fmt.Sprint("HTML ", len(page.body))}
-		for _, found := range regexp.MustCompile(`(?:src|href)="(/static/[^"]+\.(?:css|js)\?[^"]+)"`).FindAllStringSubmatch(page.body, -1) {
+		files := regexp.MustCompile(`(?:src|href)="(/static/[^"]+\.(?:css|js)\?[^"]+)"`)
+		for _, found := range files.FindAllStringSubmatch(page.body, -1) {
 			file := b.get(found[1])
 			sum += len(file.body)
 			parts = append(parts, fmt.Sprint(found[1], " ", len(file.body)))

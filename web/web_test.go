@@ -245,7 +245,8 @@ func (b *browser) do(method, path string, form url.Values, header http.Header) a
 }
 
 // An own script file may be named; what is inside the page may not run.
-var inline = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<script (?:defer )?src="[^/]|<style|\sstyle=|\son\w+=|https?://`)
+var inline = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<script (?:defer )?src="[^/]` +
+	`|<style|\sstyle=|\son\w+=|https?://`)
 
 // isProper checks what holds for every page: small, whole, safe headers, nothing inline and nothing
 // from elsewhere.

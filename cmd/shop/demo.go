@@ -35,8 +35,8 @@ func (c *demoCommand) Run(p *program) error {
 }
 
 type pspCommand struct {
-	WebhookURL string        `name:"webhook-url" placeholder:"URL" help:"Where events go, signed with PSP_WEBHOOK_SECRET."`
-	Log        string        `type:"path" placeholder:"FILE" help:"Keep captures and refunds here, as JSON lines. Without it, they end with the process."`
+	WebhookURL string        `name:"webhook-url" placeholder:"URL" help:"Send signed events here (PSP_WEBHOOK_SECRET)."`
+	Log        string        `type:"path" placeholder:"FILE" help:"Keep captures and refunds here (else in memory)."`
 	KeyTTL     time.Duration `name:"key-ttl" default:"24h" help:"How long idempotency keys are remembered."`
 	Slow       time.Duration `default:"3s" help:"How long the payment method pm_slow keeps its answer back."`
 }

@@ -61,7 +61,8 @@ func labProcess(t *testing.T, args ...string) (cmd *exec.Cmd, output *transcript
 	needs(t, "lab")
 	temporary, stale := dataDir(t), t.TempDir()
 	// What a demo that was killed says of itself is no reason to fail.
-	note := `{"pid":1,"database_url":"postgres://shop@127.0.0.1:1/shop","redis_url":"redis://127.0.0.1:1","nats_url":"nats://127.0.0.1:1"}`
+	note := `{"pid":1,"database_url":"postgres://shop@127.0.0.1:1/shop",` +
+		`"redis_url":"redis://127.0.0.1:1","nats_url":"nats://127.0.0.1:1"}`
 	if err := os.WriteFile(filepath.Join(stale, "running.json"), []byte(note), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ type commands struct {
 	Serve   serveCommand   `cmd:"" help:"The service against real servers, named in the environment."`
 	Migrate migrateCommand `cmd:"" help:"The database schema."`
 	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
-	Check   checkCommand   `cmd:"" help:"Check what must hold at any moment: in the database, against the provider and the mailbox."`
+	Check   checkCommand   `cmd:"" help:"Check the invariants in the database, at the provider and in the mailbox."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
 	kong.Plugins
 }

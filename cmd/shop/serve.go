@@ -3,7 +3,7 @@ package main
 import "github.com/onceshop/onceshop/internal/app"
 
 type serveCommand struct {
-	Only string `enum:"web,workers," default:"" placeholder:"web|workers" help:"Run one part, to split the service over machines."`
+	Only string `enum:"web,workers," default:"" placeholder:"web|workers" help:"Run only this part of the service."`
 }
 
 func (c *serveCommand) Run(p *program) error {

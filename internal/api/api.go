@@ -80,7 +80,7 @@ func limits(next echo.HandlerFunc) echo.HandlerFunc {
 const customerKey = "customer"
 
 func customerOf(c echo.Context) accounts.Customer {
-	return c.Get(customerKey).(accounts.Customer) //nolint:forcetypeassert // set by authenticate on every route that asks
+	return c.Get(customerKey).(accounts.Customer)
 }
 
 func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {

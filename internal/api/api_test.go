@@ -114,7 +114,8 @@ func TestRefusedRequestsLeaveTheKeyUnused(t *testing.T) {
 	expect(t, alice.Post(t.Context(), "/v1/orders", "k", two), 201, "")
 }
 
-func TestStrictBodies(t *testing.T) { //nolint:tparallel // the group ends with its subtests, before the rows are counted
+//nolint:tparallel // the group ends with its subtests, before the rows are counted
+func TestStrictBodies(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
 	alice := shop.Alice(t)

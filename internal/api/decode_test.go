@@ -35,7 +35,8 @@ func FuzzDecode(f *testing.F) {
 		`{"email":"a@example.com","note":"x"}`,
 		`{"customer_id":"00000000-0000-0000-0000-000000000001","Key":"k","CustomerID":""}`,
 		`{"email":null,"lines":null}`, `{"lines":[null]}`,
-		`{"lines":[{"quantity":1.0},{"quantity":1e2},{"quantity":9223372036854775808},{"quantity":"1"},{"quantity":-0}]}`,
+		`{"lines":[{"quantity":1.0},{"quantity":1e2},{"quantity":9223372036854775808}]}`,
+		`{"lines":[{"quantity":"1"},{"quantity":-0}]}`,
 		`{"email":"\ud800"}`, "{\"email\":\"\xff\"}", "\ufeff{}",
 		`null`, ` null `, `[]`, `1`, `""`, ``, `{}{}`, `{} x`, `{"email"`, `{"email":"a",}`,
 	} {

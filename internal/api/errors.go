@@ -112,9 +112,8 @@ func typed(err error) (problem.Problem, bool) {
 	case errors.As(err, &invalid):
 		return problem.New(400, "invalid_request", "Invalid request", invalid.Error(), true), true
 	case errors.As(err, &unknownSKU):
-		return problem.New(400, "unknown_sku", "Unknown product",
-				"The shop has no product with this "+unknownSKU.Error()+". GET /v1/products lists what there is.", true),
-			true
+		detail := "The shop has no product with this " + unknownSKU.Error() + ". GET /v1/products lists what there is."
+		return problem.New(400, "unknown_sku", "Unknown product", detail, true), true
 	case errors.As(err, &short):
 		p := problem.New(409, "out_of_stock", "Out of stock", "Nothing was ordered: "+short.Error()+".", true)
 		p.Items = short.Items

@@ -59,7 +59,8 @@ func (a *API) listOrders(c echo.Context) error {
 		}
 		after = &id
 	}
-	list, more, err := a.Orders.List(c.Request().Context(), customerOf(c).ID, int32(limit), after) //nolint:gosec // at most maxPage
+	//nolint:gosec // limit is at most maxPage
+	list, more, err := a.Orders.List(c.Request().Context(), customerOf(c).ID, int32(limit), after)
 	if err != nil {
 		return err
 	}

@@ -186,8 +186,9 @@ func (w webhook) expect(t *testing.T, what, url string, wantStatus int, wantCode
 // events are the states of the events that are kept.
 func (d *desk) events(t *testing.T) (states string) {
 	t.Helper()
-	if err := d.pool.QueryRow(t.Context(),
-		"SELECT coalesce(string_agg(state, ' ' ORDER BY received_at, id), '') FROM provider_events").Scan(&states); err != nil {
+	err := d.pool.QueryRow(t.Context(), `
+		SELECT coalesce(string_agg(state, ' ' ORDER BY received_at, id), '') FROM provider_events`).Scan(&states)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return states

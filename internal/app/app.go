@@ -219,7 +219,8 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	group, failed := errgroup.WithContext(work)
 	servers := []*http.Server{a.serve(group, ops, a.opsHandler())}
 	if a.role.Web {
-		servers = append(servers, a.serve(group, web, a.webHandler())) //nolint:contextcheck // echo carries each request's context
+		//nolint:contextcheck // echo carries each request's context
+		servers = append(servers, a.serve(group, web, a.webHandler()))
 	}
 	if a.role.Workers {
 		group.Go(func() error { return a.runRelay(failed) })

@@ -116,12 +116,18 @@ func readTx(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, missing map[Sour
 	return report, nil
 }
 
-// prepare suits the transaction to a few large statements. They join whole tables on equal columns:
-// a nested loop would be the planner's mistake, and take for ever.
+// prepare tunes the transaction for a few large statements. They join whole tables on equal
+// columns, where a nested loop would run for hours.
 func prepare(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('work_mem', '64MB', true),
-		set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), set_config('enable_nestloop', 'off', true),
-		set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true)`, fmt.Sprint(statementTimeout.Milliseconds()))
+	_, err := tx.Exec(ctx, `
+		SELECT set_config('statement_timeout', $1, true),
+			set_config('work_mem', '64MB', true),
+			set_config('plan_cache_mode', 'force_custom_plan', true),
+			set_config('jit', 'off', true),
+			set_config('enable_nestloop', 'off', true),
+			set_config('enable_seqscan', 'on', true),
+			set_config('enable_hashjoin', 'on', true),
+			set_config('enable_mergejoin', 'on', true)`, fmt.Sprint(statementTimeout.Milliseconds()))
 	if err != nil {
 		return fmt.Errorf("prepare the snapshot: %w", err)
 	}

@@ -90,8 +90,9 @@ func (h *history) awaitQuiet(t *testing.T) {
 func (h *history) order(t *testing.T, name string) (id string) {
 	t.Helper()
 	var order orders.Order
-	h.alice.Post(t.Context(), "/v1/orders", "order-"+name, fmt.Sprintf(
-		`{"email":"%s@example.com","lines":[{"sku":"MUG-ONCE","quantity":1},{"sku":"PIN-KEY","quantity":1},{"sku":"MUG-ONCE","quantity":1}]}`, name)).JSON(t, &order)
+	body := fmt.Sprintf(`{"email":"%s@example.com","lines":[{"sku":"MUG-ONCE","quantity":1},`+
+		`{"sku":"PIN-KEY","quantity":1},{"sku":"MUG-ONCE","quantity":1}]}`, name)
+	h.alice.Post(t.Context(), "/v1/orders", "order-"+name, body).JSON(t, &order)
 	return order.ID.String()
 }
 
@@ -190,7 +191,8 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			UPDATE charges SET idempotency_key = 'k'`, "I1 database"},
 		{"two refunds under a key", `ALTER TABLE refunds DROP CONSTRAINT refunds_one_per_key;
 			UPDATE refunds SET idempotency_key = 'k' WHERE customer_id IS NOT NULL`, "I1 database"},
-		{"another order's answer", `UPDATE orders SET answer = (SELECT answer FROM orders WHERE id = '$placed') WHERE id = '$paid'`, "I3 database"},
+		{"another order's answer", `UPDATE orders SET answer = (SELECT answer FROM orders WHERE id = '$placed')
+			WHERE id = '$paid'`, "I3 database"},
 		{"an answer that is not text", `UPDATE orders SET answer = '\xff00'::bytea WHERE id = '$paid'`, "I3 database"},
 		{"an answer with another total",
 			`UPDATE orders SET answer = convert_to(replace(convert_from(answer, 'UTF8'), '"total":', '"total":1'),
@@ -208,9 +210,10 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 				amount, currency, provider_id, lease_until, answer_status, answer, created_at, settled_at)
 			SELECT i.id, c.order_id, c.customer_id, 'other', c.fingerprint, c.payment_method, c.status, c.amount,
 				c.currency, 'cap_2', c.lease_until, 201,
-				convert_to(replace(convert_from(c.answer, 'UTF8'), c.id::text, i.id::text), 'UTF8'), c.created_at, now() + interval '1 h'
-			FROM charges c, gen_random_uuid() AS i (id) WHERE c.order_id = '$paid'
-				AND c.status = 'succeeded'`, "I5 database"},
+				convert_to(replace(convert_from(c.answer, 'UTF8'), c.id::text, i.id::text), 'UTF8'),
+				c.created_at, now() + interval '1 h'
+			FROM charges c, gen_random_uuid() AS i (id)
+			WHERE c.order_id = '$paid' AND c.status = 'succeeded'`, "I5 database"},
 		{"charged more than the total", `UPDATE charges SET amount = amount + 1,
 			answer = convert_to(replace(convert_from(answer, 'UTF8'), format('"amount":%s,', amount),
 				format('"amount":%s,', amount + 1)), 'UTF8') WHERE order_id = '$declined'`, "I5 database"},

@@ -14,7 +14,7 @@ const (
 // and may use these arguments:
 //
 //	@healing                      how long something may be on its way
-//	@asked                        when the witnesses were asked, by the database's clock: they know all that was settled before
+//	@asked                        when the witnesses were asked, by the database's clock
 //	@legal_event, _from, _to      columns of the steps an order may take
 //	@capture_…, @refund_…         columns of what the provider holds (Provider only)
 //	@mail_…                       columns of the receipts in the mailbox (Mailbox only)
@@ -124,8 +124,8 @@ const capturedOnce = `
 const captured = `
 	SELECT id, charge_id, order_id, amount, currency, at
 	FROM unnest(@capture_id::text[], @capture_charge::text[], @capture_order::text[], @capture_status::text[],
-		@capture_amount::bigint[],
-		@capture_currency::text[], @capture_at::timestamptz[]) AS w (id, charge_id, order_id, status, amount, currency, at)
+		@capture_amount::bigint[], @capture_currency::text[], @capture_at::timestamptz[])
+		AS w (id, charge_id, order_id, status, amount, currency, at)
 	WHERE status = 'succeeded'`
 
 const capturedOnceOutside = `
@@ -189,11 +189,14 @@ const stockAddsUp = `
 			coalesce(sum(quantity) FILTER (WHERE kind = 'returned'), 0) AS returned
 		FROM stock_movements WHERE order_id IS NOT NULL GROUP BY order_id, sku
 	)
-	SELECT order_id::text, format('%s units of %s ordered, the order is %s: %s reserved, %s sold, %s released, %s returned, in %s movements', coalesce(d.quantity, 0), sku,
-		coalesce(d.status, 'without such a line'), coalesce(m.reserved, 0), coalesce(m.sold, 0), coalesce(m.released, 0), coalesce(m.returned, 0), coalesce(m.movements, 0))
+	SELECT order_id::text, format('%s units of %s ordered, the order is %s: '
+			'%s reserved, %s sold, %s released, %s returned, in %s movements',
+		coalesce(d.quantity, 0), sku, coalesce(d.status, 'without such a line'), coalesce(m.reserved, 0),
+		coalesce(m.sold, 0), coalesce(m.released, 0), coalesce(m.returned, 0), coalesce(m.movements, 0))
 	FROM due d FULL JOIN moved m USING (order_id, sku)
 	WHERE (m.reserved, m.sold, m.released, m.returned, m.movements) IS DISTINCT FROM
-		(d.quantity, d.quantity * d.sold::int, d.quantity * d.released::int, d.quantity * d.returned::int, 1 + d.sold::int + d.released::int + d.returned::int)
+		(d.quantity, d.quantity * d.sold::int, d.quantity * d.released::int, d.quantity * d.returned::int,
+			1 + d.sold::int + d.released::int + d.returned::int)
 	UNION ALL
 	SELECT s.sku, format('%s units are available, the movements sum to %s', s.available, coalesce(m.sum, 0))
 	FROM stock s LEFT JOIN (SELECT sku, sum(delta) AS sum FROM stock_movements GROUP BY sku) AS m ON m.sku = s.sku
@@ -264,7 +267,8 @@ const steps = `
 			@legal_to::text[]) AS l (event, after)) AS l ON l.event = e.type
 	) AS told
 	WINDOW walk AS (PARTITION BY order_id
-		ORDER BY type = 'order.placed' DESC, after IN ('placed', 'paying') DESC, nth, after = 'placed', after = 'refunded', id)`
+		ORDER BY type = 'order.placed' DESC, after IN ('placed', 'paying') DESC, nth,
+			after = 'placed', after = 'refunded', id)`
 
 const eventsTell = `
 	WITH steps AS (` + steps + `)

@@ -57,8 +57,9 @@ func (r *Relay) Mend(ctx context.Context) error {
 	if r.position.rewound > 0 {
 		last = min(last, r.position.rewound-1)
 	}
-	lost, err := db.ResendLost(ctx, outboxdb.ResendLostParams{
-		Since: since, FirstHeld: int64(first), LastHeld: int64(last)}) //nolint:gosec // a stream does not reach 2^63 messages
+	//nolint:gosec // a stream does not reach 2^63 messages
+	held := outboxdb.ResendLostParams{Since: since, FirstHeld: int64(first), LastHeld: int64(last)}
+	lost, err := db.ResendLost(ctx, held)
 	if err != nil {
 		return fmt.Errorf("resend lost events: %w", err)
 	}

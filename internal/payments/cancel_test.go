@@ -70,7 +70,8 @@ func TestCancelInEveryState(t *testing.T) {
 		"declined": {func(o orders.Order) {
 			b.line.onCapture(refuse)
 			b.charge(t, o, dedup.Key(o.ID.String()), 402)
-		}, nil, "canceled | declined refused_by_provider 0 | reserved released | placed paying payment_declined canceled"},
+		}, nil, "canceled | declined refused_by_provider 0 | reserved released | " +
+			"placed paying payment_declined canceled"},
 		"unknown, not captured": {func(o orders.Order) {
 			b.line.cut()
 			b.charge(t, o, dedup.Key(o.ID.String()), 202)
@@ -82,10 +83,12 @@ func TestCancelInEveryState(t *testing.T) {
 		}, nil, "canceled | succeeded 100 | late succeeded 100 | reserved released | placed paying canceled"},
 		"paid": {func(o orders.Order) {
 			b.charge(t, o, dedup.Key(o.ID.String()), 201)
-		}, nil, "refunded | succeeded 100 | canceled succeeded 100 | reserved sold returned | placed paying paid refunded"},
+		}, nil, "refunded | succeeded 100 | canceled succeeded 100 | reserved sold returned | " +
+			"placed paying paid refunded"},
 		"refunded in part": {func(o orders.Order) {
 			b.give(t, b.charge(t, o, dedup.Key(o.ID.String()), 201), 30)
-		}, nil, "refunded | succeeded 100 | requested succeeded 30, canceled succeeded 70 | reserved sold returned | placed paying paid refunded"},
+		}, nil, "refunded | succeeded 100 | requested succeeded 30, canceled succeeded 70 | " +
+			"reserved sold returned | placed paying paid refunded"},
 		"refunded": {func(o orders.Order) {
 			b.give(t, b.charge(t, o, dedup.Key(o.ID.String()), 201), 100)
 		}, payments.ErrOrderNotCancelable, theEnd},

@@ -357,7 +357,8 @@ func TestYoungRefundIsEarly(t *testing.T) {
 	if err := b.shop.Receive(t.Context(), wrong); err != nil {
 		t.Error(err)
 	}
-	if states := b.text(t, "SELECT string_agg(state, ' ' ORDER BY id) FROM provider_events"); states != "applied quarantined" {
+	states := b.text(t, "SELECT string_agg(state, ' ' ORDER BY id) FROM provider_events")
+	if states != "applied quarantined" {
 		t.Errorf("the events are %s", states)
 	}
 	b.expectTrail(t, order, theEnd)

@@ -236,9 +236,10 @@ func TestInTxCommitRefused(t *testing.T) {
 			pool, _ := setup(t)
 			exec(t, pool, `CREATE TABLE parts (thing text REFERENCES things DEFERRABLE INITIALLY DEFERRED)`)
 			exec(t, pool, `CREATE TABLE conflicts (id int);
-				CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'conflict' USING ERRCODE = '40001'; END $$;
-				CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON conflicts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-					EXECUTE FUNCTION conflict()`)
+				CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql
+					AS $$ BEGIN RAISE 'conflict' USING ERRCODE = '40001'; END $$;
+				CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON conflicts DEFERRABLE INITIALLY DEFERRED
+					FOR EACH ROW EXECUTE FUNCTION conflict()`)
 			runs := 0
 			err := pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
 				runs++

@@ -30,8 +30,9 @@ const (
 		`"detail":"PUT is not possible here.","code":"method_not_allowed","safe_new_key":true}`
 	running = `{"type":"/problems/request_in_progress","title":"Running","status":409,"detail":"Wait.",` +
 		`"code":"request_in_progress","safe_new_key":false}`
-	outOfStock = `{"type":"/problems/out_of_stock","title":"Not enough stock","status":409,"detail":"Nothing was ordered.",` +
-		`"code":"out_of_stock","safe_new_key":true,"items":[{"sku":"mug-once","requested":2,"available":1}]}`
+	outOfStock = `{"type":"/problems/out_of_stock","title":"Not enough stock","status":409,` +
+		`"detail":"Nothing was ordered.","code":"out_of_stock","safe_new_key":true,` +
+		`"items":[{"sku":"mug-once","requested":2,"available":1}]}`
 )
 
 // recorder is a testing.TB that keeps errors instead of failing.

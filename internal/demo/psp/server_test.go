@@ -26,7 +26,8 @@ func TestSameKeyReplaysTheSameBytes(t *testing.T) {
 	if first.status != http.StatusOK || first.replayed {
 		t.Fatalf("first: %+v", first)
 	}
-	reordered := `{ "payment_method":"pm_ok", "currency":"EUR", "amount":1250, "order_id":"order-ch1", "reference":"ch1" }`
+	reordered := `{ "payment_method":"pm_ok", "currency":"EUR", "amount":1250, ` +
+		`"order_id":"order-ch1", "reference":"ch1" }`
 	for name, again := range map[string]answer{
 		"same":       p.post("/v1/captures", "k", captureBody("ch1", "pm_ok")),
 		"quoted key": p.post("/v1/captures", `"k"`, captureBody("ch1", "pm_ok")),

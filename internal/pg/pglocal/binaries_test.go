@@ -121,9 +121,10 @@ func TestDownloadEndsWithItsContext(t *testing.T) {
 
 // archive is a tar.xz of bin/initdb, bin/postgres and bin/pg_ctl: scripts that call themselves
 // Postgres 17.5, all 0700.
-const archive = "/Td6WFoAAAFpIt42AgAhARwAAAAQz1jM4Cf/ALBdADEaShsO1TDyWxuE7yh9tnRk5oBYGP1JAB66pOPEDO/qz1/+a9jH92htHTXNAsJxlkJa9H" +
-	"m8yzb3lgkwcVcrwvrGzmVZ6nvqMCXbgLeHocmyJBLGA5tcFpJdFXctDQxcT3/Uwd4L+dwi3dl3TEJ0TmNH/UVwUPaGlPVV2W9oJFbbUxNSHN7g" +
-	"NGSyHJnv3Ot9M1IQIPFOjdbRIGMbp+hG8ELAx/2ThHGRvbvPpesy7FgAAJWg2I0AAcgBgFAAAD/5a4I+MA2LAgAAAAABWVo="
+const archive = "/Td6WFoAAAFpIt42AgAhARwAAAAQz1jM4Cf/ALBdADEaShsO1TDyWxuE7yh9tnRk5oBYGP1JAB66pOPEDO/qz1/+a9jH92htHTXN" +
+	"AsJxlkJa9Hm8yzb3lgkwcVcrwvrGzmVZ6nvqMCXbgLeHocmyJBLGA5tcFpJdFXctDQxcT3/Uwd4L+dwi3dl3TEJ0TmNH/UVwUPaG" +
+	"lPVV2W9oJFbbUxNSHN7gNGSyHJnv3Ot9M1IQIPFOjdbRIGMbp+hG8ELAx/2ThHGRvbvPpesy7FgAAJWg2I0AAcgBgFAAAD/5a4I+" +
+	"MA2LAgAAAAABWVo="
 
 func TestDownload(t *testing.T) {
 	t.Parallel()

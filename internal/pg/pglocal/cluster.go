@@ -85,7 +85,8 @@ func ownerUnderRoot(data string) (*syscall.Credential, error) {
 		if err := errors.Join(errUID, errGID); err != nil {
 			return nil, fmt.Errorf("user %s: %w", name, err)
 		}
-		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil //nolint:gosec // 32 bits, which macOS calls -2
+		//nolint:gosec // both have 32 bits; macOS prints nobody's as -2
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
 	return nil, errors.New("there is no user postgres or nobody, and Postgres does not run as root: run as another " +
 		"user")

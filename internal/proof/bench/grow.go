@@ -25,8 +25,8 @@ var settle string
 var bulk = map[string]string{"statement_timeout": "0", "synchronous_commit": "off", "work_mem": "64MB",
 	"maintenance_work_mem": "512MB"}
 
-const settled = `CREATE TEMP TABLE settled (n bigint, at timestamptz, head text, tail text, order_id uuid, charge_id uuid, customer_id uuid,
-	idempotency_key text, sku text, paid boolean)`
+const settled = `CREATE TEMP TABLE settled (n bigint, at timestamptz, head text, tail text,
+	order_id uuid, charge_id uuid, customer_id uuid, idempotency_key text, sku text, paid boolean)`
 
 // nameSettled names orders from one number to another, one a second until yesterday. Their ids grow
 // with time, their keys do not. One in eleven expired.

@@ -65,9 +65,11 @@ func naiveHandler(s *naiveShop) http.Handler {
 	e.Use(middleware.Recover())
 	e.POST("/v1/orders", s.postOrder)
 	e.POST("/v1/orders/:id/charges", s.postCharge)
-	answer := []byte(`{"id":"01a209a1-5904-7607-86fe-0d10d0f6ba14","status":"placed","email":"buyer@example.com","currency":"EUR","total":2800,` +
+	answer := []byte(`{"id":"01a209a1-5904-7607-86fe-0d10d0f6ba14","status":"placed",` +
+		`"email":"buyer@example.com","currency":"EUR","total":2800,` +
 		`"lines":[{"sku":"BENCH-1","name":"Thing","quantity":1,"unit_price":1400,"amount":1400},` +
-		`{"sku":"BENCH-2","name":"Thing","quantity":1,"unit_price":1400,"amount":1400}],"created_at":"2026-11-23T18:18:18.756395Z"}`)
+		`{"sku":"BENCH-2","name":"Thing","quantity":1,"unit_price":1400,"amount":1400}],` +
+		`"created_at":"2026-11-23T18:18:18.756395Z"}`)
 	e.POST(constantPath, func(c echo.Context) error {
 		return c.Blob(http.StatusCreated, echo.MIMEApplicationJSON, answer)
 	})

@@ -72,7 +72,8 @@ func (b *bench) pgbench(program string) func(context.Context, int, time.Duration
 		}
 		// On a busy machine the time may be up before all clients are connected.
 		for seconds := int(math.Ceil(length.Seconds())); s.calls == 0 && err == nil && seconds <= 16; seconds *= 2 {
-			cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file="+script, //nolint:gosec // found by findPgbench
+			//nolint:gosec // findPgbench found the program
+			cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file="+script,
 				"--client="+strconv.Itoa(callers), "--jobs=2", "--time="+strconv.Itoa(seconds))
 			cmd.Env = append(os.Environ(), pgEnvironment(b.naive.Config().ConnConfig)...)
 			s, err = runPgbench(cmd)

@@ -30,8 +30,10 @@ const (
 	oweNaive = `INSERT INTO outbox (type, order_id, payload) SELECT 'order.placed', n, $2
 		FROM generate_series(1, $1) AS n`
 	// owed is an event as large as that of an order of two lines.
-	owed = `{"id": "019a0000-0000-7000-8000-000000000000", "status": "placed", "email": "buyer@example.com", "currency": "EUR", "total": 2800, "lines": [
-		{"sku": "BENCH-1", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}, {"sku": "BENCH-2", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}]}`
+	owed = `{"id": "019a0000-0000-7000-8000-000000000000", "status": "placed", ` +
+		`"email": "buyer@example.com", "currency": "EUR", "total": 2800, "lines": [
+		{"sku": "BENCH-1", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}, ` +
+		`{"sku": "BENCH-2", "name": "Thing", "quantity": 1, "unit_price": 1400, "amount": 1400}]}`
 )
 
 // addRelay adds a backlog of events on its way to the broker, or a note. The naive twin publishes

@@ -98,7 +98,8 @@ func lockSchemas(ctx context.Context, shop *pgxpool.Pool, create func(*schemas) 
 		}
 	}()
 	var alone bool
-	if err := lock.QueryRow(ctx, "SELECT pg_try_advisory_lock(hashtextextended('onceshop bench', 0))").Scan(&alone); err != nil {
+	err = lock.QueryRow(ctx, "SELECT pg_try_advisory_lock(hashtextextended('onceshop bench', 0))").Scan(&alone)
+	if err != nil {
 		return nil, fmt.Errorf("lock the database for the bench: %w", err)
 	}
 	if !alone {
@@ -254,7 +255,8 @@ func (s *schemas) dropAll(ctx context.Context) error {
 // bench.
 func (s *schemas) settle(ctx context.Context) error {
 	for _, pool := range s.all() {
-		if _, err := pool.Exec(ctx, "ANALYZE orders, order_lines, stock, stock_movements, outbox, charges"); err != nil {
+		_, err := pool.Exec(ctx, "ANALYZE orders, order_lines, stock, stock_movements, outbox, charges")
+		if err != nil {
 			return fmt.Errorf("analyze the tables: %w", err)
 		}
 	}

@@ -4,9 +4,10 @@ INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer, email
   expires_at)
 SELECT order_id, customer_id, idempotency_key,
   sha256(convert_to(format('{"email":"buyer@example.com","lines":[{"sku":"%s","quantity":1}]}', sku), 'UTF8')),
-    convert_to(format('{"id":"%s","status":"placed","email":"buyer@example.com","currency":"EUR","total":1400,"lines":[{"sku":"%s","name":"Thing","quantity":1,"unit_price":1400,"amount":1400}],"created_at":"%s"}',
-        order_id, sku, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8'),
-    'buyer@example.com', CASE WHEN paid THEN 'paid' ELSE 'expired' END, 'EUR', 1400, at, at + interval '30 minutes'
+  convert_to(format('{"id":"%s","status":"placed","email":"buyer@example.com","currency":"EUR","total":1400,'
+    '"lines":[{"sku":"%s","name":"Thing","quantity":1,"unit_price":1400,"amount":1400}],"created_at":"%s"}',
+    order_id, sku, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8'),
+  'buyer@example.com', CASE WHEN paid THEN 'paid' ELSE 'expired' END, 'EUR', 1400, at, at + interval '30 minutes'
 FROM settled ORDER BY n;
 
 INSERT INTO order_lines (order_id, line, sku, name, quantity, unit_price)
@@ -18,12 +19,12 @@ FROM settled CROSS JOIN LATERAL unnest(ARRAY['reserved', CASE WHEN paid THEN 'so
   ORDER BY n;
 
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency,
-  provider_id, lease_until,
-    answer_status, answer, created_at, settled_at, started_at, asked_at)
+  provider_id, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at)
 SELECT charge_id, order_id, customer_id, 'pay-' || idempotency_key, sha256(convert_to(order_id::text, 'UTF8')),
   'pm_ok', 'succeeded', 1400, 'EUR', 'cap_' || idempotency_key, at,
-    201, convert_to(format('{"id":"%s","order_id":"%s","status":"succeeded","amount":1400,"amount_refunded":0,"currency":"EUR","created_at":"%s"}',
-        charge_id, order_id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8'), at, at, at, at
+  201, convert_to(format('{"id":"%s","order_id":"%s","status":"succeeded","amount":1400,"amount_refunded":0,'
+    '"currency":"EUR","created_at":"%s"}',
+    charge_id, order_id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8'), at, at, at, at
 FROM settled WHERE paid ORDER BY n;
 
 INSERT INTO outbox (id, type, order_id, payload, created_at, claimed_until, sent_at, stream_seq)

@@ -48,7 +48,8 @@ func chromium(t *testing.T) context.Context {
 			chromedp.Flag("hide-scrollbars", false))
 		allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 		var stopBrowser func()
-		browser.ctx, stopBrowser = chromedp.NewContext(allocator) //nolint:fatcontext // it does not nest: the browser before has ended
+		//nolint:fatcontext // it does not nest: the browser before has ended
+		browser.ctx, stopBrowser = chromedp.NewContext(allocator)
 		browser.stop = func() { stopBrowser(); stopAllocator() }
 		if err := chromedp.Do(browser.ctx); err != nil {
 			browser.stop()

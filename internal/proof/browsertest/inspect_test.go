@@ -56,7 +56,8 @@ func (b *tab) inspect(name string) {
 	b.t.Helper()
 	for _, l := range looks {
 		b.wear(l)
-		if over := eval[int](b, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); over > 0 {
+		over := eval[int](b, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
+		if over > 0 {
 			b.t.Errorf("%s, %s: it is %d pixels too wide", name, l.name, over)
 		}
 		if l.judged {
@@ -123,9 +124,11 @@ func (b *tab) axe() []string {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	violations, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](`axe.run(document, {resultTypes: ['violations']}).then(result => result.violations
-		.filter(v => v.impact == 'serious' || v.impact == 'critical')
-		.map(v => [v.id + ' (' + v.impact + '), ' + v.nodes.length + ' times:', ...v.nodes.slice(0, 3).flatMap(n => [n.html, n.failureSummary])].join('\n')))`,
+	violations, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](`
+		axe.run(document, {resultTypes: ['violations']}).then(result => result.violations
+			.filter(v => v.impact == 'serious' || v.impact == 'critical')
+			.map(v => [v.id + ' (' + v.impact + '), ' + v.nodes.length + ' times:',
+				...v.nodes.slice(0, 3).flatMap(n => [n.html, n.failureSummary])].join('\n')))`,
 		func(p *runtime.EvaluateParams) { p.AwaitPromise = new(true) }))
 	if err != nil {
 		b.t.Fatalf("axe-core on %s: %v", b.where(), err)

@@ -124,7 +124,8 @@ func TestLabPages(t *testing.T) {
 	const experiment = "/lab/unique-double-click"
 	b.visit(visit{name: "lab-experiment", path: experiment})
 	b.click(`form[action="` + experiment + `"] button`)
-	b.await("both twins have run", `['naive', 'guarded'].every(side => document.querySelector('#' + side + '-verdict .verdict:not(.none)'))`)
+	b.await("both twins have run", `['naive', 'guarded'].every(side =>
+		document.querySelector('#' + side + '-verdict .verdict:not(.none)'))`)
 	b.inspect("lab-experiment-done")
 	b.visit(visit{name: "lab", path: "/lab"})
 }

@@ -60,7 +60,8 @@ func TestProviderEvents(t *testing.T) {
 	if n := w.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'applied'"); n != 2 {
 		t.Errorf("%d events are kept as applied, want 2", n)
 	}
-	if n := w.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'quarantined' AND id = 'evt_other'"); n != 1 {
+	n := w.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'quarantined' AND id = 'evt_other'")
+	if n != 1 {
 		t.Errorf("%d events are in quarantine, want 1", n)
 	}
 	w.check(0)

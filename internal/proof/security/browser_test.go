@@ -191,8 +191,9 @@ func everyPage(t *testing.T, v *visitor, from ...string) {
 
 var (
 	input    = regexp.MustCompile(`(?is)<(?:input|select|textarea)\b[^>]*>`)
-	cardLike = regexp.MustCompile(`(?i)\b(?:name|id|autocomplete|placeholder|aria-label)="(?:[^"]*\b)?(?:cc-|card|cvc|cvv|csc|pan\b|expir|exp-)`)
-	inline   = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<style|\sstyle=|\son[a-z]+=|javascript:`)
+	cardLike = regexp.MustCompile(`(?i)\b(?:name|id|autocomplete|placeholder|aria-label)="` +
+		`(?:[^"]*\b)?(?:cc-|card|cvc|cvv|csc|pan\b|expir|exp-)`)
+	inline = regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<style|\sstyle=|\son[a-z]+=|javascript:`)
 )
 
 // checkPage checks what holds for each page: nothing of it is kept, framed or run inline, and

@@ -118,9 +118,10 @@ func TestCardNumbers(t *testing.T) {
 			http.StatusBadRequest, "invalid_request")
 		expect(t, card+" in a path", alice.Get(t.Context(), "/v1/orders/"+url.PathEscape(card)), http.StatusNotFound,
 			"not_found")
+		checkout := url.Values{"key": {missing}, "email": {card + "@example.com"}, "payment_method": {"pm_ok"}}
 		for page, form := range map[string]url.Values{
 			"/cart":                         {"action": {"add"}, "sku": {card}, "quantity": {"1"}},
-			"/checkout":                     {"key": {missing}, "email": {card + "@example.com"}, "payment_method": {"pm_ok"}},
+			"/checkout":                     checkout,
 			"/orders/" + missing + "/pay":   {"payment_method": {card}, "try": {"0"}},
 			"/orders/" + missing + "/again": {"x": {card}},
 		} {

@@ -45,7 +45,8 @@ func TestSQLErrors(t *testing.T) {
 			code = ""
 		}
 		expect(t, what, answer, http.StatusInternalServerError, code)
-		if found := regexp.MustCompile(`(?i)sql|column|secret_|select|relation|goroutine|\.go\b|pgx|pgconn|42703|panic`).Find(answer.Body); found != nil {
+		insides := regexp.MustCompile(`(?i)sql|column|secret_|select|relation|goroutine|\.go\b|pgx|pgconn|42703|panic`)
+		if found := insides.Find(answer.Body); found != nil {
 			t.Errorf("%s says %q: %s", what, found, answer.Body)
 		}
 	}
@@ -139,7 +140,8 @@ func TestConstantTime(t *testing.T) {
 		"internal/proof/lab/pages", "internal/app"} {
 		err := filepath.WalkDir(filepath.Join("../../..", folder),
 			func(path string, entry fs.DirEntry, err error) error {
-				if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				if err != nil || entry.IsDir() ||
+					!strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 					return err
 				}
 				files := token.NewFileSet()

@@ -83,7 +83,8 @@ func (c *client) live(ctx context.Context) {
 			continue
 		}
 		if variant == 0 && c.random.IntN(100) < 10 { // a double click, and each click meets another node
-			twins.Go(func() { c.insist(ctx, wish, 0, rand.New(rand.NewPCG(c.random.Uint64(), 0))) }) //nolint:gosec // see newClient
+			//nolint:gosec // see newClient
+			twins.Go(func() { c.insist(ctx, wish, 0, rand.New(rand.NewPCG(c.random.Uint64(), 0))) })
 		}
 		c.insist(ctx, wish, variant, c.random)
 	}
@@ -142,7 +143,8 @@ func (c *client) place() *intent {
 	by := w.customers[c.random.IntN(len(w.customers))]
 	var lines []map[string]any
 	for range 1 + c.random.IntN(3) {
-		lines = append(lines, map[string]any{"sku": c.run.sku(int(c.zipf.Uint64())), "quantity": 1 + c.random.IntN(3)}) //nolint:gosec // at most 5000
+		sku := c.run.sku(int(c.zipf.Uint64())) //nolint:gosec // at most 5000
+		lines = append(lines, map[string]any{"sku": sku, "quantity": 1 + c.random.IntN(3)})
 	}
 	return c.intent(by, placing, "/v1/orders", map[string]any{"email": by.email, "lines": lines})
 }

@@ -29,7 +29,8 @@ func (r *run) startProcess(name string, env []string, program string, args ...st
 		return nil, fmt.Errorf("open the log of %s: %w", name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, args...) //nolint:noctx,gosec // it outlives contexts: the run ends it in order; the program is our own, or a server that we found
+	//nolint:noctx,gosec // the run ends it in order; the program is our own or one that we found
+	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, log, log
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()},
 		env...)

@@ -25,6 +25,10 @@ func captureRequest(reference, method string) payments.CaptureRequest {
 		PaymentMethod: method}
 }
 
+// captured is the provider's answer to captureRequest("ch1", …).
+const captured = `{"id":"cap_1","status":"succeeded","reference":"ch1","order_id":"order-ch1",` +
+	`"amount":1250,"currency":"EUR","created_at":"2026-01-02T03:04:05Z"}`
+
 // breakingServer answers the first request and cuts the line in the middle of every later one.
 func breakingServer(t *testing.T) (url string, hits *atomic.Int32) {
 	t.Helper()
@@ -34,7 +38,7 @@ func breakingServer(t *testing.T) (url string, hits *atomic.Int32) {
 		if hits.Add(1) > 1 {
 			panic(http.ErrAbortHandler)
 		}
-		_, _ = io.WriteString(w, `{"id":"cap_1","status":"succeeded","reference":"ch1","order_id":"order-ch1","amount":1250,"currency":"EUR","created_at":"2026-01-02T03:04:05Z"}`)
+		_, _ = io.WriteString(w, captured)
 	}))
 	t.Cleanup(server.Close)
 	return server.URL, hits
@@ -81,7 +85,6 @@ func TestPlainClientSendsAgain(t *testing.T) {
 
 func TestOnlyTheProvidersOwnRefusalIsFinal(t *testing.T) {
 	t.Parallel()
-	const good = `{"id":"cap_1","status":"succeeded","reference":"ch1","order_id":"order-ch1","amount":1250,"currency":"EUR","created_at":"2026-01-02T03:04:05Z"}`
 	const coded = `{"type":"about:blank","title":"x","status":400,"detail":"why","code":"because"}`
 	for name, tc := range map[string]struct {
 		status  int
@@ -95,18 +98,18 @@ func TestOnlyTheProvidersOwnRefusalIsFinal(t *testing.T) {
 		"404 of a proxy":  {404, "not found", false},
 		"500":             {500, coded, false},
 		"503":             {503, "", false},
-		"201":             {201, good, false},
-		"307":             {307, good, false},
-		"303":             {303, good, false},
-		"cut":             {200, good[:40], false},
-		"two answers":     {200, good + good, false},
+		"201":             {201, captured, false},
+		"307":             {307, captured, false},
+		"303":             {303, captured, false},
+		"cut":             {200, captured[:40], false},
+		"two answers":     {200, captured + captured, false},
 		"empty object":    {200, `{}`, false},
-		"other amount":    {200, strings.Replace(good, "1250", "1251", 1), false},
-		"other currency":  {200, strings.Replace(good, "EUR", "USD", 1), false},
-		"other reference": {200, strings.Replace(good, `"ch1"`, `"ch2"`, 1), false},
-		"other order":     {200, strings.Replace(good, "order-ch1", "order-ch2", 1), false},
-		"other status":    {200, strings.Replace(good, "succeeded", "pending", 1), false},
-		"endless":         {200, good + strings.Repeat(" ", 2<<20), false},
+		"other amount":    {200, strings.Replace(captured, "1250", "1251", 1), false},
+		"other currency":  {200, strings.Replace(captured, "EUR", "USD", 1), false},
+		"other reference": {200, strings.Replace(captured, `"ch1"`, `"ch2"`, 1), false},
+		"other order":     {200, strings.Replace(captured, "order-ch1", "order-ch2", 1), false},
+		"other status":    {200, strings.Replace(captured, "succeeded", "pending", 1), false},
+		"endless":         {200, captured + strings.Repeat(" ", 2<<20), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

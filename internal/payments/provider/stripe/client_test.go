@@ -160,15 +160,18 @@ var notFinal = map[string]fault{
 
 func TestUnknownOutcomes(t *testing.T) {
 	t.Parallel()
-	captures := map[string]fault{"processing": changed("status", "processing"),
+	captures := map[string]fault{
+		"processing":               changed("status", "processing"),
 		"requires action":          changed("status", "requires_action"),
 		"waits for a confirmation": changed("status", "requires_confirmation"),
 		"waits for a method":       changed("status", "requires_payment_method"),
-		"on hold":                  changed("status", "requires_capture"), "less money": changed("amount_received", int64(1)),
-		"other money":      changed("currency", "usd"),
-		"another charge's": changed("metadata", object{"reference": "another", "order_id": orderID}),
+		"on hold":                  changed("status", "requires_capture"),
+		"less money":               changed("amount_received", int64(1)),
+		"other money":              changed("currency", "usd"),
+		"another charge's":         changed("metadata", object{"reference": "another", "order_id": orderID}),
 		"402 but it moved": answers(402, object{"error": object{"type": "card_error", "code": "card_declined",
-			"payment_intent": intentObject("pi_9", "processing", 1250, "eur", "r", orderID)}})}
+			"payment_intent": intentObject("pi_9", "processing", 1250, "eur", "r", orderID)}}),
+	}
 	for name, fault := range captures {
 		t.Run("capture/"+name, func(t *testing.T) { t.Parallel(); unknown(t, fault, capture) })
 	}

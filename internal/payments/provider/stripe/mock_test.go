@@ -90,7 +90,8 @@ func startMock(t *testing.T, note func(status int)) string {
 		shoptest.Missing(t, "stripe-mock cannot be built; once, with the module proxy in reach: go tool "+
 			"-modfile=tools/go.mod stripe-mock -version")
 	}
-	dir, err := os.MkdirTemp("", "stripe-mock-") //nolint:usetesting // a socket's path must be short, and t.TempDir's is long
+	//nolint:usetesting // a socket's path must be short, and t.TempDir's is long
+	dir, err := os.MkdirTemp("", "stripe-mock-")
 	if err != nil {
 		t.Fatal(err)
 	}

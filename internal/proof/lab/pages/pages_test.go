@@ -108,7 +108,8 @@ func (s *site) page(path string) string {
 	if policy := header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'self';") {
 		s.t.Errorf("GET %s: policy %q", path, policy)
 	}
-	if inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script(?:\s+defer)?>`).FindString(body); inline != "" {
+	inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script(?:\s+defer)?>`).FindString(body)
+	if inline != "" {
 		s.t.Errorf("GET %s: %q is inline", path, inline)
 	}
 	return body
