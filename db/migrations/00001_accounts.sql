@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- A customer owns orders and the idempotency keys used to place them. A guest has no email.
--- Promise: one account per email address, whatever its case.
+-- Promise: one account per email address, in upper or lower case.
 CREATE TABLE customers (
     id         uuid PRIMARY KEY,
     email      text CHECK (email <> ''),
@@ -9,8 +9,9 @@ CREATE TABLE customers (
 );
 CREATE UNIQUE INDEX customers_one_per_email ON customers (lower(email));
 
--- API tokens, known only by their SHA-256.
--- Promise: a token belongs to one customer; a demo token says so and `shop serve` refuses it.
+-- API tokens. Only their SHA-256 is stored.
+-- Promise: a token belongs to one customer. `shop serve` refuses a token that is marked as the
+-- demo's.
 CREATE TABLE api_tokens (
     hash        bytea PRIMARY KEY CHECK (octet_length(hash) = 32),
     customer_id uuid NOT NULL REFERENCES customers,

@@ -1,7 +1,8 @@
 -- +goose Up
 
--- What can be bought. Prices are in minor units of the currency.
--- Promise: a price is positive; an order line copies it, so a later change rewrites no order.
+-- The catalog. Prices are in minor units of the currency.
+-- Promises: a SKU is a short plain name; a price is positive and has a currency. An order line
+-- copies the price, so a later change rewrites no order.
 CREATE TABLE products (
     sku         text PRIMARY KEY CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     name        text NOT NULL,
@@ -11,16 +12,18 @@ CREATE TABLE products (
     position    integer NOT NULL
 );
 
--- Units that can still be promised to a buyer.
--- Promise: never negative, so two buyers cannot be promised the same unit. It equals the sum of
--- stock_movements.delta per SKU; the row exists so that buyers queue on one lock per SKU.
+-- Available units per SKU: on hand and not reserved.
+-- Promise: never negative, so one unit cannot be reserved for two buyers. The number equals the sum
+-- of stock_movements.delta for the SKU. It is a row of its own so that buyers queue on one lock per
+-- SKU.
 CREATE TABLE stock (
     sku       text PRIMARY KEY REFERENCES products,
     available bigint NOT NULL DEFAULT 0 CHECK (available >= 0)
 );
 
--- An order, its idempotency key, what the key means (fingerprint) and the answer given. Promise:
--- one order per customer and key, for ever; a retry finds this row and gets the same bytes.
+-- An order with its idempotency key, the fingerprint of the request and the answer to it.
+-- Promises: one order per customer and key, forever; a status out of six; a positive total. A retry
+-- finds this row and gets the same bytes.
 CREATE TABLE orders (
     id              uuid PRIMARY KEY,
     customer_id     uuid NOT NULL REFERENCES customers,
@@ -31,13 +34,20 @@ CREATE TABLE orders (
     status          text NOT NULL CHECK (status IN ('placed', 'paying', 'paid', 'refunded', 'canceled', 'expired')),
     currency        text NOT NULL,
     total           bigint NOT NULL CHECK (total > 0),
+    -- By the database's clock. An order still unpaid at this time releases its stock; starting a
+    -- charge moves it on.
+    expires_at      timestamptz NOT NULL DEFAULT now() + interval '30 minutes',
     created_at      timestamptz NOT NULL,
     CONSTRAINT orders_one_per_key UNIQUE (customer_id, idempotency_key)
 );
+-- 00007_tuning.sql makes this index partial.
 CREATE INDEX orders_of_customer ON orders (customer_id, id DESC);
+CREATE INDEX orders_expiring ON orders (expires_at) WHERE status IN ('placed', 'paying');
 
--- What was ordered, at the price and name of that moment, in the order the buyer gave.
--- Promise: lines never change after the order's transaction.
+-- The lines of an order in the buyer's sequence, with the name and price at that moment.
+-- Promises: a line number is used once per order; quantity and price are positive; order and
+-- product exist, until 00007_tuning.sql drops these two foreign keys. No statement changes a line
+-- after the order's transaction.
 CREATE TABLE order_lines (
     order_id   uuid NOT NULL REFERENCES orders,
     line       integer NOT NULL,
@@ -48,7 +58,7 @@ CREATE TABLE order_lines (
     PRIMARY KEY (order_id, line)
 );
 
--- Stock raised through the API, under the caller's idempotency key.
+-- Stock received through the API, under the caller's idempotency key.
 -- Promise: one delivery per customer and key.
 CREATE TABLE deliveries (
     id              uuid PRIMARY KEY,
@@ -60,15 +70,16 @@ CREATE TABLE deliveries (
     CONSTRAINT deliveries_one_per_key UNIQUE (customer_id, idempotency_key)
 );
 
--- Every change of stock.available, with its cause: an order or a supplier's delivery line.
--- Promises: an order moves a SKU once per kind; a reservation ends once, sold or released;
--- a supplier's line raises stock once, however often its file is read.
+-- Every change of stock.available, with its cause: an order or a line of a supplier's delivery.
+-- Promises: an order moves a SKU once per kind; a reservation ends once, sold or released; a
+-- delivery line raises stock once, however often its file is imported; a movement has one cause;
+-- stock and order exist, until 00007_tuning.sql drops these two foreign keys.
 CREATE TABLE stock_movements (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sku         text NOT NULL REFERENCES stock,
     kind        text NOT NULL CHECK (kind IN ('delivered', 'reserved', 'sold', 'released', 'returned')),
     quantity    bigint NOT NULL CHECK (quantity > 0),
-    -- Effect on stock.available: a sale has none, its units left with the reservation.
+    -- Effect on stock.available. A sale has none: its units left with the reservation.
     delta       bigint NOT NULL GENERATED ALWAYS AS (
         CASE kind WHEN 'reserved' THEN -quantity WHEN 'sold' THEN 0 ELSE quantity END) STORED,
     order_id    uuid REFERENCES orders,

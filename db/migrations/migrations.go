@@ -1,4 +1,4 @@
-// Package migrations holds the schema, one goose file per step, embedded in the binary.
+// Package migrations holds the schema, one goose file per domain, embedded in the binary.
 package migrations
 
 import "embed"

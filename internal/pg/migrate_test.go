@@ -143,13 +143,13 @@ func TestMigrationsGoDownAndUp(t *testing.T) {
 	}
 }
 
-// schema describes all columns, constraints, indexes, functions, triggers and types but goose's
-// own.
+// schema describes all columns, constraints, indexes, storage settings, functions, triggers and
+// types but goose's own.
 func schema(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
 	return query[[]string](t, pool, `
 		WITH ours AS (
-			SELECT oid, relname FROM pg_class
+			SELECT oid, relname, reloptions FROM pg_class
 			WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose_db_version%'
 		), parts AS (
 			SELECT format('%s.%s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull,
@@ -158,6 +158,7 @@ func schema(t *testing.T, pool *pgxpool.Pool) []string {
 			LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 			UNION ALL SELECT format('%s %s', relname, pg_get_constraintdef(c.oid)) FROM ours
 				JOIN pg_constraint c ON conrelid = ours.oid
+			UNION ALL SELECT format('%s %s', relname, reloptions) FROM ours WHERE reloptions IS NOT NULL
 			UNION ALL SELECT indexdef FROM pg_indexes JOIN ours ON tablename = relname WHERE schemaname = 'public'
 			UNION ALL SELECT pg_get_triggerdef(g.oid) FROM ours JOIN pg_trigger g ON tgrelid = ours.oid
 				AND NOT tgisinternal

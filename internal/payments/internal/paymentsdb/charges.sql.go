@@ -34,7 +34,7 @@ UPDATE charges SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT c.id FROM charges c WHERE c.status IN ('pending', 'unknown') AND c.lease_until < now()
     ORDER BY c.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type ClaimUnsettledChargesParams struct {
@@ -71,10 +71,10 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -87,7 +87,7 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 }
 
 const FindChargeByKey = `-- name: FindChargeByKey :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
 `
 
 type FindChargeByKeyParams struct {
@@ -116,16 +116,16 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
-		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
 
 const FindLiveCharge = `-- name: FindLiveCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
 `
 
 func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge, error) {
@@ -149,16 +149,16 @@ func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge
 		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
-		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
 
 const FindLiveCharges = `-- name: FindLiveCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges
 WHERE order_id = ANY($1::uuid[]) AND status IN ('pending', 'unknown', 'succeeded')
 `
 
@@ -189,10 +189,10 @@ func (q *Queries) FindLiveCharges(ctx context.Context, orderIds []uuid.UUID) ([]
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -244,7 +244,7 @@ func (q *Queries) FindUsedKeys(ctx context.Context, arg FindUsedKeysParams) ([]F
 }
 
 const GetCharge = `-- name: GetCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1
 `
 
 func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -268,10 +268,10 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
-		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
@@ -294,7 +294,7 @@ CROSS JOIN LATERAL (
 WHERE o.customer_id = c.customer_id AND o.status = 'placed'
 ORDER BY c.customer_id, c.idempotency_key, c.id
 ON CONFLICT DO NOTHING
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type InsertChargesParams struct {
@@ -350,10 +350,10 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -366,7 +366,7 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 }
 
 const ListAllCharges = `-- name: ListAllCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC LIMIT $1
 `
 
@@ -402,10 +402,10 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -418,7 +418,7 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 }
 
 const ListCharges = `-- name: ListCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = $1 ORDER BY id
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
@@ -448,10 +448,10 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -464,7 +464,7 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 }
 
 const ListUnsettled = `-- name: ListUnsettled :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
 `
 
 // ListUnsettled lists unknown charges before pending ones, the oldest first.
@@ -495,10 +495,10 @@ func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, err
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -511,7 +511,7 @@ func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, err
 }
 
 const LockCharge = `-- name: LockCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -535,16 +535,16 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
-		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
 
 const LockCharges = `-- name: LockCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at FROM charges WHERE order_id = ANY($1::uuid[]) FOR NO KEY UPDATE
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = ANY($1::uuid[]) FOR NO KEY UPDATE
 `
 
 // LockCharges locks all charges of the orders.
@@ -575,10 +575,10 @@ func (q *Queries) LockCharges(ctx context.Context, orderIds []uuid.UUID) ([]Char
 			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
-			&i.SettledAt,
 			&i.StartedAt,
 			&i.AskedAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -612,7 +612,7 @@ const MarkUnknown = `-- name: MarkUnknown :one
 UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
     lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at, unknown_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type MarkUnknownParams struct {
@@ -644,10 +644,10 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
-		&i.SettledAt,
 		&i.StartedAt,
 		&i.AskedAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }

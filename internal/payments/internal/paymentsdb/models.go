@@ -37,10 +37,10 @@ type Charge struct {
 	AnswerStatus   *int32
 	Answer         []byte
 	CreatedAt      time.Time
-	SettledAt      *time.Time
 	StartedAt      time.Time
 	AskedAt        time.Time
 	UnknownAt      *time.Time
+	SettledAt      *time.Time
 }
 
 type Refund struct {
@@ -60,6 +60,6 @@ type Refund struct {
 	Answer         []byte
 	CreatedAt      time.Time
 	StartedAt      time.Time
-	SettledAt      *time.Time
 	UnknownAt      *time.Time
+	SettledAt      *time.Time
 }

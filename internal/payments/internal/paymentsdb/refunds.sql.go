@@ -17,7 +17,7 @@ UPDATE refunds SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
     ORDER BY r.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
 `
 
 type ClaimUnsettledRefundsParams struct {
@@ -51,8 +51,8 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 			&i.Answer,
 			&i.CreatedAt,
 			&i.StartedAt,
-			&i.SettledAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -82,7 +82,7 @@ func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
 }
 
 const FindRefundByKey = `-- name: FindRefundByKey :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds
 WHERE customer_id = $1::uuid AND idempotency_key = $2::text
 `
 
@@ -111,14 +111,14 @@ func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
-		&i.SettledAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
 
 const FindRefundByProviderID = `-- name: FindRefundByProviderID :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE provider_id = $1::text
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string) (Refund, error) {
@@ -141,14 +141,14 @@ func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string)
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
-		&i.SettledAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
 
 const GetRefund = `-- name: GetRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE id = $1
 `
 
 func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -171,8 +171,8 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
-		&i.SettledAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
@@ -194,12 +194,12 @@ WITH refund AS (
                          amount, currency, lease_until, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
     ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
-    RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
+    RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
 ), charge AS (
     UPDATE charges SET amount_refunded = charges.amount_refunded + refund.amount
     FROM refund WHERE charges.id = refund.charge_id
 )
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refund
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refund
 `
 
 type InsertRefundParams struct {
@@ -233,8 +233,8 @@ type InsertRefundRow struct {
 	Answer         []byte
 	CreatedAt      time.Time
 	StartedAt      time.Time
-	SettledAt      *time.Time
 	UnknownAt      *time.Time
+	SettledAt      *time.Time
 }
 
 // InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails
@@ -277,8 +277,8 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]I
 			&i.Answer,
 			&i.CreatedAt,
 			&i.StartedAt,
-			&i.SettledAt,
 			&i.UnknownAt,
+			&i.SettledAt,
 		); err != nil {
 			return nil, err
 		}
@@ -291,7 +291,7 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]I
 }
 
 const LockRefund = `-- name: LockRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -314,8 +314,8 @@ func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) 
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
-		&i.SettledAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
@@ -324,7 +324,7 @@ const MarkRefundUnknown = `-- name: MarkRefundUnknown :one
 UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
     lease_until = now() + $3::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, settled_at, unknown_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
 `
 
 type MarkRefundUnknownParams struct {
@@ -353,8 +353,8 @@ func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownPa
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
-		&i.SettledAt,
 		&i.UnknownAt,
+		&i.SettledAt,
 	)
 	return i, err
 }
