@@ -56,7 +56,7 @@ func New(pool *pgxpool.Pool, acceptDemo bool) *Service {
 }
 
 // Authenticate returns the customer of an API token, or ErrUnauthorized. A token that is revoked is
-// good for up to five seconds more on a node that has just seen it.
+// good for up to five seconds more on a node that has just seen it. See docs/performance.md, P7.
 func (s *Service) Authenticate(ctx context.Context, token string) (Customer, error) {
 	if token == "" {
 		return Customer{}, ErrUnauthorized

@@ -217,12 +217,13 @@ func TestWithoutTuning(t *testing.T) {
 		t.Fatal(err)
 	}
 	shop := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
-	if err := shop.AddProduct(t.Context(), orders.Product{SKU: "CUP", Name: "Cup", Description: "A cup.", Currency: "EUR",
-		UnitPrice: 250}, 1); err != nil {
+	cup := orders.Product{SKU: "CUP", Name: "Cup", Description: "A cup.", Currency: "EUR", UnitPrice: 250}
+	if err := shop.AddProduct(t.Context(), cup, 1); err != nil {
 		t.Fatal(err)
 	}
 	lines := []orders.LineRequest{{SKU: "CUP", Quantity: 2}}
-	if _, err := shop.Receive(t.Context(), orders.ReceiveDelivery{CustomerID: buyer, Key: "k", Lines: lines}); err != nil {
+	delivery := orders.ReceiveDelivery{CustomerID: buyer, Key: "k", Lines: lines}
+	if _, err := shop.Receive(t.Context(), delivery); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := shop.Place(t.Context(), orders.PlaceOrder{CustomerID: buyer, Key: "k", Email: "a@example.com",

@@ -1,6 +1,6 @@
 // Package coalesce runs calls that arrive at the same time as one batch. A call that arrives while
 // a batch is running waits for the next one. A call that arrives when none is running starts at
-// once.
+// once. See docs/performance.md, P1.
 package coalesce
 
 import (

@@ -53,7 +53,7 @@ const (
 // Once carries out the request unless an earlier request with the same key did. It returns the
 // first request's answer to every request with the same key and fingerprint. It returns
 // KeyReusedError for a different fingerprint, InProgressError while the first request is still
-// running, and the errors of Find and Do.
+// running, and the errors of Find and Do. See docs/decisions.md, D1.
 func Once(ctx context.Context, r Request) (Answer, error) {
 	for range maxRounds {
 		row, err := r.Find(ctx)

@@ -127,7 +127,7 @@ func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.O
 
 // draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A
 // request with the key of an earlier one in the batch is not refused for lack of stock: if the
-// earlier one is placed, the key decides.
+// earlier one is placed, the key decides. See docs/decisions.md, D17.
 func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row,
 	offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
 	products := make(map[string]ordersdb.GetOffersRow, len(offers))
@@ -220,7 +220,7 @@ func (s *Service) place(ctx context.Context, drafts []draft) (outcomes []placed,
 
 // placeTx inserts the orders before it locks their stock. Twins, of this batch or of another node,
 // meet at the UNIQUE key, and the stock rows that others wait for are locked for one more trip
-// only.
+// only. See docs/decisions.md, D10.
 func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]placed, error) {
 	db := ordersdb.New(tx)
 	skus := map[string]int64{}

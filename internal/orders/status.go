@@ -85,7 +85,7 @@ type Locked struct{ rows *[]ordersdb.LockOrdersRow }
 
 // LockTx queues the lock of orders. They are known after the next Flush of tx. A transaction locks
 // orders before charges, and charges before stock: transactions that keep this order cannot
-// deadlock.
+// deadlock. See docs/decisions.md, D13.
 func (s *Service) LockTx(tx *pg.Pipe, ids ...uuid.UUID) *Locked {
 	ids = slices.Clone(ids)
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
@@ -153,7 +153,8 @@ func (s *Service) ReturnStockTx(ctx context.Context, tx *pg.Pipe, orderID uuid.U
 }
 
 // moveStockTx writes one movement per order and SKU. Movements that change what is available lock
-// the stock rows first, in SKU order. A sale does not: its units left with the reservation.
+// the stock rows first, in SKU order. A sale does not: its units left with the reservation. See
+// docs/decisions.md, D11.
 func moveStockTx(ctx context.Context, tx *pg.Pipe, moves ordersdb.MoveStockParams) error {
 	if len(moves.OrderIds) == 0 {
 		return nil

@@ -18,7 +18,8 @@ const (
 	// maxBatch is the most messages that a server takes in one atomic batch.
 	maxBatch = 1000
 	// minBatch is the least number of messages for which a batch is faster. The server syncs its
-	// disk a few times for a batch, and once for each message outside one.
+	// disk a few times for a batch, and once for each message outside one. See docs/performance.md,
+	// P8.
 	minBatch = 200
 )
 

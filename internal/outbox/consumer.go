@@ -35,7 +35,7 @@ const (
 )
 
 // RetryError is a temporary failure of a handler: the event is delivered again after the delay,
-// however often. Any other error counts towards maxTries.
+// however often. Any other error counts towards maxTries. See docs/decisions.md, D33.
 type RetryError struct {
 	After time.Duration
 	Err   error
@@ -231,7 +231,8 @@ func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
 	return c.handle(ctx, event)
 }
 
-// countFailure adds a failure of the event and returns how many it has had on this node.
+// countFailure adds a failure of the event and returns how many it has had on this node. See
+// docs/decisions.md, D34.
 func (c *Consumer) countFailure(seq uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

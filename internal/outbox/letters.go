@@ -101,7 +101,7 @@ func (l *Letters) List(ctx context.Context, before uint64, limit int) (letters [
 
 // Retry publishes the event of a letter again, to all consumers of its type, and deletes the
 // letter. Each consumer guards its own effect. Concurrent retries of a letter use one message id,
-// so that a double click publishes the event once.
+// so that a double click publishes the event once. See docs/decisions.md, D35.
 func (l *Letters) Retry(ctx context.Context, seq uint64) (Letter, error) {
 	stream, err := l.js.Stream(ctx, DeadStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -36,7 +36,8 @@ func (p *position) stored(seq uint64) {
 
 // Mend publishes events again that the broker acknowledged and then lost, because it came back with
 // an older copy of the stream or the stream was purged or deleted. Consumers may see events twice,
-// as always. Mend leaves out events that the stream will soon drop because of their age.
+// as always. Mend leaves out events that the stream will soon drop because of their age. See
+// docs/decisions.md, D32.
 func (r *Relay) Mend(ctx context.Context) error {
 	first, last, err := r.streams.held(ctx)
 	if err != nil {

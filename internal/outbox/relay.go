@@ -32,7 +32,8 @@ const (
 
 // Relay publishes committed events: it claims unsent rows, publishes them and marks them as sent.
 // Any number of relays may run. A relay that dies between publish and mark leaves rows that are
-// published again, under the same message id, which the broker recognizes.
+// published again, under the same message id, which the broker recognizes. See docs/decisions.md,
+// D30.
 type Relay struct {
 	pool     *pgxpool.Pool
 	streams  *Streams
@@ -90,7 +91,7 @@ func (r *Relay) RunOnce(ctx context.Context) (int, error) {
 //
 // It publishes nothing after a batch that failed, so that the events of an order enter the stream
 // as they happened. That is not a guarantee: another relay, or a connection that breaks between
-// events that are sent one by one, can let a later event in first.
+// events that are sent one by one, can let a later event in first. See docs/decisions.md, D31.
 func (r *Relay) Drain(ctx context.Context) error {
 	var previous batch
 	current, err := r.claim(ctx)

@@ -32,7 +32,7 @@ func (c CancelOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintO
 // comes back. An unpaid order becomes canceled; if its charge still captures money, that is
 // refunded. A paid order becomes refunded: the refund is stored with it, and carried out by the
 // reconciler if the provider does not answer now. orders.ErrNotFound and ErrOrderNotCancelable
-// leave the key unused; the other errors are those of orders.Place.
+// leave the key unused; the other errors are those of orders.Place. See docs/decisions.md, D23.
 func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, error) {
 	var refund *paymentsdb.Refund
 	answer, err := dedup.Once(ctx, dedup.Request{

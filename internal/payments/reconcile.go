@@ -90,7 +90,7 @@ func (s *Service) detachClaimed(ctx context.Context) (context.Context, context.C
 
 // reconcileCharge asks by reference first. It asks for the money again, under the same key, only if
 // the provider does not know the charge, the order waits for it, and the provider still remembers
-// the key: otherwise the money could move twice.
+// the key: otherwise the money could move twice. See docs/decisions.md, D25.
 func (s *Service) reconcileCharge(ctx context.Context, charge paymentsdb.Charge) error {
 	captures, err := s.findCaptures(ctx, charge)
 	if err != nil {

@@ -57,7 +57,7 @@ type Refund struct {
 // 201, which is final and replayed to the key, or 202 while the outcome is unknown.
 // problem.InvalidError, ErrNotFound and RefundExceedsError leave the key unused; the other errors
 // are those of Charge. The first phase takes the amount off what the charge can still refund, so
-// that concurrent refunds stay within the capture.
+// that concurrent refunds stay within the capture. See docs/decisions.md, D22.
 func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err

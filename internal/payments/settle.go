@@ -33,7 +33,8 @@ var errStale = errors.New("payments: another worker has taken over")
 
 // settle is tx B: it stores the provider's answer to the holder of the charge, with everything that
 // follows from it, and returns the charge as it stands. The answer to a request, the reconciler and
-// the webhooks all meet in settleTx: the first one decides, and later ones change nothing.
+// the webhooks all meet in settleTx: the first one decides, and later ones change nothing. See
+// docs/decisions.md, D20.
 func (s *Service) settle(ctx context.Context, charge paymentsdb.Charge, capture Capture) (paymentsdb.Charge, error) {
 	v, err := s.settling.Do(ctx, outcome{charge.ID, charge.OrderID, capture, charge.Attempt})
 	switch {

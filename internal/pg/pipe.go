@@ -56,7 +56,7 @@ var errQueued = errors.New("pg: the query is queued")
 
 // Later queues a query: one of sqlc's methods on Queries that were made with this pipe, and its
 // parameters. The rows are there after the next Flush. The method runs twice, first to give its SQL
-// and again to scan the rows.
+// and again to scan the rows. See docs/decisions.md, D72.
 func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), params P) *[]R {
 	result := new([]R)
 	tx.query = func(sql string, args []any) (pgx.Rows, error) {

@@ -15,7 +15,8 @@ import (
 // lookUps are a session's settings for a service that finds by an index all that it asks for. Each
 // statement is planned once, as a chain of steps down indexes. Otherwise Postgres plans again and
 // again to see whether it pays, or keeps a plan that scans a table because it was small when the
-// plan was made. The figures are in db/migrations/00007_tuning.sql.
+// plan was made. See docs/performance.md, P3, and
+// db/migrations/00007_tuning.sql.
 var lookUps = map[string]string{
 	"plan_cache_mode": "force_generic_plan",
 	"enable_seqscan":  "off", "enable_hashjoin": "off", "enable_mergejoin": "off",

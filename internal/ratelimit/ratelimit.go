@@ -1,6 +1,6 @@
 // Package ratelimit bounds how often one client may ask this node. A guest is known by the address
 // of the connection, whoever has a valid token by the token. It protects the node, and decides
-// nothing: another node counts for itself.
+// nothing: another node counts for itself. See docs/decisions.md, D50.
 package ratelimit
 
 import (

@@ -33,7 +33,8 @@ var lost = promauto.NewCounterVec(prometheus.CounterOpts{
 	Help: "Stopped twins that no timeline will show, by reason: full or database.",
 }, []string{"reason"})
 
-// Recorder records stopped twins on a best-effort basis. A nil *Recorder records nothing.
+// Recorder records stopped twins on a best-effort basis. A nil *Recorder records nothing. See
+// docs/decisions.md, D40.
 type Recorder struct {
 	db  *timelinedb.Queries
 	log *slog.Logger

@@ -43,6 +43,7 @@ RETURNING id;
 DELETE FROM orders WHERE id = ANY(sqlc.arg(ids)::uuid[]);
 
 -- Reserve writes the lines, one movement per order and SKU, and their effect on what is available.
+-- Neither has foreign keys: see docs/decisions.md, D12.
 -- It expects the stock rows to be locked by LockStock.
 -- name: Reserve :exec
 WITH l AS (

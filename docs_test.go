@@ -1,0 +1,142 @@
+package onceshop_test
+
+import (
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "set the line numbers of links such as [`func Once`](unique.go#L59)")
+
+var (
+	lineLink   = regexp.MustCompile("\\[`([^`]+)`\\]\\(([^)#]+)#L(\\d+)\\)")
+	fileLink   = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	decided    = regexp.MustCompile(`(?m)^- \*\*([DP]\d+)\. `)
+	decisionOf = regexp.MustCompile(`(decisions|performance)\.md,[\s/]+([DP]\d+)`)
+)
+
+// documents returns the texts of README, CONTRIBUTING and docs by their path.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, path := range append(paths, "README.md", "CONTRIBUTING.md") {
+		texts[path] = read(t, path)
+	}
+	return texts
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// A link such as [`func Once`](internal/dedup/unique.go#L59) names a line that contains its text.
+func TestLinksNameTheirLines(t *testing.T) {
+	t.Parallel()
+	for path, text := range documents(t) {
+		fixed := lineLink.ReplaceAllStringFunc(text, func(link string) string {
+			part := lineLink.FindStringSubmatch(link)
+			target := filepath.Join(filepath.Dir(path), part[2])
+			lines := strings.Split(read(t, target), "\n")
+			n, _ := strconv.Atoi(part[3])
+			if n >= 1 && n <= len(lines) && strings.Contains(lines[n-1], part[1]) {
+				return link
+			}
+			at := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, part[1]) })
+			switch {
+			case at < 0:
+				t.Errorf("%s: %s contains no %q", path, target, part[1])
+			case !*update:
+				t.Errorf("%s: %q is line %d of %s, not %d; go test . -update sets it", path, part[1], at+1, target, n)
+			}
+			return "[`" + part[1] + "`](" + part[2] + "#L" + strconv.Itoa(at+1) + ")"
+		})
+		if *update && fixed != text {
+			if err := os.WriteFile(path, []byte(fixed), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// Each strategy's row in the README leads to its mechanism, statement, constraint and place of use.
+func TestReadmeLeadsToEachStrategy(t *testing.T) {
+	t.Parallel()
+	for n, file := range []string{"unique.go", "memory.go", "redis.go", "broker.go"} {
+		row := regexp.MustCompile(`(?m)^\| ` + strconv.Itoa(n+1) + ` \|.*$`).FindString(read(t, "README.md"))
+		links := lineLink.FindAllStringSubmatch(row, -1)
+		if len(links) != 4 {
+			t.Errorf("strategy %d has %d links, want 4: %s", n+1, len(links), row)
+			continue
+		}
+		if links[0][2] != "internal/dedup/"+file {
+			t.Errorf("the mechanism of strategy %d is in %s, want %s", n+1, links[0][2], file)
+		}
+		if use := links[3][2]; strings.HasPrefix(use, "internal/dedup/") {
+			t.Errorf("the place of use of strategy %d is in %s", n+1, use)
+		}
+	}
+}
+
+func TestLinksLeadToFiles(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	for path, text := range documents(t) {
+		for _, link := range fileLink.FindAllStringSubmatch(text, -1) {
+			seen++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), link[1])); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d links seen", seen)
+	}
+}
+
+// Comments refer to decisions by number: "docs/decisions.md, D12".
+func TestDecisionsExist(t *testing.T) {
+	t.Parallel()
+	known := map[string][]string{}
+	for _, name := range []string{"decisions", "performance"} {
+		for _, found := range decided.FindAllStringSubmatch(read(t, "docs/"+name+".md"), -1) {
+			if slices.Contains(known[name], found[1]) {
+				t.Errorf("%s.md has two decisions %s", name, found[1])
+			}
+			known[name] = append(known[name], found[1])
+		}
+	}
+	references := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !slices.Contains([]string{".go", ".sql", ".md"}, filepath.Ext(path)) {
+			return err
+		}
+		for _, found := range decisionOf.FindAllStringSubmatch(read(t, path), -1) {
+			references++
+			if !slices.Contains(known[found[1]], found[2]) {
+				t.Errorf("%s refers to %s, which is not in %s.md", path, found[2], found[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if references < 12 {
+		t.Errorf("only %d references to decisions seen", references)
+	}
+}
