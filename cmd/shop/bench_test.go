@@ -16,7 +16,7 @@ import (
 // Ctrl-C in the middle of a run ends its server too.
 func TestBenchStops(t *testing.T) {
 	t.Parallel()
-	needs(t, "bench")
+	needs(t, "bench", "demo")
 	temporary, output := dataDir(t), &transcript{}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "bench")
 	cmd.Env = append(os.Environ(), asShop+"=1", "TMPDIR="+temporary, "SHOP_DATA_DIR="+t.TempDir(), "DATABASE_URL=")

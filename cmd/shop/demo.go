@@ -18,7 +18,11 @@ type demoCommands struct {
 	NATS    natsCommand    `cmd:"" name:"nats" hidden:"" help:"A NATS server with JetStream on NATS_URL."`
 }
 
-func init() { wings = append(wings, wing{commands: func() any { return &demoCommands{} }}) }
+func init() {
+	wings = append(wings, wing{commands: func() any { return &demoCommands{} }})
+	demoServers.Redis, demoServers.NATS = demo.StartRedis, demo.StartNATS
+	demoServers.Provider, demoServers.Mailbox = demo.StartProvider, demo.StartMailbox
+}
 
 type demoCommand struct {
 	Fresh   bool `help:"Remove the data of earlier runs first."`

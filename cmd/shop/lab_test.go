@@ -58,7 +58,7 @@ func TestLabOnTheDemo(t *testing.T) {
 // would be in the returned folder.
 func labProcess(t *testing.T, args ...string) (cmd *exec.Cmd, output *transcript, left func() []string) {
 	t.Helper()
-	needs(t, "lab")
+	needs(t, "lab", "demo")
 	temporary, stale := dataDir(t), t.TempDir()
 	// What a demo that was killed says of itself is no reason to fail.
 	note := `{"pid":1,"database_url":"postgres://shop@127.0.0.1:1/shop",` +

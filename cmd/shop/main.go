@@ -43,6 +43,13 @@ type wing struct {
 // file.
 var wings []wing
 
+// demoServers start servers of the demo wing in this process, for the proof wing. Each function
+// returns where its server answers and what stops it. They are nil in a program without the demo.
+var demoServers struct {
+	Redis, NATS, Provider func() (url string, stop func(), err error)
+	Mailbox               func() (smtpURL, pageURL string, stop func(), err error)
+}
+
 // program is what a command gets from the outside.
 type program struct {
 	ctx    context.Context

@@ -18,9 +18,11 @@ type proofCommands struct {
 }
 
 func init() {
+	// The init function of the demo may run later.
+	lab := proof.LabSection(func() proof.DemoServers { return demoServers })
 	wings = append(wings, wing{
 		commands: func() any { return &proofCommands{} },
-		sections: []app.Section{proof.LabSection()},
+		sections: []app.Section{lab},
 		prepare:  armCrashPoint,
 	})
 }
@@ -57,7 +59,7 @@ Exit code 1 if a guarded program fails, or if a naive one does not fail as expec
 func (c *labCommand) Run(p *program) error {
 	// Experiments fail on purpose; the report covers all of it.
 	log := slog.New(slog.DiscardHandler)
-	return proof.Lab(p.ctx, p.config, c.Experiments, c.JSON, p.stdout, p.stderr, log)
+	return proof.Lab(p.ctx, p.config, demoServers, c.Experiments, c.JSON, p.stdout, p.stderr, log)
 }
 
 type benchCommand struct {
@@ -84,7 +86,7 @@ Exit code 1 if anything was sold twice or an answer was wrong.`
 }
 
 func (c *benchCommand) Run(p *program) error {
-	return proof.Bench(p.ctx, p.config, c.Duration, c.Orders, c.JSON, p.stdout, p.stderr)
+	return proof.Bench(p.ctx, p.config, demoServers, c.Duration, c.Orders, c.JSON, p.stdout, p.stderr)
 }
 
 type tortureCommand struct {
@@ -112,6 +114,6 @@ func (c *tortureCommand) Run(p *program) error {
 	if c.Points {
 		return proof.ListCrashPoints(p.stdout)
 	}
-	return proof.Torture(p.ctx, proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep},
-		p.stdout, p.stderr)
+	how := proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep}
+	return proof.Torture(p.ctx, demoServers, how, p.stdout, p.stderr)
 }

@@ -32,7 +32,7 @@ var layers = []string{
 
 // only lists the packages that alone may import a package.
 var only = map[string][]string{
-	"internal/demo":  {"internal/proof", "cmd/shop"},
+	"internal/demo":  {"cmd/shop"},
 	"internal/proof": {"cmd/shop"},
 }
 
@@ -104,7 +104,8 @@ func layerOf(path string) int {
 
 func isTesting(path string) bool { return slices.Contains(testingPackages, path) }
 
-// TestShopStandsAlone keeps the shop's packages, tests included, from importing the proof.
+// TestShopStandsAlone keeps the tests of all packages from importing an outer wing that is not their
+// own, so that either wing can be removed alone.
 func TestShopStandsAlone(t *testing.T) {
 	t.Parallel()
 	const format = `{{$p := .ImportPath}}{{range .TestImports}}{{$p}} {{.}}{{"\n"}}{{end}}` +
@@ -117,8 +118,34 @@ func TestShopStandsAlone(t *testing.T) {
 		from, to, _ := strings.Cut(scanner.Text(), " ")
 		from, _ = inModule(from)
 		to, ours := inModule(to)
-		if ours && strings.HasPrefix(to, "internal/proof") && !strings.HasPrefix(from, "internal/proof") {
+		if !ours || layerOf(to) < 0 {
+			continue
+		}
+		wing := layers[layerOf(to)]
+		if only[wing] != nil && from != wing && !strings.HasPrefix(from, wing+"/") {
 			t.Errorf("the tests of %s import %s", from, to)
+		}
+	}
+}
+
+// TestServeIsLean keeps the tools of the outer wings and of the tests out of `shop serve`.
+func TestServeIsLean(t *testing.T) {
+	t.Parallel()
+	output, err := exec.Command("go", "list", "-deps", module+"internal/app").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	imported := strings.Fields(string(output))
+	if !slices.Contains(imported, module+"internal/orders") {
+		t.Errorf("only %d packages seen: is the list complete?", len(imported))
+	}
+	for _, path := range imported {
+		for _, tool := range []string{
+			"toxiproxy", "porcupine", "miniredis", "nats-server", "chromedp", "embedded-postgres",
+		} {
+			if strings.Contains(path, tool) {
+				t.Errorf("shop serve contains %s", path)
+			}
 		}
 	}
 }

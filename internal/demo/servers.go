@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -80,6 +81,74 @@ func ServeBroker(ctx context.Context, config app.Config, dir string) error {
 	<-ctx.Done()
 	broker.Stop()
 	return nil
+}
+
+// StartRedis starts an empty Redis in this process.
+func StartRedis() (url string, stop func(), err error) {
+	server, err := embedded.StartRedis()
+	if err != nil {
+		return "", nil, err
+	}
+	return server.URL(), server.Stop, nil
+}
+
+// StartNATS starts a NATS server with JetStream in this process. Its streams end with it.
+func StartNATS() (url string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "onceshop-nats-")
+	if err != nil {
+		return "", nil, fmt.Errorf("make a folder for NATS: %w", err)
+	}
+	server, err := embedded.StartNATS(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return server.URL(), func() {
+		server.Stop()
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+// StartProvider starts a simulated payment provider in this process, on a free port. It keeps
+// everything in memory and sends no webhooks.
+func StartProvider() (url string, stop func(), err error) {
+	config, provider := app.Config{PSPAddr: "127.0.0.1:0"}, psp.Config{Logger: slog.New(slog.DiscardHandler)}
+	stop, err = start(func(ctx context.Context, ready func()) error {
+		return ServeProvider(ctx, config, provider, func(at net.Addr) {
+			url = "http://" + at.String()
+			ready()
+		})
+	})
+	return url, stop, err
+}
+
+// StartMailbox starts a mail sink in this process, on free ports. It keeps the mails in memory.
+func StartMailbox() (smtpURL, pageURL string, stop func(), err error) {
+	config := app.Config{MailboxSMTPAddr: "127.0.0.1:0", MailboxAddr: "127.0.0.1:0"}
+	stop, err = start(func(ctx context.Context, ready func()) error {
+		return ServeMailbox(ctx, config, "", slog.New(slog.DiscardHandler), func(smtp, page net.Addr) {
+			smtpURL, pageURL = "smtp://"+smtp.String()+"?tls=none", "http://"+page.String()
+			ready()
+		})
+	})
+	return smtpURL, pageURL, stop, err
+}
+
+// start runs a server beside its caller until stop is called. It returns when the server is ready
+// or has failed.
+func start(serve func(ctx context.Context, ready func()) error) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- serve(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+		return func() {
+			cancel()
+			<-ended
+		}, nil
+	case err := <-ended:
+		cancel()
+		return nil, err
+	}
 }
 
 // serveHTTP serves until ctx ends, then lets requests finish.

@@ -19,8 +19,8 @@ import (
 // empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it
 // starts for the run. It writes the report on out, as a table or as one JSON document, and what it
 // is doing on progress. It is an error if what was measured was not right.
-func Bench(ctx context.Context, config app.Config, duration time.Duration, settled int, asJSON bool, out,
-	progress io.Writer) error {
+func Bench(ctx context.Context, config app.Config, demo DemoServers, duration time.Duration, settled int, asJSON bool,
+	out, progress io.Writer) error {
 	if duration < bench.MinDuration {
 		return app.UsageError{Err: fmt.Errorf("--duration %s is too short to measure anything: give it %s or more",
 			duration, bench.MinDuration)}
@@ -29,9 +29,12 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 		return app.UsageError{Err: fmt.Errorf("--orders %d is too few to tell of growth: give it %d or more", settled,
 			bench.MinGrown)}
 	}
+	if settled == 0 && demo.Provider == nil {
+		return errWithout("payment provider", "run the bench with a program that is built with it, or give --orders")
+	}
 	begin := time.Now()
 	var report interface{ Write(io.Writer) }
-	err := withBenchServers(ctx, config, progress, func(ctx context.Context, databaseURL, natsURL string) error {
+	err := withBenchServers(ctx, config, demo, progress, func(ctx context.Context, databaseURL, natsURL string) error {
 		pool, err := pg.Open(ctx, databaseURL, 4)
 		if err != nil {
 			return app.UsageError{Err: err}
@@ -46,7 +49,7 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 		}
 		defer broker.Close()
 		var bar *progressbar.ProgressBar
-		run := bench.Config{DB: pool, Broker: broker, Duration: duration,
+		run := bench.Config{DB: pool, Broker: broker, Provider: demo.Provider, Duration: duration,
 			Progress: func(doing string, step, steps int) {
 				if bar == nil {
 					bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress),
@@ -87,9 +90,9 @@ func Bench(ctx context.Context, config app.Config, duration time.Duration, settl
 // withBenchServers runs on the servers that the environment names, or else on some that end with
 // the run and leave nothing. Those that share a running demo's servers with buyers would measure
 // the buyers too.
-func withBenchServers(ctx context.Context, config app.Config, progress io.Writer,
+func withBenchServers(ctx context.Context, config app.Config, demo DemoServers, progress io.Writer,
 	run func(ctx context.Context, databaseURL, natsURL string) error) error {
-	own := &servers{config: config, out: progress}
+	own := &servers{config: config, demo: demo, out: progress}
 	defer own.stop()
 	if config.DatabaseURL == "" || config.NATSURL == "" {
 		fmt.Fprintln(progress, "Starting, for this run only, the servers that DATABASE_URL and NATS_URL do not name:")

@@ -26,14 +26,17 @@ const labTimeout = 3 * time.Second
 // and starts those that are missing for itself. It writes the matrix on out, as a table or as one
 // JSON document, and what it is doing on progress. It is an error if a twin did other than
 // expected.
-func Lab(ctx context.Context, config app.Config, names []string, asJSON bool, out, progress io.Writer,
-	log *slog.Logger) error {
+func Lab(ctx context.Context, config app.Config, demo DemoServers, names []string, asJSON bool, out,
+	progress io.Writer, log *slog.Logger) error {
 	experiments, err := labExperiments(names)
 	if err != nil {
 		return err
 	}
+	if demo.Provider == nil {
+		return app.UsageError{Err: lab.ErrNoWitnesses}
+	}
 	var report lab.Report
-	err = withLab(ctx, config, progress, log, func(ctx context.Context, l *lab.Lab) error {
+	err = withLab(ctx, config, demo, progress, log, func(ctx context.Context, l *lab.Lab) error {
 		report, err = runExperiments(ctx, l, experiments, progress)
 		return err
 	})
@@ -106,20 +109,20 @@ func runExperiments(ctx context.Context, l *lab.Lab, experiments []lab.Experimen
 
 // withLab runs a lab on the servers that config names, or else on those of the running demo; for
 // those that are still missing, it starts servers that end with it and leave nothing.
-func withLab(ctx context.Context, config app.Config, progress io.Writer, log *slog.Logger,
+func withLab(ctx context.Context, config app.Config, demo DemoServers, progress io.Writer, log *slog.Logger,
 	run func(context.Context, *lab.Lab) error) error {
 	if config.DatabaseURL == "" {
-		if demo, err := config.WithDemo(); err == nil && answers(ctx, demo.DatabaseURL) {
+		if running, err := config.WithDemo(); err == nil && answers(ctx, running.DatabaseURL) {
 			fmt.Fprintln(progress, "On the servers of the demo that runs on", config.DataDir)
-			config = demo
+			config = running
 		}
 	}
-	own := &servers{config: config, out: progress}
+	own := &servers{config: config, demo: demo, out: progress}
 	defer own.stop()
 	if err := own.startForLab(ctx); err != nil {
 		return err
 	}
-	return connectLab(ctx, own.config, log, run)
+	return connectLab(ctx, own.config, demo, log, run)
 }
 
 // answers reports whether the database of a demo is there: what a demo that was killed says of
@@ -135,7 +138,7 @@ func answers(ctx context.Context, databaseURL string) bool {
 	return pool.Ping(ctx) == nil
 }
 
-func connectLab(ctx context.Context, config app.Config, log *slog.Logger,
+func connectLab(ctx context.Context, config app.Config, demo DemoServers, log *slog.Logger,
 	run func(context.Context, *lab.Lab) error) error {
 	pool, err := pg.Open(ctx, config.DatabaseURL, 4)
 	if err != nil {
@@ -152,7 +155,7 @@ func connectLab(ctx context.Context, config app.Config, log *slog.Logger,
 		return fmt.Errorf("connect to NATS_URL: %w", err)
 	}
 	defer broker.Close()
-	l := lab.New(pool, client, broker, log)
+	l := lab.New(pool, client, broker, demo.witnesses(), log)
 	defer l.Close()
 	return run(ctx, l)
 }

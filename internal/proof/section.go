@@ -10,14 +10,14 @@ import (
 )
 
 // LabSection is the lab's pages on a node of the shop. A node without Redis and NATS has no lab;
-// its pages say so.
-func LabSection() app.Section {
+// its pages say so. The function demo is called when the node starts.
+func LabSection(demo func() DemoServers) app.Section {
 	return app.Section{
 		Section: web.Section{Path: "/lab", Name: "Lab", Title: "Duplicates lab"},
 		Start: func(e *echo.Echo, shop *web.Web, node app.Node) func() {
 			var l *lab.Lab
 			if node.Redis != nil && node.NATS != nil {
-				l = lab.New(node.Pool, node.Redis, node.NATS, node.Log)
+				l = lab.New(node.Pool, node.Redis, node.NATS, demo().witnesses(), node.Log)
 			}
 			p := pages.New(shop, l, node.Log)
 			p.Register(e)

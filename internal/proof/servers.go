@@ -11,16 +11,35 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/app"
-	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/pg/pglocal"
+	"github.com/onceshop/onceshop/internal/proof/lab"
 )
 
 // stopTimeout bounds the end of a database server.
 const stopTimeout = 10 * time.Second
 
+// DemoServers start servers of the demo in this process. Each function returns where its server
+// answers and what stops it. They are nil in a program that is built without the demo.
+type DemoServers struct {
+	Redis, NATS, Provider func() (url string, stop func(), err error)
+	Mailbox               func() (smtpURL, pageURL string, stop func(), err error)
+}
+
+// witnesses are the servers that a lab starts for itself.
+func (s DemoServers) witnesses() lab.Witnesses {
+	return lab.Witnesses{Provider: s.Provider, Mailbox: s.Mailbox}
+}
+
+// errWithout reports what a program without the demo lacks, and what helps.
+func errWithout(server, instead string) error {
+	return app.UsageError{Err: fmt.Errorf("this program is built without internal/demo and has no %s: %s", server,
+		instead)}
+}
+
 // servers are started for one run and leave nothing behind.
 type servers struct {
 	config app.Config
+	demo   DemoServers
 	out    io.Writer
 	dir    string
 	stops  []func()
@@ -109,29 +128,24 @@ func (s *servers) startPostgres(ctx context.Context) error {
 }
 
 func (s *servers) startRedis() error {
-	return s.step("Redis (in process)", func() error {
-		server, err := embedded.StartRedis()
-		if err != nil {
-			return err
-		}
-		s.stops = append(s.stops, server.Stop)
-		s.config.RedisURL = server.URL()
-		return nil
-	})
+	if s.demo.Redis == nil {
+		return errWithout("Redis", "name one in REDIS_URL")
+	}
+	return s.step("Redis (in process)", func() error { return s.startHere(s.demo.Redis, &s.config.RedisURL) })
 }
 
 func (s *servers) startNATS() error {
-	return s.step("NATS JetStream, synced", func() error {
-		dir, err := s.folder("nats")
-		if err != nil {
-			return err
-		}
-		server, err := embedded.StartNATS(dir)
-		if err != nil {
-			return err
-		}
-		s.stops = append(s.stops, server.Stop)
-		s.config.NATSURL = server.URL()
-		return nil
-	})
+	if s.demo.NATS == nil {
+		return errWithout("NATS", "name one in NATS_URL")
+	}
+	return s.step("NATS JetStream, synced", func() error { return s.startHere(s.demo.NATS, &s.config.NATSURL) })
+}
+
+func (s *servers) startHere(start func() (url string, stop func(), err error), url *string) error {
+	address, stop, err := start()
+	if err != nil {
+		return err
+	}
+	s.stops, *url = append(s.stops, stop), address
+	return nil
 }

@@ -26,10 +26,13 @@ type TortureOptions struct {
 
 // Torture tortures the shop, writes the report on out and what goes on on progress. It is an error
 // if a promise was broken.
-func Torture(ctx context.Context, how TortureOptions, out, progress io.Writer) error {
+func Torture(ctx context.Context, demo DemoServers, how TortureOptions, out, progress io.Writer) error {
 	if how.Duration < torture.MinDuration {
 		return app.UsageError{Err: fmt.Errorf("--duration %s is too short: give it %s or more", how.Duration,
 			torture.MinDuration)}
+	}
+	if demo.Provider == nil { // the children are commands of the demo wing
+		return errWithout("NATS, no payment provider and no mailbox", "torture a program that is built with it")
 	}
 	if how.Seed == 0 {
 		how.Seed = 1 + uint64(rand.Uint32()) //nolint:gosec // to be told, not to be kept

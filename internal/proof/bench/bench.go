@@ -40,6 +40,9 @@ type Config struct {
 	// Broker is a connection to a NATS server with JetStream. It may be nil: the relay is left out
 	// then.
 	Broker *nats.Conn
+	// Provider starts a simulated payment provider and returns its URL. Only Run calls it, once for
+	// each shop.
+	Provider func() (url string, stop func(), err error)
 	// Duration is how long the whole run should take.
 	Duration time.Duration
 	// Progress is told what is being measured, and which of how many steps it is. It may be nil.
@@ -54,7 +57,7 @@ func Run(ctx context.Context, c Config) (report Report, err error) {
 		c.Progress = func(string, int, int) {}
 	}
 	flash := flashFor(c.Duration)
-	b, err := open(ctx, c.DB, int64(flash.Stock))
+	b, err := open(ctx, c.DB, c.Provider, int64(flash.Stock))
 	if err != nil {
 		return report, err
 	}

@@ -37,9 +37,8 @@ func TestRun(t *testing.T) {
 	steps := 0
 	broker := startBroker(t)
 	report, err := Run(t.Context(),
-		Config{DB: db, Broker: broker, Duration: time.Second, Progress: func(string, int, int) {
-			steps++
-		}})
+		Config{DB: db, Broker: broker, Provider: providers(t), Duration: time.Second,
+			Progress: func(string, int, int) { steps++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,11 +87,12 @@ func TestCanceledRunLeavesNothing(t *testing.T) {
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := Run(ctx, Config{DB: db, Duration: 3 * time.Second, Progress: func(_ string, step, _ int) {
-		if step == 1 {
-			time.AfterFunc(20*time.Millisecond, cancel) // in the midst of a round
-		}
-	}})
+	_, err := Run(ctx, Config{DB: db, Provider: providers(t), Duration: 3 * time.Second,
+		Progress: func(_ string, step, _ int) {
+			if step == 1 {
+				time.AfterFunc(20*time.Millisecond, cancel) // in the midst of a round
+			}
+		}})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
@@ -300,4 +300,16 @@ func startBroker(t *testing.T) *nats.Conn {
 	}
 	t.Cleanup(broker.Close)
 	return broker
+}
+
+// providers starts the two payment providers of a run. They stop when the test ends.
+func providers(t *testing.T) func() (url string, stop func(), err error) {
+	t.Helper()
+	urls := []string{
+		shoptest.Provider(t, shoptest.ProviderOptions{}), shoptest.Provider(t, shoptest.ProviderOptions{}),
+	}
+	return func() (url string, stop func(), err error) {
+		url, urls = urls[0], urls[1:]
+		return url, func() {}, nil
+	}
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/onceshop/onceshop/internal/api"
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/dedup"
-	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
@@ -40,6 +39,7 @@ type bench struct {
 	// otherServer is a second node of ours on the same tables. Only the flash sale has it.
 	otherServer *server
 	providerURL string
+	newProvider func() (url string, stop func(), err error)
 	buyers      []buyer
 	// placed are orders to replay, by buyer.
 	placed [][]placed
@@ -55,12 +55,13 @@ type buyer struct {
 	naive int64
 }
 
-func open(ctx context.Context, db *pgxpool.Pool, flashStock int64) (_ *bench, err error) {
+func open(ctx context.Context, db *pgxpool.Pool, provider func() (url string, stop func(), err error),
+	flashStock int64) (_ *bench, err error) {
 	tables, err := openSchemas(ctx, db, flashStock)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{schemas: tables}
+	b := &bench{schemas: tables, newProvider: provider}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close(ctx))
@@ -130,7 +131,7 @@ func (b *bench) addNaiveBuyers(ctx context.Context) error {
 }
 
 func (b *bench) startNaive(ctx context.Context) error {
-	provider, _, err := b.startProvider(ctx)
+	provider, _, err := b.startProvider()
 	if err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (b *bench) startNaive(ctx context.Context) error {
 }
 
 func (b *bench) startOurs(ctx context.Context) error {
-	provider, address, err := b.startProvider(ctx)
+	provider, address, err := b.startProvider()
 	if err != nil {
 		return err
 	}
@@ -184,21 +185,15 @@ func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orde
 		Timeline: timeline.New(pool), Recorder: recorder, Log: silent}))
 }
 
-// startProvider starts a payment provider in this process, behind real HTTP, and returns a client
-// of it.
-func (b *bench) startProvider(ctx context.Context) (client *psp.Client, address string, err error) {
-	provider, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
+// startProvider starts a payment provider behind real HTTP, and returns a client of it.
+func (b *bench) startProvider() (client *psp.Client, address string, err error) {
+	address, stop, err := b.newProvider()
 	if err != nil {
 		return nil, "", fmt.Errorf("start the bench's payment provider: %w", err)
 	}
-	b.stops = append(b.stops, func() { _ = provider.Close() })
-	running, err := b.serve(ctx, provider)
-	if err != nil {
-		return nil, "", err
-	}
-	client = psp.NewClient("http://"+running.address, providerTimeout)
-	b.stops = append(b.stops, client.CloseIdleConnections)
-	return client, "http://" + running.address, nil
+	client = psp.NewClient(address, providerTimeout)
+	b.stops = append(b.stops, stop, client.CloseIdleConnections)
+	return client, address, nil
 }
 
 // checkOurs asks the shop's own invariants of what all scenarios have left, against the provider

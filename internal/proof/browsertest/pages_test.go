@@ -8,6 +8,7 @@ import (
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/proof"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // These tests look at every page, light and dark, phone and desktop: it is small, keeps its own
@@ -23,7 +24,7 @@ type visit struct {
 
 func TestShopPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, withLab)
+	shop := apptest.Start(t, 1, withLab(proof.DemoServers{}))
 	stranger, guest := newGuest(t, shop.Nodes[0]), newGuest(t, shop.Nodes[0])
 	for _, v := range []visit{
 		{name: "cart-empty", path: "/cart"},
@@ -91,7 +92,7 @@ func forgetOutcome(t *testing.T, shop *apptest.Shop, orderID string) {
 
 func TestCounterPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, withLab)
+	shop := apptest.Start(t, 1, withLab(proof.DemoServers{}))
 	alice := shop.Alice(t)
 	var order orders.Order
 	for _, method := range []string{"pm_declined", "pm_insufficient_funds", "pm_ok"} {
@@ -119,7 +120,12 @@ func TestCounterPages(t *testing.T) {
 
 func TestLabPages(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, withLab)
+	provider := shoptest.Provider(t, shoptest.ProviderOptions{})
+	smtp, mailbox := shoptest.Mailbox(t)
+	shop := apptest.Start(t, 1, withLab(proof.DemoServers{
+		Provider: func() (string, func(), error) { return provider, func() {}, nil },
+		Mailbox:  func() (string, string, func(), error) { return smtp, mailbox, func() {}, nil },
+	}))
 	b := newGuest(t, shop.Nodes[0])
 	const experiment = "/lab/unique-double-click"
 	b.visit(visit{name: "lab-experiment", path: experiment})
@@ -131,4 +137,8 @@ func TestLabPages(t *testing.T) {
 }
 
 // withLab adds the lab's pages to a shop.
-func withLab(c *app.Config) { c.Sections = []app.Section{proof.LabSection()} }
+func withLab(demo proof.DemoServers) func(*app.Config) {
+	return func(c *app.Config) {
+		c.Sections = []app.Section{proof.LabSection(func() proof.DemoServers { return demo })}
+	}
+}

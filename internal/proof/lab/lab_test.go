@@ -13,6 +13,12 @@ import (
 // setup returns a lab on servers of its own.
 func setup(t *testing.T) *Lab {
 	t.Helper()
+	provider := shoptest.Provider(t, shoptest.ProviderOptions{})
+	smtp, mailbox := shoptest.Mailbox(t)
+	witnesses := Witnesses{
+		Provider: func() (string, func(), error) { return provider, func() {}, nil },
+		Mailbox:  func() (string, string, func(), error) { return smtp, mailbox, func() {}, nil },
+	}
 	cache := shoptest.Miniredis(t)
 	broker := shoptest.NATS(t, t.TempDir())
 	client, err := redisclient.Open(cache)
@@ -25,7 +31,8 @@ func setup(t *testing.T) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	l := New(shoptest.Pool(t, shoptest.DatabaseURL(t)), client, conn, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	l := New(shoptest.Pool(t, shoptest.DatabaseURL(t)), client, conn, witnesses,
+		slog.New(slog.NewTextHandler(t.Output(), nil)))
 	t.Cleanup(l.Close)
 	return l
 }

@@ -28,6 +28,17 @@ const (
 // ErrBusy reports that as many experiments are running as may.
 var ErrBusy = errors.New("lab: too many experiments are running: try again in a moment")
 
+// Witnesses start the lab's own payment provider and mail server, which count what really happened
+// there. Each function returns where its server answers and what stops it.
+type Witnesses struct {
+	Provider func() (url string, stop func(), err error)
+	Mailbox  func() (smtpURL, pageURL string, stop func(), err error)
+}
+
+// ErrNoWitnesses reports a program that cannot start them.
+var ErrNoWitnesses = errors.New("this program is built without internal/demo and has no payment provider and no " +
+	"mailbox for the lab: run the lab with a program that is built with it")
+
 // Lab runs experiments against the servers of a shop.
 type Lab struct {
 	shop  *pgxpool.Pool
@@ -35,15 +46,19 @@ type Lab struct {
 	nats  *nats.Conn
 	log   *slog.Logger
 
+	witnesses Witnesses
+
 	slots *semaphore.Weighted
 	mu    sync.Mutex
 	bench *servers // nil until the first experiment
 }
 
-// New returns a lab on the servers of a shop. It leaves them alone until the first experiment. The
-// caller closes the clients after Close.
-func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, log *slog.Logger) *Lab {
-	return &Lab{shop: shop, redis: redis, nats: nats, log: log, slots: semaphore.NewWeighted(maxRuns)}
+// New returns a lab on the servers of a shop. It leaves them alone, and starts no witness, until the
+// first experiment, which fails with ErrNoWitnesses when there are none. The caller closes the
+// clients after Close.
+func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, witnesses Witnesses, log *slog.Logger) *Lab {
+	return &Lab{shop: shop, redis: redis, nats: nats, witnesses: witnesses, log: log,
+		slots: semaphore.NewWeighted(maxRuns)}
 }
 
 // Close ends the lab's own servers. No experiment may be running.
@@ -119,12 +134,15 @@ func safely(run func() error) (err error) {
 func (l *Lab) servers(ctx context.Context) (*servers, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.witnesses.Provider == nil || l.witnesses.Mailbox == nil {
+		return nil, ErrNoWitnesses
+	}
 	if l.bench == nil {
 		js, err := jetstream.New(l.nats)
 		if err != nil {
 			return nil, fmt.Errorf("use the broker: %w", err)
 		}
-		if l.bench, err = startServers(ctx, l.shop, l.redis, js, l.log); err != nil {
+		if l.bench, err = startServers(ctx, l.shop, l.redis, js, l.witnesses, l.log); err != nil {
 			return nil, err
 		}
 	}

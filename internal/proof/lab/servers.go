@@ -4,11 +4,9 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,12 +15,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/onceshop/onceshop/internal/accounts"
-	"github.com/onceshop/onceshop/internal/demo/mailbox"
-	simulator "github.com/onceshop/onceshop/internal/demo/psp"
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
@@ -77,14 +72,12 @@ type servers struct {
 	smtpAddr   string
 	http       *http.Client
 	log        *slog.Logger
-	stop       context.CancelFunc
-	group      errgroup.Group
+	stops      []func()
 }
 
 func startServers(ctx context.Context, shop *pgxpool.Pool, redis redis.UniversalClient, js jetstream.JetStream,
-	log *slog.Logger) (_ *servers, err error) {
-	own, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &servers{races: semaphore.NewWeighted(1), Redis: redis, JS: js, log: log, stop: stop,
+	witnesses Witnesses, log *slog.Logger) (_ *servers, err error) {
+	s := &servers{races: semaphore.NewWeighted(1), Redis: redis, JS: js, log: log,
 		http: &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}}
 	defer func() {
 		if err != nil {
@@ -94,21 +87,19 @@ func startServers(ctx context.Context, shop *pgxpool.Pool, redis redis.Universal
 	if err := s.openSchemas(ctx, shop); err != nil {
 		return nil, err
 	}
-	if err := s.startProvider(own); err != nil {
-		return nil, err
-	}
 	if err := s.openLastStream(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.startMailbox(own)
+	return s, s.start(witnesses)
 }
 
 func (s *servers) close() {
-	s.stop()
-	_ = s.group.Wait() // the servers end because they are told to
 	s.http.CloseIdleConnections()
 	if s.PSP != nil {
 		s.PSP.CloseIdleConnections()
+	}
+	for _, stop := range s.stops {
+		stop()
 	}
 	for _, pool := range []*pgxpool.Pool{s.Guarded, s.Naive} {
 		if pool != nil {
@@ -202,59 +193,27 @@ func (s *servers) openLastStream(ctx context.Context) error {
 	return nil
 }
 
-func (s *servers) startProvider(ctx context.Context) error {
-	server, err := simulator.NewServer(simulator.Config{Logger: slog.New(slog.DiscardHandler)})
+func (s *servers) start(witnesses Witnesses) error {
+	address, stop, err := witnesses.Provider()
 	if err != nil {
 		return fmt.Errorf("start the lab's payment provider: %w", err)
 	}
-	address, err := s.serve(ctx, server, server.Close)
-	if err != nil {
-		return errors.Join(err, server.Close())
-	}
-	s.ProviderURL, s.PSP = "http://"+address, psp.NewClient("http://"+address, providerTimeout)
-	return nil
-}
-
-func (s *servers) startMailbox(ctx context.Context) error {
-	box, err := mailbox.Open("", slog.New(slog.DiscardHandler))
-	if err != nil {
-		return fmt.Errorf("open the lab's mailbox: %w", err)
-	}
-	smtp, err := net.Listen("tcp", "127.0.0.1:0")
+	s.stops = append(s.stops, stop)
+	s.ProviderURL, s.PSP = address, psp.NewClient(address, providerTimeout)
+	smtpURL, pageURL, stop, err := witnesses.Mailbox()
 	if err != nil {
 		return fmt.Errorf("start the lab's mail server: %w", err)
 	}
-	s.group.Go(func() error { return box.ServeSMTP(smtp) })
-	s.group.Go(func() error {
-		<-ctx.Done()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), mailTimeout)
-		defer cancel()
-		return box.Shutdown(drain)
-	})
-	address, err := s.serve(ctx, box.Handler(), func() error { return nil })
+	s.stops = append(s.stops, stop)
+	smtp, err := url.Parse(smtpURL)
 	if err != nil {
-		return err
+		return fmt.Errorf("use the lab's mail server: %w", err)
 	}
-	s.mailboxURL, s.smtpAddr = "http://"+address, smtp.Addr().String()
-	if s.Mailer, err = notify.NewMailer("smtp://"+s.smtpAddr+"?tls=none", mailTimeout); err != nil {
+	s.mailboxURL, s.smtpAddr = pageURL, smtp.Host
+	if s.Mailer, err = notify.NewMailer(smtpURL, mailTimeout); err != nil {
 		return fmt.Errorf("use the lab's mail server: %w", err)
 	}
 	return nil
-}
-
-// serve answers on a free port of this machine until ctx ends.
-func (s *servers) serve(ctx context.Context, handler http.Handler, closed func() error) (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("listen for the lab: %w", err)
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	s.group.Go(func() error { return server.Serve(listener) })
-	s.group.Go(func() error {
-		<-ctx.Done()
-		return errors.Join(closed(), server.Close())
-	})
-	return listener.Addr().String(), nil
 }
 
 // Captures is how often the provider took money for an order.

@@ -137,5 +137,7 @@ func place(t *testing.T, buyer *apitest.Client, key string) (order orders.Order)
 // bearer is the header of a token.
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
 
-// withLab adds the lab's pages to a shop.
-func withLab(c *app.Config) { c.Sections = []app.Section{proof.LabSection()} }
+// withLab adds the lab's pages to a shop. No experiment can run there.
+func withLab(c *app.Config) {
+	c.Sections = []app.Section{proof.LabSection(func() proof.DemoServers { return proof.DemoServers{} })}
+}

@@ -39,6 +39,12 @@ type site struct {
 // open starts a demo with a lab on servers of its own. change may alter the shop.
 func open(t *testing.T, change func(*web.Web)) *site {
 	t.Helper()
+	provider := shoptest.Provider(t, shoptest.ProviderOptions{})
+	smtp, mailbox := shoptest.Mailbox(t)
+	witnesses := lab.Witnesses{
+		Provider: func() (string, func(), error) { return provider, func() {}, nil },
+		Mailbox:  func() (string, string, func(), error) { return smtp, mailbox, func() {}, nil },
+	}
 	cache := shoptest.Miniredis(t)
 	broker := shoptest.NATS(t, t.TempDir())
 	client, err := redisclient.Open(cache)
@@ -51,9 +57,14 @@ func open(t *testing.T, change func(*web.Web)) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	l := lab.New(shoptest.DB(t), client, conn, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	l := lab.New(shoptest.DB(t), client, conn, witnesses, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	t.Cleanup(l.Close)
 	return serve(t, l, change)
+}
+
+// withoutWitnesses returns a lab that cannot run an experiment.
+func withoutWitnesses() *lab.Lab {
+	return lab.New(nil, nil, nil, lab.Witnesses{}, slog.New(slog.DiscardHandler))
 }
 
 func serve(t *testing.T, l *lab.Lab, change func(*web.Web)) *site {
@@ -288,7 +299,7 @@ func TestStreamsEndWithTheNode(t *testing.T) {
 
 func TestWhoMayExperiment(t *testing.T) {
 	t.Parallel()
-	s := open(t, func(shop *web.Web) { shop.Demo = false })
+	s := serve(t, withoutWitnesses(), func(shop *web.Web) { shop.Demo = false })
 	for _, path := range []string{"/lab", "/lab/" + doubleClick, "/lab/events"} {
 		if status, header, _ := s.ask(http.MethodGet, path); status != http.StatusSeeOther ||
 			!strings.HasPrefix(header.Get("Location"), "/admin/login") {
@@ -308,7 +319,7 @@ func TestWhoMayExperiment(t *testing.T) {
 
 func TestFormsOfOtherSites(t *testing.T) {
 	t.Parallel()
-	s := open(t, nil)
+	s := serve(t, withoutWitnesses(), nil)
 	for _, path := range []string{"/lab", "/lab/" + doubleClick} {
 		if status, _, _ := s.ask(http.MethodPost, path, "Sec-Fetch-Site",
 			"cross-site"); status != http.StatusForbidden {
@@ -330,4 +341,14 @@ func TestNodeWithoutALab(t *testing.T) {
 	if status, _, _ := s.ask(http.MethodPost, "/lab/"+doubleClick); status != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", status)
 	}
+}
+
+// A program that is built without the demo answers what it lacks.
+func TestLabWithoutWitnesses(t *testing.T) {
+	t.Parallel()
+	s := serve(t, withoutWitnesses(), nil)
+	if status, _, _ := s.ask(http.MethodPost, "/lab/"+doubleClick); status != http.StatusSeeOther {
+		t.Errorf("POST: %d", status)
+	}
+	wantAll(t, s.page("/lab/"+doubleClick), "built without the demo")
 }

@@ -104,10 +104,15 @@ func laneOf(side lab.Side) int {
 
 // sorry says what a visitor may know of why an experiment did not run.
 func sorry(err error) string {
-	if errors.Is(err, lab.ErrBusy) {
+	switch {
+	case errors.Is(err, lab.ErrBusy):
 		return "Too many experiments are running right now. Please try again in a moment."
+	case errors.Is(err, lab.ErrNoWitnesses):
+		return "This program is built without the demo, whose payment provider and mailbox the experiments use. " +
+			"Open the lab on one that is built with it."
+	default:
+		return "The lab could not be set up. The shop's log says why."
 	}
-	return "The lab could not be set up. The shop's log says why."
 }
 
 // startRun runs an experiment, or joins the run that is under way: a second click of the button
