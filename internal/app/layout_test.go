@@ -104,8 +104,8 @@ func layerOf(path string) int {
 
 func isTesting(path string) bool { return slices.Contains(testingPackages, path) }
 
-// TestShopStandsAlone keeps the tests of all packages from importing an outer wing that is not their
-// own, so that either wing can be removed alone.
+// TestShopStandsAlone keeps the tests of all packages from importing an outer wing that is not
+// their own, so that either wing can be removed alone.
 func TestShopStandsAlone(t *testing.T) {
 	t.Parallel()
 	const format = `{{$p := .ImportPath}}{{range .TestImports}}{{$p}} {{.}}{{"\n"}}{{end}}` +

@@ -53,8 +53,8 @@ type Lab struct {
 	bench *servers // nil until the first experiment
 }
 
-// New returns a lab on the servers of a shop. It leaves them alone, and starts no witness, until the
-// first experiment, which fails with ErrNoWitnesses when there are none. The caller closes the
+// New returns a lab on the servers of a shop. It leaves them alone, and starts no witness, until
+// the first experiment, which fails with ErrNoWitnesses when there are none. The caller closes the
 // clients after Close.
 func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, witnesses Witnesses, log *slog.Logger) *Lab {
 	return &Lab{shop: shop, redis: redis, nats: nats, witnesses: witnesses, log: log,
