@@ -1,4 +1,4 @@
-// Package accounts says who is asking: customers, their API tokens, and guests of the storefront.
+// Package accounts identifies the caller: customers with API tokens, and guests of the storefront.
 // A customer is the scope of every idempotency key.
 package accounts
 
@@ -22,15 +22,15 @@ import (
 // ErrUnauthorized reports a token that is missing, unknown, or not accepted here.
 var ErrUnauthorized = errors.New("accounts: no such token")
 
-// Customer is whoever a request acts for.
+// Customer is the account that a request acts for.
 type Customer struct {
 	ID    uuid.UUID
 	Admin bool
 }
 
 const (
-	// knownFor is how long a token that was good a moment ago is not looked up again: the time that
-	// it takes a revoked one to fail everywhere.
+	// knownFor is how long a token that was found stays in memory. It is also the time after which
+	// a revoked token fails on every node.
 	knownFor = 5 * time.Second
 	maxKnown = 10_000
 )
@@ -42,26 +42,26 @@ type Service struct {
 	known      *otter.Cache[tokenHash, seenCustomer]
 }
 
-// seenCustomer was found by its token and is taken for good until then.
+// seenCustomer is a customer found by its token. It is valid until the given time.
 type seenCustomer struct {
 	Customer
 	until time.Time
 }
 
-// New returns a service on the pool's database. Only with acceptDemo are demo tokens good for
-// anything.
+// New returns a service on the pool's database. It accepts demo tokens only with acceptDemo.
 func New(pool *pgxpool.Pool, acceptDemo bool) *Service {
-	return &Service{db: accountsdb.New(pool), acceptDemo: acceptDemo,
-		known: otter.Must(&otter.Options[tokenHash, seenCustomer]{MaximumSize: maxKnown})}
+	known := otter.Must(&otter.Options[tokenHash, seenCustomer]{MaximumSize: maxKnown})
+	return &Service{db: accountsdb.New(pool), acceptDemo: acceptDemo, known: known}
 }
 
-// Authenticate returns the customer of an API token, or ErrUnauthorized. A token that is revoked is
-// good for up to five seconds more on a node that has just seen it. See docs/performance.md, P7.
+// Authenticate returns the customer of an API token, or ErrUnauthorized. A node that has just seen
+// a token accepts it for up to five seconds after it was revoked. See docs/performance.md, P7.
 func (s *Service) Authenticate(ctx context.Context, token string) (Customer, error) {
 	if token == "" {
 		return Customer{}, ErrUnauthorized
 	}
-	// The lookup by hash compares no secret byte by byte, so its timing tells nothing of the token.
+	// A lookup by hash does not compare secrets byte by byte, so its timing does not reveal the
+	// token.
 	hashed := hash(token)
 	if seen, ok := s.known.GetIfPresent(hashed); ok && time.Now().Before(seen.until) {
 		return seen.Customer, nil
@@ -98,7 +98,7 @@ func (s *Service) IssueToken(ctx context.Context, email string, admin bool) (str
 	return token, nil
 }
 
-// The tokens that the demo knows. They open nothing under `shop serve`.
+// The demo's tokens. `shop serve` rejects them.
 const (
 	DemoAlice = "demo-alice"
 	DemoBob   = "demo-bob"
@@ -114,7 +114,7 @@ func (s *Service) SeedDemo(ctx context.Context) error {
 	)
 }
 
-// EnsureGuest makes the guest known under the id that the guest's signed cookie carries.
+// EnsureGuest adds a customer for a guest, under the id in the guest's signed cookie.
 func (s *Service) EnsureGuest(ctx context.Context, id uuid.UUID) error {
 	if _, err := s.db.InsertCustomer(ctx, accountsdb.InsertCustomerParams{ID: id}); err != nil {
 		return fmt.Errorf("add the guest: %w", err)

@@ -11,27 +11,27 @@ import (
 // ErrBadSignature reports a value that this shop did not sign, or signed for another purpose.
 var ErrBadSignature = errors.New("accounts: bad signature")
 
-// Signer signs what a browser keeps for us, so that a guest cannot become another.
+// Signer signs the values kept in cookies, so that a guest cannot pose as another.
 type Signer struct {
 	secret []byte
 }
 
-// NewSigner uses SHOP_SECRET: 32 bytes or more, the same on every node.
+// NewSigner returns a signer for SHOP_SECRET: at least 32 bytes, the same on every node.
 func NewSigner(secret string) Signer {
 	return Signer{secret: []byte(secret)}
 }
 
-// Sign returns value with a signature that holds for this purpose only.
+// Sign returns value with a signature that is valid for this purpose only.
 func (s Signer) Sign(purpose, value string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(value)) + "." +
 		base64.RawURLEncoding.EncodeToString(s.mac(purpose, value))
 }
 
-// Verify returns the value that Sign was given, or ErrBadSignature.
+// Verify returns the value passed to Sign, or ErrBadSignature.
 func (s Signer) Verify(purpose, signed string) (string, error) {
 	encoded, _, _ := strings.Cut(signed, ".")
 	value, err := base64.RawURLEncoding.DecodeString(encoded)
-	// Signed again and compared as a whole, since base64 has more than one way to write the same
+	// Sign the value again and compare the whole text: base64 has several encodings of the same
 	// bytes.
 	if err != nil || !hmac.Equal([]byte(signed), []byte(s.Sign(purpose, string(value)))) {
 		return "", ErrBadSignature

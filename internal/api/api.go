@@ -22,7 +22,7 @@ import (
 const (
 	// maxBody is in bytes.
 	maxBody = 64 << 10
-	// operationTimeout bounds the work for one request, whether its client still waits or not.
+	// operationTimeout bounds the work for one request, even if its client has disconnected.
 	operationTimeout = 10 * time.Second
 )
 
@@ -31,7 +31,7 @@ type API struct {
 	Orders   *orders.Service
 	Payments *payments.Service
 	Accounts *accounts.Service
-	// Replays may be nil: then every repeated request goes to the database.
+	// Replays may be nil: every repeated request then goes to the database.
 	Replays  *dedup.Replays
 	Timeline *timeline.Service
 	// Recorder records stopped twins for the orders' timelines. It may be nil.
@@ -43,8 +43,8 @@ type API struct {
 	Log    *slog.Logger
 }
 
-// Register adds the routes. Errors of the handlers reach the echo instance's error handler: see
-// WriteError.
+// Register adds the routes. The handlers return their errors to echo's error handler, which should
+// call WriteError.
 func (a *API) Register(e *echo.Echo) {
 	e.GET("/v1/openapi.yaml", func(c echo.Context) error {
 		return c.Blob(http.StatusOK, "application/yaml", OpenAPI)
@@ -105,11 +105,13 @@ func (a *API) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// once answers an operation under its idempotency key: from memory when this node holds the final
-// answer, together with a twin that is running, or by run. A 201 points to its object under the
-// location, unless that is empty.
-func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedup.Fingerprint, location string,
-	run func(context.Context) (dedup.Answer, error)) error {
+// once answers an operation under its idempotency key: from memory if this node holds the final
+// answer, with the result of a twin that is running, or by calling run. A 201 gets a Location
+// header of location and the object's id, unless location is empty.
+func (a *API) once(
+	c echo.Context, operation string, key dedup.Key, meaning dedup.Fingerprint, location string,
+	run func(context.Context) (dedup.Answer, error),
+) error {
 	c.Set(keyHash, key.Hash())
 	id := dedup.RequestIDOf(operation, customerOf(c).ID, key, meaning)
 	answer, err := a.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
@@ -137,7 +139,7 @@ func (a *API) once(c echo.Context, operation string, key dedup.Key, meaning dedu
 	return c.Blob(answer.Status, contentType, answer.Body)
 }
 
-// pathID reads the id of the path. What is no id names nothing, so missing is returned for it.
+// pathID parses the id in the path. It returns missing if the text is not an id.
 func pathID(c echo.Context, missing error) (uuid.UUID, error) {
 	id, err := uuid.Parse(c.Param("id"))
 	if err != nil || len(c.Param("id")) != 36 {

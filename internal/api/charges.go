@@ -26,8 +26,12 @@ func (a *API) chargeOrder(c echo.Context) error {
 	if err := decode(c, &body); err != nil {
 		return err
 	}
-	command := payments.ChargeOrder{CustomerID: customerOf(c).ID, Key: key, OrderID: orderID,
-		PaymentMethod: body.PaymentMethod}
+	command := payments.ChargeOrder{
+		CustomerID:    customerOf(c).ID,
+		Key:           key,
+		OrderID:       orderID,
+		PaymentMethod: body.PaymentMethod,
+	}
 	return a.once(c, "charges", key, command.Fingerprint(), "/v1/charges/",
 		func(ctx context.Context) (dedup.Answer, error) {
 			return a.Payments.Charge(ctx, command)
@@ -65,8 +69,13 @@ func (a *API) refundCharge(c echo.Context) error {
 	if err := decodeOptional(c, &body); err != nil {
 		return err
 	}
-	command := payments.RefundCharge{CustomerID: customerOf(c).ID, Key: key, ChargeID: chargeID, Amount: body.Amount,
-		Reason: body.Reason}
+	command := payments.RefundCharge{
+		CustomerID: customerOf(c).ID,
+		Key:        key,
+		ChargeID:   chargeID,
+		Amount:     body.Amount,
+		Reason:     body.Reason,
+	}
 	return a.once(c, "refunds", key, command.Fingerprint(), "", func(ctx context.Context) (dedup.Answer, error) {
 		return a.Payments.Refund(ctx, command)
 	})

@@ -30,8 +30,8 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 }
 
 // decode reads the body strictly: unknown, repeated or wrongly cased members, trailing data and
-// wrong types are errors, because a client whose words are ignored believes that it said something.
-// So is a card number, wherever it stands.
+// wrong types are errors. Ignoring them would hide a client's mistake. A card number anywhere in
+// the body is an error too.
 func decode(c echo.Context, into any) error {
 	body, err := readBody(c)
 	if err != nil {
@@ -40,7 +40,7 @@ func decode(c echo.Context, into any) error {
 	return decodeBytes(body, into)
 }
 
-// decodeOptional is decode for a request whose body may be left out.
+// decodeOptional is decode for a request whose body may be empty.
 func decodeOptional(c echo.Context, into any) error {
 	body, err := readBody(c)
 	if err != nil || len(body) == 0 {
@@ -53,8 +53,8 @@ func decodeBytes(body []byte, into any) error {
 	if field, found := cardNumber(body); found {
 		return problem.InvalidError{Field: field, Reason: cardReason}
 	}
-	// By its address, null takes into itself away. It would empty the command, customer and key
-	// included.
+	// Unmarshal into &into: a JSON null would otherwise set it to nil and drop the customer and the
+	// key.
 	err := json.Unmarshal(body, &into, json.RejectUnknownMembers(true))
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError
@@ -78,10 +78,10 @@ func decodeBytes(body []byte, into any) error {
 const cardReason = "looks like a payment card number, which this shop never takes: send the payment_method that " +
 	"the provider made of the card"
 
-// cardNumber returns the field that holds a card number. A member's name counts as its value, and
-// is not repeated.
+// cardNumber returns the path of the field that holds a card number. It also checks the names of
+// fields, but does not include such a name in the path.
 func cardNumber(body []byte) (path string, found bool) {
-	// An escape is the one way to write digits as something else.
+	// A \u00 escape is the only other way to write digits.
 	if !cards.In(string(body)) && !bytes.Contains(body, []byte(`\u00`)) {
 		return "", false
 	}
@@ -90,7 +90,7 @@ func cardNumber(body []byte) (path string, found bool) {
 	for {
 		token, err := decoder.ReadToken()
 		if err != nil {
-			return "", false // and no valid JSON, so it is refused anyway
+			return "", false // the body is not valid JSON and is rejected anyway
 		}
 		kind := token.Kind()
 		if (kind == '"' || kind == '0') && cards.In(token.String()) {
@@ -129,7 +129,7 @@ func reason(err error) string {
 	return strings.TrimPrefix(err.Error(), "jsontext: ")
 }
 
-// field turns a JSON pointer into the path that people write: /lines/0/sku becomes lines[0].sku.
+// field converts a JSON pointer to a path: /lines/0/sku becomes lines[0].sku.
 func field(pointer jsontext.Pointer) string {
 	var path strings.Builder
 	for token := range pointer.Tokens() {

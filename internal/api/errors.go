@@ -28,8 +28,8 @@ var (
 	errCardAsKey = errors.New("api: the idempotency key looks like a card number")
 )
 
-// known maps every error of the services to what a client is told. The last column is safe_new_key:
-// false wherever this key's request, or another try for the same order, may have had an effect.
+// known maps the errors of the services to answers. The last column is safe_new_key: false if this
+// key's request, or another attempt for the same order, may have had an effect.
 var known = []struct {
 	err        error
 	status     int
@@ -80,7 +80,8 @@ var known = []struct {
 
 var errUnavailable = errors.New("api: unavailable")
 
-// problemOf turns any error into a problem. Nothing of an unexpected error reaches the client.
+// problemOf turns any error into a problem. The text of an unexpected error does not reach the
+// client.
 func problemOf(err error) problem.Problem {
 	if p, ok := typed(err); ok {
 		return p
@@ -138,7 +139,8 @@ func typed(err error) (problem.Problem, bool) {
 	return problem.Problem{}, false
 }
 
-// WriteError answers a request under /v1 that ended in err. It logs what the client is not told.
+// WriteError answers a request under /v1 that failed with err. It logs the errors that the answer
+// hides.
 func WriteError(c echo.Context, err error, log *slog.Logger) {
 	if c.Response().Committed {
 		return
@@ -165,8 +167,8 @@ const (
 	objectID = "object_id"
 )
 
-// LogFields are what a log line of the request should carry: the object and the hash of the key,
-// never the key.
+// LogFields returns the request's fields for a log line: the object and the hash of the key, never
+// the key.
 func LogFields(c echo.Context) []any {
 	fields := []any{"method", c.Request().Method, "route", c.Path()}
 	for _, name := range []string{keyHash, objectID} {

@@ -40,7 +40,7 @@ func (a *API) limitTokens(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// bearer is the token of the request, "" without.
+// bearer returns the request's token, or "".
 func bearer(c echo.Context) string {
 	scheme, token, _ := strings.Cut(c.Request().Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -49,8 +49,8 @@ func bearer(c echo.Context) string {
 	return token
 }
 
-// readBody reads the body, and inflates it if it comes as gzip. What it becomes counts for the
-// limit, not what was sent: a small body that would fill the memory is too large.
+// readBody reads the body and decompresses gzip. The limit applies to the decompressed size, so a
+// small body cannot fill the memory.
 func readBody(c echo.Context) ([]byte, error) {
 	request := c.Request()
 	from := io.Reader(request.Body)
@@ -72,7 +72,7 @@ func readBody(c echo.Context) ([]byte, error) {
 	return body, nil
 }
 
-// cutBody blames the client for a body that cannot be read, unless it is too large.
+// cutBody returns a 400 for a body that cannot be read, or the error of one that is too large.
 func cutBody(err error, reason string) error {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge

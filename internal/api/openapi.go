@@ -1,5 +1,5 @@
-// Package api is the shop's JSON API. Its contract is openapi.yaml, which the server hands
-// out at /v1/openapi.yaml and against which the tests check every answer.
+// Package api is the shop's JSON API. Its contract is openapi.yaml. The server serves it at
+// /v1/openapi.yaml, and the tests check every answer against it.
 package api
 
 import _ "embed"

@@ -75,7 +75,7 @@ func (a *API) getOrder(c echo.Context) error {
 	return c.JSON(http.StatusOK, order)
 }
 
-// getTimeline tells why everything about an order happened once.
+// getTimeline returns the order's timeline: its steps, and the duplicates that were stopped.
 func (a *API) getTimeline(c echo.Context) error {
 	order, err := a.readableOrder(c)
 	if err != nil {

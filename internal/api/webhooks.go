@@ -13,8 +13,8 @@ import (
 // payments.ErrNotSigned.
 type EventReader func(header http.Header, body []byte) (payments.Event, error)
 
-// receiveEvent answers a provider: 204 when the event is applied, was applied before, or is kept
-// for an operator.
+// receiveEvent stores a provider's event. It answers 204 if the event is applied, was applied
+// before, or is kept for an operator.
 func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		body, err := io.ReadAll(c.Request().Body)
@@ -23,7 +23,7 @@ func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
 		}
 		event, err := read(c.Request().Header, body)
 		if err != nil {
-			// Only what nobody signed counts: the provider is never held back.
+			// Only unsigned requests count, so the provider is never throttled.
 			if tooMany := a.Limits.Guest(c.RealIP()); tooMany != nil {
 				return tooMany
 			}

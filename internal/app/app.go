@@ -34,11 +34,10 @@ import (
 
 const (
 	maxConns = 16
-	// Replays are kept in memory for the time in which clients usually retry.
+	// Answers for replays stay in memory for as long as clients usually retry.
 	replayBytes = 64 << 20
 	replayFor   = 10 * time.Minute
-	// maxStreams bounds the pages that are sent news at once: each looks into the database once a
-	// second.
+	// maxStreams bounds the pages with live updates: each one polls the database once a second.
 	maxStreams = 100
 	// drainTimeout is how long requests in flight may take after the stop signal.
 	drainTimeout = 10 * time.Second
@@ -56,7 +55,7 @@ type App struct {
 	mailer *notify.Mailer
 
 	provider provider
-	// webhooks is where the provider's events come in.
+	// webhooks reads the provider's events, by path.
 	webhooks map[string]api.EventReader
 
 	accounts *accounts.Service
@@ -67,15 +66,15 @@ type App struct {
 	recorder *timeline.Recorder
 	letters  *outbox.Letters
 	notify   *notify.Service
-	// closeSections ends what the sections run. It is set when the node serves.
+	// closeSections stop the sections. They are set when the node serves.
 	closeSections []func()
 
 	// draining is closed when Run begins to stop.
 	draining chan struct{}
 }
 
-// New connects what the role needs. No server has to be up: what is down shows in /readyz and is
-// tried again.
+// New connects to the servers that the role needs. They need not be up: /readyz reports those that
+// are down, and the clients reconnect.
 func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *App, err error) {
 	if err := config.Require(role); err != nil {
 		return nil, err
@@ -98,8 +97,11 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.recorder = timeline.NewRecorder(a.pool, log)
 	a.accounts = accounts.New(a.pool, config.Demo)
 	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
-	timing := payments.Timing{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease,
-		Horizon: config.ReconcileHorizon}
+	timing := payments.Timing{
+		ProviderTimeout: config.ProviderTimeout,
+		Lease:           config.ChargeLease,
+		Horizon:         config.ReconcileHorizon,
+	}
 	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, a.recorder, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
@@ -117,7 +119,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	return a, nil
 }
 
-// provider is what a node needs of whoever moves the money: the simulator or Stripe.
+// provider is a node's client of the payment provider: the simulator or Stripe.
 type provider interface {
 	payments.Provider
 	Ping(ctx context.Context) error
@@ -135,24 +137,25 @@ func (a *App) connectProvider() error {
 		if err != nil {
 			return err
 		}
-		a.provider, a.webhooks = client, map[string]api.EventReader{stripeWebhookPath: receiver.Read}
+		a.provider = client
+		a.webhooks = map[string]api.EventReader{stripeWebhookPath: receiver.Read}
 		return nil
 	}
 	receiver, err := psp.NewReceiver(c.PSPWebhookSecret, time.Now)
 	if err != nil {
 		return err
 	}
-	a.provider, a.webhooks = psp.NewClient(c.PSPURL, c.ProviderTimeout),
-		map[string]api.EventReader{WebhookPath: receiver.Read}
+	a.provider = psp.NewClient(c.PSPURL, c.ProviderTimeout)
+	a.webhooks = map[string]api.EventReader{WebhookPath: receiver.Read}
 	return nil
 }
 
-// connectBroker needs no broker that answers: the connection is made when there is one.
+// connectBroker does not wait for the broker: the client keeps trying to connect.
 func (a *App) connectBroker() error {
 	conn, err := nats.Connect(a.config.NATSURL, nats.Name("onceshop"), nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1))
 	if parse, ok := errors.AsType[*url.Error](err); ok {
-		err = parse.Err // without the address, which has the password
+		err = parse.Err // without the address, which contains the password
 	}
 	if err != nil {
 		return fmt.Errorf("NATS_URL is not an address such as nats://user:password@host:4222: %w", err)
@@ -178,13 +181,17 @@ func (a *App) connectWorkers() error {
 		return err
 	}
 	host := mailHost(public)
-	shop := notify.Shop{Name: "Onceshop", URL: strings.TrimSuffix(public.String(), "/"), Host: host,
-		From: "receipts@" + host}
+	shop := notify.Shop{
+		Name: "Onceshop",
+		URL:  strings.TrimSuffix(public.String(), "/"),
+		Host: host,
+		From: "receipts@" + host,
+	}
 	a.notify = notify.New(a.pool, a.orders, dedup.NewClaims(a.redis, "onceshop:"), a.mailer, shop, a.recorder, a.log)
 	return nil
 }
 
-// Close ends the connections. It is safe on an App that New could not finish.
+// Close closes the connections. It is safe on an App that New did not finish.
 func (a *App) Close() {
 	if a.replays != nil {
 		a.replays.Close()
@@ -209,8 +216,9 @@ func (a *App) Close() {
 	}
 }
 
-// Run serves on the listeners and works until ctx ends, then stops in order: first it lets requests
-// in flight finish, then the workers. Web may be nil for a role without it. It is called once.
+// Run serves on the listeners and runs the workers until ctx ends. Then it stops in order: it waits
+// for requests in flight, then for the workers. Web may be nil for a role without it. Run must be
+// called only once.
 func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -245,8 +253,8 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 	return group.Wait()
 }
 
-// record keeps stopped twins until the returned function is called, by then everything else has
-// ended.
+// record runs the recorder of stopped duplicates until stop is called. Call stop after everything
+// else has ended.
 func (a *App) record(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
@@ -260,13 +268,16 @@ func (a *App) record(ctx context.Context) (stop func()) {
 	}
 }
 
-// serve bounds what a slow or hostile client can hold open.
+// serve serves on the listener. Its timeouts bound what a slow or hostile client can hold open.
 func (a *App) serve(group *errgroup.Group, listener net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
-		Handler: handler, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second,
-		IdleTimeout:    time.Minute,
-		MaxHeaderBytes: 32 << 10,
+		Handler:           handler,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    32 << 10,
 	}
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

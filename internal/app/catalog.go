@@ -6,7 +6,7 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 )
 
-// catalog is what a new shop sells until its owner puts other products into the table.
+// catalog has the products of a new shop.
 var catalog = []orders.Product{
 	{SKU: "MUG-ONCE", Name: "The Once Mug", Currency: "EUR", UnitPrice: 1400,
 		Description: "Stoneware, 350 ml. Fill it as often as you like; it was only made once."},
@@ -22,8 +22,7 @@ var catalog = []orders.Product{
 		Description: "A numbered print, 1 of 1. However many buyers press at once, one gets it."},
 }
 
-// AddCatalog gives the shop its first products, without stock. Products that exist stay as they
-// are.
+// AddCatalog adds the catalog, without stock. It does not change products that exist.
 func AddCatalog(ctx context.Context, shop *orders.Service) error {
 	for position, product := range catalog {
 		if err := shop.AddProduct(ctx, product, position); err != nil {

@@ -13,16 +13,16 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 )
 
-// Check writes the state of every invariant on out, and with every above zero repeats that until
-// ctx ends. A violated invariant, and a witness that does not answer, is an error; when it repeats,
-// the last whole round counts.
+// Check writes the state of every invariant to out. If every is above zero, it repeats until ctx
+// ends. A violated invariant or a witness that does not answer is an error; if Check repeats, the
+// last complete round counts.
 func Check(ctx context.Context, config Config, every time.Duration, out io.Writer) error {
 	config, err := config.WithDemo()
 	if err != nil {
 		return err
 	}
 	if config.stripe() {
-		config.PSPURL = "" // it holds none of this shop's money
+		config.PSPURL = "" // the simulator holds none of this shop's money
 	}
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		sources := check.Sources{DB: pool, ProviderURL: config.PSPURL, MailboxURL: config.mailboxURL()}
@@ -63,7 +63,7 @@ func checkOnce(ctx context.Context, sources check.Sources, out io.Writer) error 
 	return errors.Join(violated, err)
 }
 
-// mailboxURL is where the mailbox's API is, or "".
+// mailboxURL returns the address of the mailbox's API, or "".
 func (c Config) mailboxURL() string {
 	if c.MailboxAddr == "" || strings.Contains(c.MailboxAddr, "://") {
 		return c.MailboxAddr

@@ -30,24 +30,25 @@ type Config struct {
 	MailboxSMTPAddr  string `env:"SHOP_MAILBOX_SMTP_ADDR"`
 	MailboxAddr      string `env:"SHOP_MAILBOX_ADDR"`
 
-	// StripeSecretKey makes Stripe the payment provider; PSP_URL and PSP_WEBHOOK_SECRET do not
-	// count then.
+	// StripeSecretKey makes Stripe the payment provider. PSP_URL and PSP_WEBHOOK_SECRET are then
+	// ignored.
 	StripeSecretKey     string `env:"STRIPE_SECRET_KEY"`
 	StripeWebhookSecret string `env:"STRIPE_WEBHOOK_SECRET"`
-	// StripeURL is empty except in tests. It is no setting: the secret key goes where it points.
+	// StripeURL is empty except in tests. It is not a setting, because the secret key is sent to
+	// it.
 	StripeURL string `env:"-"`
 
 	Windows
 	Limits
 
-	// Sections are pages of other wings. They are no setting.
+	// Sections are pages of other wings. They are not a setting.
 	Sections []Section `env:"-"`
 
 	// Demo accepts the demo's tokens and offers the simulated provider's payment methods.
 	Demo bool `env:"-"`
 }
 
-// UsageError reports settings or arguments that cannot work: the command ends with exit code 2.
+// UsageError reports invalid settings or arguments. The command ends with exit code 2.
 type UsageError struct{ Err error }
 
 func (e UsageError) Error() string { return e.Err.Error() }
@@ -69,8 +70,8 @@ func ConfigFrom(environ []string) (Config, error) {
 	return c, nil
 }
 
-// defaultDataDir is below the user's cache folder. Root's is closed to the unprivileged user that
-// Postgres runs as.
+// defaultDataDir returns a folder in the user's cache folder. Root gets another: the unprivileged
+// user that Postgres runs as cannot read root's cache folder.
 func defaultDataDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/onceshop", nil
@@ -94,7 +95,7 @@ var (
 
 const minSecret = 32
 
-// Require checks that everything the role needs is named, and names all that is not.
+// Require reports every setting that the role needs and that is missing.
 func (c Config) Require(role Role) error {
 	needed := []struct {
 		name, value string
@@ -138,8 +139,8 @@ func (c Config) RequireDatabase() error {
 	return nil
 }
 
-// publicURL is where buyers find the shop. Its host is part of every receipt's Message-ID, so the
-// default must not depend on the node.
+// publicURL returns the shop's public address. Its host is part of every receipt's Message-ID, so
+// the default must not depend on the node.
 func (c Config) publicURL() (*url.URL, error) {
 	if c.PublicURL == "" {
 		return &url.URL{Scheme: "http", Host: "localhost:8080"}, nil
@@ -152,7 +153,8 @@ func (c Config) publicURL() (*url.URL, error) {
 	return u, nil
 }
 
-// mailHost is the domain of the shop's mails. An IP address is none.
+// mailHost returns the domain for the shop's mails: the public host, or localhost for an IP
+// address.
 func mailHost(public *url.URL) string {
 	if net.ParseIP(public.Hostname()) != nil {
 		return "localhost"

@@ -13,22 +13,22 @@ import (
 	"github.com/onceshop/onceshop/internal/ratelimit"
 )
 
-// Limits are what one client may ask of a node, and by what a client is known.
+// Limits are the settings for rate limits and for finding a client's address.
 type Limits struct {
-	// PerGuest is how many requests a second one address may send without a valid token; five
-	// seconds' worth may come at once. Zero is no limit.
+	// PerGuest is the number of requests per second that one address may send without a valid
+	// token, with bursts of five seconds' worth. Zero means no limit.
 	PerGuest int `env:"SHOP_GUEST_RATE_LIMIT" envDefault:"200"`
-	// PerToken is the same for a token that is valid. Without it the demo, whose three tokens
-	// everybody shares, has no limit.
+	// PerToken is the same for a valid token. The demo has no limit by default, because all its
+	// users share three tokens.
 	PerToken *int `env:"SHOP_TOKEN_RATE_LIMIT"`
-	// TrustedProxies are addresses or networks whose X-Forwarded-For is believed.
+	// TrustedProxies are the addresses or networks whose X-Forwarded-For is trusted.
 	TrustedProxies []string `env:"SHOP_TRUSTED_PROXIES"`
 }
 
-// defaultPerToken is far above what one customer's program sends, and below what a node can do.
+// defaultPerToken is far above the rate of one customer's program and below a node's capacity.
 const defaultPerToken = 2000
 
-// check reports settings that mean nothing.
+// check reports invalid limits.
 func (l Limits) check() error {
 	var wrong []error
 	for name, value := range map[string]*int{"SHOP_GUEST_RATE_LIMIT": &l.PerGuest,
@@ -71,8 +71,8 @@ func (c Config) limiter() *ratelimit.Limiter {
 	return ratelimit.New(c.PerGuest, perToken)
 }
 
-// clientAddress finds a client's address: of the peer, not what the peer says it is. Only a proxy
-// that was named is believed, and only about who stood before it.
+// clientAddress extracts a client's address: the peer's, or, if the peer is a trusted proxy, the
+// one that the proxy reports.
 func (c Config) clientAddress() echo.IPExtractor {
 	networks, err := c.proxies()
 	if err != nil || len(networks) == 0 {
@@ -86,8 +86,8 @@ func (c Config) clientAddress() echo.IPExtractor {
 	return echo.ExtractIPFromXFFHeader(options...)
 }
 
-// warnOfProxy tells an operator whose buyers would all count as one: with https, something stands
-// before the shop.
+// warnOfProxy logs a warning if all buyers would count as one client: an https address without a
+// trusted proxy means that a proxy stands before the shop.
 func (a *App) warnOfProxy(ctx context.Context) {
 	if a.role.Web && a.config.PerGuest > 0 && strings.HasPrefix(a.config.PublicURL, "https://") &&
 		len(a.config.TrustedProxies) == 0 {

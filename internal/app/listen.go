@@ -18,11 +18,11 @@ func (c Config) ListenOps() (net.Listener, error) {
 	return Listen("SHOP_OPS_ADDR", c.OpsAddr, "127.0.0.1:9090")
 }
 
-// nextPorts is how far to look for a free port when a default one is taken.
+// nextPorts is the number of ports to try after a default port that is taken.
 const nextPorts = 100
 
-// Listen opens the address that a setting names. Without a value it opens the fallback's port or,
-// when that is taken, the next free one.
+// Listen opens the address in a setting. Without a value it opens the fallback's port or, if that
+// is taken, the next free one.
 func Listen(setting, value, fallback string) (net.Listener, error) {
 	named := value != ""
 	if !named {

@@ -19,7 +19,7 @@ import (
 // readyTimeout bounds each dependency's answer.
 const readyTimeout = 2 * time.Second
 
-// opsHandler is what operators need and the public address never has.
+// opsHandler serves the operators' endpoints, which the public address does not have.
 func (a *App) opsHandler() http.Handler {
 	own := prometheus.NewRegistry()
 	own.MustRegister(outbox.NewBacklog(a.pool))
@@ -39,13 +39,16 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 }
 
-// readyz is 200 only when every server that the role needs answers and the schema is up to date. It
-// says which one does not, but not why: that is in the log.
+// readyz answers 200 only if every server that the role needs answers and the schema is up to date.
+// It lists the dependencies that fail; the reasons are in the log.
 func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
-	checks := map[string]func(context.Context) error{"postgres": a.pool.Ping, "schema": a.migrated,
-		"payment provider": a.provider.Ping}
+	checks := map[string]func(context.Context) error{
+		"postgres":         a.pool.Ping,
+		"schema":           a.migrated,
+		"payment provider": a.provider.Ping,
+	}
 	if a.role.Workers {
 		checks["redis"] = func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }
 		checks["nats"] = a.nats.FlushWithContext
@@ -86,5 +89,5 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the client may have gone
+	_ = json.NewEncoder(w).Encode(body) // the client may have disconnected
 }

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 )
 
-// RunningFile is the file in the data folder in which a running demo publishes its addresses.
+// RunningFile is the file in the data folder where a running demo publishes its addresses.
 const RunningFile = "running.json"
 
-// Running is the content of RunningFile: where the servers of a demo are.
+// Running is the content of RunningFile: the addresses of a demo's servers.
 type Running struct {
 	Pid         int    `json:"pid"`
 	Shop        string `json:"shop"`
@@ -26,8 +26,8 @@ type Running struct {
 	SMTPURL     string `json:"smtp_url"`
 }
 
-// WithDemo fills in the database of the demo that runs on the data folder, if the environment names
-// none, and with it the addresses of that demo's other servers.
+// WithDemo fills in the addresses of the demo that runs on the data folder, unless DATABASE_URL is
+// set.
 func (c Config) WithDemo() (Config, error) {
 	if c.DatabaseURL != "" {
 		return c, nil

@@ -12,10 +12,10 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-// Section adds pages that are not part of the shop to the public address of a node.
+// Section adds pages of another wing to the public address of a node.
 type Section struct {
 	web.Section
-	// Start registers the pages. It returns a function that ends what they run.
+	// Start registers the pages. It returns a function that stops their background work.
 	Start func(e *echo.Echo, shop *web.Web, node Node) (stop func())
 }
 

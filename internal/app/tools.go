@@ -17,7 +17,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
-// withDatabase runs a tool on DATABASE_URL, or on the demo that is running on SHOP_DATA_DIR.
+// withDatabase calls run with the database of DATABASE_URL, or of the demo that runs on
+// SHOP_DATA_DIR.
 func withDatabase(ctx context.Context, config Config, run func(*pgxpool.Pool) error) error {
 	config, err := config.WithDemo()
 	if err != nil {
@@ -34,8 +35,8 @@ func withDatabase(ctx context.Context, config Config, run func(*pgxpool.Pool) er
 	return run(pool)
 }
 
-// MigrateUp applies what the database lacks, lists it on out, and gives a shop without products a
-// first catalog, without stock.
+// MigrateUp applies the missing migrations and lists them on out. If the shop has no products, it
+// adds the catalog, without stock.
 func MigrateUp(ctx context.Context, config Config, out io.Writer) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		applied, err := pg.Migrate(ctx, pool)
@@ -59,7 +60,7 @@ func MigrateUp(ctx context.Context, config Config, out io.Writer) error {
 	})
 }
 
-// MigrateStatus lists every step on out.
+// MigrateStatus lists every migration on out.
 func MigrateStatus(ctx context.Context, config Config, out io.Writer) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		all, err := pg.MigrationStatus(ctx, pool)
@@ -78,7 +79,8 @@ func MigrateStatus(ctx context.Context, config Config, out io.Writer) error {
 	})
 }
 
-// IssueToken creates a token and prints it on out: it is not stored and cannot be shown again.
+// IssueToken creates a token and prints it on out. Only its hash is stored, so it cannot be shown
+// again.
 func IssueToken(ctx context.Context, config Config, email string, admin bool, out io.Writer) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		token, err := accounts.New(pool, false).IssueToken(ctx, email, admin)
@@ -90,10 +92,11 @@ func IssueToken(ctx context.Context, config Config, email string, admin bool, ou
 	})
 }
 
-// ImportFile books a delivery file, with a progress bar on progress and the report on out. A file
-// with bad lines is an error even when its good lines were kept.
-func ImportFile(ctx context.Context, config Config, path, supplier string, keepGood bool, out,
-	progress io.Writer) error {
+// ImportFile books a delivery file. It draws a progress bar on progress and writes the report to
+// out. A file with bad lines is an error even if its good lines were kept.
+func ImportFile(
+	ctx context.Context, config Config, path, supplier string, keepGood bool, out, progress io.Writer,
+) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
 		file, err := os.Open(path)
 		if err != nil {
@@ -104,13 +107,15 @@ func ImportFile(ctx context.Context, config Config, path, supplier string, keepG
 		if err != nil {
 			return err
 		}
-		bar := progressbar.NewOptions64(info.Size(), progressbar.OptionSetWriter(progress),
+		bar := progressbar.NewOptions64(info.Size(),
+			progressbar.OptionSetWriter(progress),
 			progressbar.OptionSetDescription("importing"),
-			progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionShowBytes(true),
+			progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionClearOnFinish())
 		service := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
 		report, err := service.Import(ctx, &trackedFile{File: file, bar: bar}, supplier, keepGood)
-		_ = bar.Finish() // a bar that cannot be drawn is no failure
+		_ = bar.Finish() // failing to draw the bar does not matter
 		for _, bad := range report.Bad {
 			fmt.Fprintf(out, "%s:%d: %s\n", path, bad.Line, bad.Reason)
 		}
@@ -126,7 +131,7 @@ func ImportFile(ctx context.Context, config Config, path, supplier string, keepG
 	})
 }
 
-// trackedFile shows on the bar how far the file is read.
+// trackedFile shows on the bar how much of the file has been read.
 type trackedFile struct {
 	*os.File
 	bar *progressbar.ProgressBar

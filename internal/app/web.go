@@ -18,24 +18,34 @@ import (
 const (
 	// WebhookPath is where the simulated provider sends its events.
 	WebhookPath = "/v1/webhooks/payments"
-	// stripeWebhookPath is where Stripe sends its own.
+	// stripeWebhookPath is where Stripe sends its events.
 	stripeWebhookPath = "/v1/webhooks/stripe"
 )
 
-// requestTimeout bounds a request, besides its call to the payment provider.
+// requestTimeout bounds a request, without its call to the payment provider.
 const requestTimeout = 10 * time.Second
 
-// webHandler is everything on the public address: pages, the JSON API, and whether the node is
-// alive and ready.
+// webHandler serves the public address: the pages, the JSON API, and the health checks.
 func (a *App) webHandler() http.Handler {
 	e := echo.New()
 	e.IPExtractor = a.config.clientAddress()
-	told := timeline.New(a.pool)
-	pages := &web.Web{Orders: a.orders, Payments: a.payments, Accounts: a.accounts,
-		Signer:  accounts.NewSigner(a.config.Secret),
-		Replays: a.replays, Timeline: told, Recorder: a.recorder, Letters: a.letters,
-		Secure: strings.HasPrefix(a.config.PublicURL, "https://"), Demo: a.config.Demo, Stripe: a.config.stripe(),
-		Streams: make(chan struct{}, maxStreams), Draining: a.draining, Log: a.log}
+	timelines := timeline.New(a.pool)
+	pages := &web.Web{
+		Orders:   a.orders,
+		Payments: a.payments,
+		Accounts: a.accounts,
+		Signer:   accounts.NewSigner(a.config.Secret),
+		Replays:  a.replays,
+		Timeline: timelines,
+		Recorder: a.recorder,
+		Letters:  a.letters,
+		Secure:   strings.HasPrefix(a.config.PublicURL, "https://"),
+		Demo:     a.config.Demo,
+		Stripe:   a.config.stripe(),
+		Streams:  make(chan struct{}, maxStreams),
+		Draining: a.draining,
+		Log:      a.log,
+	}
 	for _, section := range a.config.Sections {
 		pages.Sections = append(pages.Sections, section.Section)
 	}
@@ -46,22 +56,34 @@ func (a *App) webHandler() http.Handler {
 		}
 		pages.WriteError(c, err)
 	}
-	e.Use(a.logRequests, middleware.RecoverWithConfig(middleware.RecoverConfig{DisableStackAll: true,
-		LogErrorFunc: a.logPanic}), a.limitPages, a.bound)
-	(&api.API{Orders: a.orders, Payments: a.payments, Accounts: a.accounts, Replays: a.replays, Timeline: told,
-		Recorder: a.recorder, Log: a.log,
-		Webhooks: a.webhooks, Limits: a.limits}).Register(e)
+	recoverPanics := middleware.RecoverWithConfig(middleware.RecoverConfig{
+		DisableStackAll: true,
+		LogErrorFunc:    a.logPanic,
+	})
+	e.Use(a.logRequests, recoverPanics, a.limitPages, a.bound)
+	v1 := &api.API{
+		Orders:   a.orders,
+		Payments: a.payments,
+		Accounts: a.accounts,
+		Replays:  a.replays,
+		Timeline: timelines,
+		Recorder: a.recorder,
+		Webhooks: a.webhooks,
+		Limits:   a.limits,
+		Log:      a.log,
+	}
+	v1.Register(e)
 	pages.Register(e)
 	for _, section := range a.config.Sections {
-		a.closeSections = append(a.closeSections,
-			section.Start(e, pages, Node{Pool: a.pool, Redis: a.redis, NATS: a.nats, Log: a.log}))
+		stop := section.Start(e, pages, Node{Pool: a.pool, Redis: a.redis, NATS: a.nats, Log: a.log})
+		a.closeSections = append(a.closeSections, stop)
 	}
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
 	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e
 }
 
-// logPanic keeps the stack for us; the client gets what every failure gets.
+// logPanic logs the stack of a panic. The client gets the usual 500.
 func (a *App) logPanic(c echo.Context, err error, stack []byte) error {
 	a.log.ErrorContext(c.Request().Context(), "panic",
 		append(api.LogFields(c), "error", err, "stack", string(stack))...)
@@ -73,8 +95,8 @@ func isAPI(c echo.Context) bool {
 	return path == "/v1" || strings.HasPrefix(path, "/v1/")
 }
 
-// limitPages bounds what a guest may ask for. The API counts for itself, as it knows its customers
-// by their tokens; static files cost nothing, and a probe must not find the node closed.
+// limitPages applies the limit for guests. The API has its own limits, by token. Static files are
+// cheap, and health checks must always get through.
 func (a *App) limitPages(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		path := c.Request().URL.Path
@@ -87,8 +109,8 @@ func (a *App) limitPages(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// bound gives each request a deadline, for servers that accept everything and never reply. Streams
-// and the pages of other sections last longer and set their own.
+// bound gives each request a deadline, in case a server accepts a connection and never replies.
+// Event streams and sections last longer and set their own.
 func (a *App) bound(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if strings.HasSuffix(c.Path(), "/events") || a.inSection(c.Path()) {
@@ -101,7 +123,7 @@ func (a *App) bound(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// logRequests writes one line for each request, after its error has been answered.
+// logRequests logs one line per request, after its error has been answered.
 func (a *App) logRequests(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		begin := time.Now()

@@ -6,33 +6,33 @@ import (
 	"time"
 )
 
-// Windows are the times that keep repeats apart from second effects. They must nest: see Check.
+// Windows are the times that keep a repeat from having a second effect. They must nest: see Check.
 type Windows struct {
 	// ProviderTimeout bounds one call to the payment provider.
 	ProviderTimeout time.Duration `env:"SHOP_PROVIDER_TIMEOUT" envDefault:"5s"`
 	// ChargeLease is how long one worker may hold a charge or refund.
 	ChargeLease time.Duration `env:"SHOP_CHARGE_LEASE" envDefault:"15s"`
-	// ReconcileHorizon is how long an unknown charge may be asked for again under its key.
+	// ReconcileHorizon is how long an unknown charge may be sent again under its key.
 	ReconcileHorizon time.Duration `env:"SHOP_RECONCILE_HORIZON" envDefault:"12h"`
 	// ProviderKeyLifetime is how long the provider remembers an idempotency key.
 	ProviderKeyLifetime time.Duration `env:"SHOP_PROVIDER_KEY_LIFETIME" envDefault:"24h"`
-	// RelayLease is the age at which events of a relay that died are published again.
+	// RelayLease is the age at which another relay publishes the events of one that died.
 	RelayLease time.Duration `env:"SHOP_RELAY_LEASE" envDefault:"30s"`
 	// DuplicateWindow is how long the broker remembers a message id.
 	DuplicateWindow time.Duration `env:"SHOP_DUPLICATE_WINDOW" envDefault:"10m"`
-	// StreamMaxAge is how long the broker keeps an event, hence how late it can be delivered again.
+	// StreamMaxAge is how long the broker keeps an event, and so how late it can deliver it again.
 	StreamMaxAge time.Duration `env:"SHOP_STREAM_MAX_AGE" envDefault:"168h"`
-	// ReceiptMemory is how long a sent receipt is remembered. Zero is for ever, which is what the
-	// rows do as long as nobody deletes them: name the age here if you do.
+	// ReceiptMemory is how long a sent receipt is remembered. Zero means for ever: the shop keeps
+	// the rows. Set it if you delete old rows.
 	ReceiptMemory time.Duration `env:"SHOP_RECEIPT_MEMORY" envDefault:"0"`
 	// OrderExpiry is how long an unpaid order keeps its stock.
 	OrderExpiry time.Duration `env:"SHOP_ORDER_EXPIRY" envDefault:"30m"`
 }
 
-// settleMargin is what the transaction around a provider call may take besides the call.
+// settleMargin is the time for the transactions around a provider call.
 const settleMargin = 5 * time.Second
 
-// Check reports every pair of settings that lets a repeat become a second effect.
+// Check reports every pair of settings that would let a repeat have a second effect.
 func (w Windows) Check() error {
 	var wrong []error
 	check := func(holds bool, format string, args ...any) {
@@ -40,8 +40,11 @@ func (w Windows) Check() error {
 			wrong = append(wrong, fmt.Errorf(format, args...))
 		}
 	}
-	for name, value := range map[string]time.Duration{"SHOP_PROVIDER_TIMEOUT": w.ProviderTimeout,
-		"SHOP_RELAY_LEASE": w.RelayLease, "SHOP_ORDER_EXPIRY": w.OrderExpiry} {
+	for name, value := range map[string]time.Duration{
+		"SHOP_PROVIDER_TIMEOUT": w.ProviderTimeout,
+		"SHOP_RELAY_LEASE":      w.RelayLease,
+		"SHOP_ORDER_EXPIRY":     w.OrderExpiry,
+	} {
 		check(value > 0, "%s (%s) must be above zero", name, value)
 	}
 	check(w.ChargeLease > w.ProviderTimeout+settleMargin,

@@ -11,11 +11,11 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox"
 )
 
-// ackTimeout ends the wait for a lost acknowledgement: it would hold a place among the publishes
-// under way.
+// ackTimeout bounds the wait for an acknowledgement. A lost one would otherwise block a slot for a
+// publish.
 const ackTimeout = 10 * time.Second
 
-// openPause is how long to wait for a broker that is down before asking again.
+// openPause is the pause between attempts to reach a broker that is down.
 const openPause = time.Second
 
 func (a *App) runRelay(ctx context.Context) error {
@@ -27,8 +27,8 @@ func (a *App) runRelay(ctx context.Context) error {
 	return relay.Run(ctx)
 }
 
-// warnOfEviction tells an operator whose Redis may drop claims under memory pressure: the database
-// then sees more of the work.
+// warnOfEviction logs a warning if Redis may drop claims under memory pressure. The database then
+// does more of the work.
 func (a *App) warnOfEviction(ctx context.Context) {
 	settings, err := a.redis.ConfigGet(ctx, "maxmemory-policy").Result()
 	if policy := settings["maxmemory-policy"]; err == nil && policy != "" && policy != "noeviction" {
@@ -53,7 +53,7 @@ func (a *App) runReceipts(ctx context.Context) error {
 	return nil
 }
 
-// openStreams returns nil only when ctx has ended.
+// openStreams opens the streams, and waits for the broker. It returns nil only if ctx has ended.
 func (a *App) openStreams(ctx context.Context) *outbox.Streams {
 	for {
 		js, err := jetstream.New(a.nats, jetstream.WithPublishAsyncTimeout(ackTimeout))
@@ -70,7 +70,7 @@ func (a *App) openStreams(ctx context.Context) *outbox.Streams {
 	}
 }
 
-// pause waits before the next try and reports whether there should be one.
+// pause waits before the next attempt. It reports whether there should be one.
 func (a *App) pause(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false

@@ -1,5 +1,5 @@
-// Package cards recognizes payment card numbers, so that a shop which must never hold one can
-// refuse what somebody typed into the wrong field.
+// Package cards recognizes payment card numbers. The shop must never store one, so it rejects input
+// that contains one.
 package cards
 
 import (
@@ -13,9 +13,10 @@ const (
 	longest  = 19
 )
 
-// In reports whether the text holds a card number: 13 to 19 digits, in one piece or with a space or
-// a dash between groups, of a known issuer and with the right check digit. Part of a word, of a
-// UUID, of a phone number or of a decimal fraction is none, nor is a trade item number (GTIN).
+// In reports whether the text contains a card number: 13 to 19 digits, with or without spaces or
+// dashes between groups, with the prefix of a known issuer and a valid check digit. Digits in a
+// word, a UUID, a phone number or a decimal fraction do not count. Neither does a trade item number
+// (GTIN).
 func In(text string) bool {
 	for at := 0; at < len(text); {
 		if !isDigit(text[at]) {
@@ -31,8 +32,8 @@ func In(text string) bool {
 	return false
 }
 
-// endOfRun is where groups of digits end that begin at a place, with one separator between two of
-// them.
+// endOfRun returns the end of the groups of digits that begin at a position, with one separator
+// between two groups.
 func endOfRun(text string, at int) int {
 	end := at
 	for end < len(text) && (isDigit(text[end]) || isSeparator(text[end]) && end+1 < len(text) && isDigit(text[end+1])) {
@@ -41,7 +42,7 @@ func endOfRun(text string, at int) int {
 	return end
 }
 
-// standsAlone is false for the digits of longer words, such as hashes.
+// standsAlone reports whether the digits are not part of a longer word, such as a hash.
 func standsAlone(text string, from, to int) bool {
 	if to < len(text) && isLetter(text[to]) {
 		return false
@@ -54,8 +55,8 @@ func standsAlone(text string, from, to int) bool {
 	return !isLetter(before) && before != '+' && !fraction
 }
 
-// inRun looks for a card number that begins and ends with groups of the run; its expiry date or
-// another number may be beside it.
+// inRun reports whether some consecutive groups of the run are a card number. The others may be its
+// expiry date or another number.
 func inRun(text string, from, to int) bool {
 	for start := from; start < to; start++ {
 		if !isDigit(text[start]) || start > from && !isSeparator(text[start-1]) {
@@ -76,7 +77,7 @@ func inRun(text string, from, to int) bool {
 	return false
 }
 
-// issuers are ranges of a number's first six digits, with the lengths of their numbers.
+// issuers are ranges of the first six digits, with the lengths of their card numbers.
 var issuers = []struct{ first, last, shortest, longest int }{
 	{400000, 499999, 13, 13}, {400000, 499999, 16, 19}, // Visa
 	{222100, 272099, 16, 16}, {510000, 559999, 16, 16}, // Mastercard
@@ -120,8 +121,8 @@ func passesLuhn(digits string) bool {
 	return sum%10 == 0
 }
 
-// isTradeItem recognizes what is printed as a bar code and serves as a SKU: a tenth of them would
-// pass for cards.
+// isTradeItem reports whether the digits are a valid GTIN, the number of a bar code. Shops use them
+// as SKUs, and a tenth of them would pass as card numbers.
 func isTradeItem(digits string) bool {
 	if len(digits) != 13 && len(digits) != 14 || strings.ContainsAny(digits, " -") {
 		return false

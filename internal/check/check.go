@@ -1,10 +1,10 @@
-// Package check looks for broken promises: what must hold in the shop at any moment, each as one
-// SQL statement that returns the rows that break it, and what the payment provider and the mailbox
-// witnessed from outside, compared with what the database says.
+// Package check checks the shop's invariants. Each one is an SQL statement that returns the rows
+// that break it. Some compare the database with two outside witnesses: the payment provider and the
+// mailbox.
 //
-// All statements are in invariants.go; tests, the lab and operators (`shop check`) run the same
-// ones. They read the tables of every domain, which sqlc's packages, private to their domains, do
-// not allow: that is why they are plain SQL here. They only read.
+// All statements are in invariants.go. Tests, the lab and operators (`shop check`) run the same
+// ones. They are plain SQL because they read the tables of every domain, and sqlc's packages are
+// private to their domains. They only read.
 package check
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 )
 
-// Sources are what is compared. ProviderURL and MailboxURL are base URLs such as
-// "http://127.0.0.1:8090"; without one, what it could witness is not checked.
+// Sources are the database and the witnesses to compare. ProviderURL and MailboxURL are base URLs
+// such as "http://127.0.0.1:8090". An invariant whose witness has no URL is not checked.
 type Sources struct {
 	DB                      *pgxpool.Pool
 	ProviderURL, MailboxURL string
@@ -35,35 +35,35 @@ type Result struct {
 	// Invariant is its number in the design, such as "I5".
 	Invariant string
 	Source    Source
-	// Says is the promise in a few words.
+	// Says is the invariant in a few words.
 	Says string
-	// Rows is how many rows or messages were looked at.
+	// Rows is the number of rows or messages that were checked.
 	Rows int64
-	// Violations break the promise. Warnings do not, but somebody should look at them.
+	// Violations break the invariant. Warnings do not, but an operator should look at them.
 	Violations, Warnings Findings
-	// NotChecked says why there is no outcome; it is empty if there is one.
+	// NotChecked is the reason why there is no outcome, or empty.
 	NotChecked string
 }
 
-// Findings are rows that stand out: how many, and the first of them.
+// Findings are the rows that a statement found: how many, and the first of them.
 type Findings struct {
 	Count int64
 	First []Finding
 }
 
-// Finding is a row that stands out: its id and what is wrong with it.
+// Finding is a row that a statement found: its id and what is wrong with it.
 type Finding struct{ ID, Says string }
 
-// mostFindings is how many rows of a kind are told one by one.
+// mostFindings is the number of rows that Findings.First holds at most.
 const mostFindings = 10
 
-// healing is how long something may be on its way before it counts as stuck.
+// healing is how long something may be in progress before it counts as stuck.
 const healing = time.Minute
 
-// statementTimeout lets the statements read tables that have grown for years.
+// statementTimeout is long enough to read the tables of a shop that has run for years.
 const statementTimeout = 10 * time.Minute
 
-// Violated returns the results that break their promise.
+// Violated returns the results with violations.
 func (r Report) Violated() []Result {
 	var violated []Result
 	for _, result := range r {
@@ -74,12 +74,11 @@ func (r Report) Violated() []Result {
 	return violated
 }
 
-// Run checks every invariant, also while the shop is at work. The witnesses are asked first, and
-// then everything is read from one snapshot of the database: what a witness saw has its row by
-// then, because rows are written before the world is asked; and what was settled before the
-// witnesses were asked, they must have seen. Nothing is expected of what happened in between. A
-// witness that does not answer leaves its invariants unchecked, and its error is returned with the
-// report on the others.
+// Run checks every invariant. The shop may be running. Run asks the witnesses first, and then reads
+// everything from one snapshot of the database. Everything that a witness saw has a row by then,
+// because the shop writes a row before it calls the outside. Everything that was settled before Run
+// asked, the witnesses must have seen. Run ignores what happened in between. If a witness does not
+// answer, its invariants are not checked, and Run returns its error with the report on the others.
 func Run(ctx context.Context, sources Sources) (Report, error) {
 	args := legalChanges()
 	missing, askErr := ask(ctx, sources, args)
@@ -98,7 +97,7 @@ func Run(ctx context.Context, sources Sources) (Report, error) {
 	return report, askErr
 }
 
-// readTx checks every invariant whose source is not missing.
+// readTx checks every invariant whose source is available.
 func readTx(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, missing map[Source]string) (Report, error) {
 	if err := prepare(ctx, tx); err != nil {
 		return nil, err
@@ -134,8 +133,8 @@ func prepare(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// ask puts what the witnesses say, and when they were asked, into args. It returns which sources
-// cannot be compared, and why; nil if the database does not tell the time.
+// ask puts the witnesses' answers, and the time at which they were asked, into args. It returns the
+// sources that are missing, with the reason, or nil if the database does not answer.
 func ask(ctx context.Context, sources Sources, args pgx.NamedArgs) (missing map[Source]string, err error) {
 	var asked time.Time
 	if err := sources.DB.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&asked); err != nil {
@@ -164,7 +163,7 @@ func ask(ctx context.Context, sources Sources, args pgx.NamedArgs) (missing map[
 	return missing, errors.Join(failures...)
 }
 
-// legalChanges are the arguments legal_event, legal_from and legal_to, and the time for healing.
+// legalChanges returns the arguments legal_event, legal_from, legal_to and healing.
 func legalChanges() pgx.NamedArgs {
 	var event, from, to []string
 	for _, change := range orders.LegalChanges() {
@@ -173,7 +172,7 @@ func legalChanges() pgx.NamedArgs {
 	return pgx.NamedArgs{"legal_event": event, "legal_from": from, "legal_to": to, "healing": healing}
 }
 
-// check fills in what the invariant's statements find.
+// check runs the invariant's statements and fills in the result.
 func (i invariant) check(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, result *Result) (err error) {
 	if err = tx.QueryRow(ctx, "SELECT "+i.rows, args).Scan(&result.Rows); err == nil {
 		result.Violations, err = find(ctx, tx, i.violations, args)
@@ -194,8 +193,9 @@ func (i invariant) check(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs, res
 // find runs a statement that returns (id, says).
 func find(ctx context.Context, tx pgx.Tx, statement string, args pgx.NamedArgs) (Findings, error) {
 	var found Findings
-	query := fmt.Sprintf("SELECT count(*) OVER (), coalesce(id, ''), coalesce(says, '') FROM (%s) AS found (id, "+
-		"says) ORDER BY id, says LIMIT %d", statement, mostFindings)
+	query := fmt.Sprintf(`
+		SELECT count(*) OVER (), coalesce(id, ''), coalesce(says, '')
+		FROM (%s) AS found (id, says) ORDER BY id, says LIMIT %d`, statement, mostFindings)
 	rows, err := tx.Query(ctx, query, args)
 	if err != nil {
 		return found, err

@@ -1,36 +1,36 @@
 package check
 
-// Source is where the other half of a comparison comes from.
+// Source is what the database is compared with.
 type Source string
 
-// What an invariant is checked against: the database alone, or the database and a witness outside.
+// An invariant compares the database with itself or with an outside witness.
 const (
 	Database Source = "database"
 	Provider Source = "provider"
 	Mailbox  Source = "mailbox"
 )
 
-// invariant is a promise with the statement that finds what breaks it. Statements return (id, says)
-// and may use these arguments:
+// invariant is an invariant and the statement that finds the rows that break it. Statements return
+// (id, says) and may use these arguments:
 //
-//	@healing                      how long something may be on its way
+//	@healing                      how long something may be in progress
 //	@asked                        when the witnesses were asked, by the database's clock
-//	@legal_event, _from, _to      columns of the steps an order may take
-//	@capture_…, @refund_…         columns of what the provider holds (Provider only)
+//	@legal_event, _from, _to      columns of an order's legal steps
+//	@capture_…, @refund_…         columns of the provider's records (Provider only)
 //	@mail_…                       columns of the receipts in the mailbox (Mailbox only)
 type invariant struct {
 	name   string
 	source Source
 	says   string
-	// rows is an expression for how many rows are looked at.
+	// rows is an expression for the number of rows that are checked.
 	rows       string
 	violations string
 	// warnings may be empty.
 	warnings string
 }
 
-// invariants are the design's. I2, I4, I14 and I15 are about what clients saw and cannot be read
-// from the database.
+// invariants are those of the design, except I2, I4, I14 and I15: these are about the answers that
+// clients saw, which the database does not have.
 var invariants = []invariant{
 	{name: "I1", source: Database, says: "one order, charge, refund … per customer and key", rows: keyedRows,
 		violations: onePerKey},
@@ -69,7 +69,7 @@ const (
 	keyedRows   = "(SELECT count(*) FROM (" + keyed + ") AS k)"
 )
 
-// keyed are all rows that an idempotency key made.
+// keyed selects all rows with an idempotency key.
 const keyed = `
 	SELECT 'order' AS kind, id, customer_id, idempotency_key FROM orders
 	UNION ALL SELECT 'charge', id, customer_id, idempotency_key FROM charges
@@ -83,9 +83,9 @@ const onePerKey = `
 	FROM (` + keyed + `) AS k
 	GROUP BY kind, customer_id, idempotency_key HAVING count(*) > 1`
 
-// ownAnswers compares bytes, not JSON: an answer that is no JSON any more must be found, not end
-// the statement. A charge that was given up and captured after all keeps the 402 that its key was
-// answered with.
+// ownAnswers compares bytes, not JSON: an answer that is not JSON is a finding and must not fail
+// the statement. A charge that was given up and captured after all keeps the 402 of its first
+// answer.
 const ownAnswers = `
 	SELECT id::text, format('the answer kept for the %s is not about it', kind)
 	FROM (
@@ -99,13 +99,13 @@ const ownAnswers = `
 	WHERE position(convert_to(format('"id":"%s"', id), 'UTF8') IN answer) = 0
 		OR position(convert_to(money, 'UTF8') IN answer) = 0
 	UNION ALL
-	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status, coalesce(answer_status::text,
-		'missing')) FROM charges
+	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status,
+		coalesce(answer_status::text, 'missing')) FROM charges
 	WHERE (status IN ('succeeded', 'declined')) <> (num_nulls(answer, answer_status) = 0)
 	   OR answer_status NOT IN (201, 402) OR (answer_status = 201 AND status <> 'succeeded')
 	UNION ALL
-	SELECT id::text, format('the refund is %s, its answer is %s', status, CASE WHEN answer IS NULL THEN 'missing'
-		ELSE 'final' END) FROM refunds
+	SELECT id::text, format('the refund is %s, its answer is %s', status,
+		CASE WHEN answer IS NULL THEN 'missing' ELSE 'final' END) FROM refunds
 	WHERE (status = 'succeeded') <> (answer IS NOT NULL)`
 
 const capturedOnce = `
@@ -117,10 +117,10 @@ const capturedOnce = `
 	FROM charges c LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (c.amount, c.currency) IS DISTINCT FROM (o.total, o.currency)
 	UNION ALL
-	SELECT id::text, 'the charge succeeded without a capture' FROM charges WHERE status = 'succeeded'
-		AND provider_id IS NULL`
+	SELECT id::text, 'the charge succeeded without a capture' FROM charges
+	WHERE status = 'succeeded' AND provider_id IS NULL`
 
-// captured are the captures that took money, by the provider's word.
+// captured selects the captures that succeeded at the provider.
 const captured = `
 	SELECT id, charge_id, order_id, amount, currency, at
 	FROM unnest(@capture_id::text[], @capture_charge::text[], @capture_order::text[], @capture_status::text[],
@@ -134,14 +134,13 @@ const capturedOnceOutside = `
 	FROM captured GROUP BY order_id HAVING count(*) > 1
 	UNION ALL
 	SELECT w.id, format('the provider took %s %s for order %s; charge %s is about %s', w.amount, w.currency,
-		w.order_id, w.charge_id,
-		CASE WHEN o.id IS NULL THEN 'nothing: there is none' ELSE format('%s %s for order %s', o.total, o.currency,
-			o.id) END)
+		w.order_id, w.charge_id, CASE WHEN o.id IS NULL THEN 'nothing: there is none'
+			ELSE format('%s %s for order %s', o.total, o.currency, o.id) END)
 	FROM captured w LEFT JOIN charges c ON c.id::text = w.charge_id LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (w.order_id, w.amount, w.currency) IS DISTINCT FROM (o.id::text, o.total, o.currency)`
 
-// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back.
-// Money that came for an order which had ended must be on its way back.
+// paidMeansCaptured also finds charges and refunds that are stuck. An unreachable provider causes
+// these too. Money captured for an order that had ended must be refunded.
 const paidMeansCaptured = `
 	WITH charged AS (
 		SELECT order_id, bool_or(status = 'succeeded') AS captured, bool_or(status IN ('pending', 'unknown')) AS open,
@@ -166,8 +165,8 @@ const paidMeansCaptured = `
 		UNION ALL SELECT 'refund', id, status, started_at FROM refunds WHERE status IN ('pending', 'unknown')) AS open
 	WHERE started_at < now() - @healing::interval`
 
-// capturedMeansCharged gives a charge that was given up, and captured after all, the time in which
-// the provider's event tells us.
+// capturedMeansCharged allows time for the provider's event if a charge was given up and captured
+// after all.
 const capturedMeansCharged = `
 	SELECT w.id, format('the provider took %s %s; charge %s of order %s is declined', w.amount, w.currency,
 		w.charge_id, w.order_id)
@@ -177,15 +176,16 @@ const capturedMeansCharged = `
 const stockAddsUp = `
 	WITH due AS (
 		SELECT l.order_id, l.sku, o.status, sum(l.quantity) AS quantity,
-			o.status IN ('paid', 'refunded') AS sold, o.status IN ('canceled', 'expired') AS released,
-				o.status = 'refunded' AND c.order_id IS NOT NULL AS returned
+			o.status IN ('paid', 'refunded') AS sold,
+			o.status IN ('canceled', 'expired') AS released,
+			o.status = 'refunded' AND c.order_id IS NOT NULL AS returned
 		FROM order_lines l JOIN orders o ON o.id = l.order_id LEFT JOIN cancellations c ON c.order_id = o.id
 		GROUP BY l.order_id, l.sku, o.status, c.order_id
 	), moved AS (
-		SELECT order_id, sku, count(*) AS movements, coalesce(sum(quantity) FILTER (WHERE kind = 'reserved'),
-			0) AS reserved,
+		SELECT order_id, sku, count(*) AS movements,
+			coalesce(sum(quantity) FILTER (WHERE kind = 'reserved'), 0) AS reserved,
 			coalesce(sum(quantity) FILTER (WHERE kind = 'sold'), 0) AS sold,
-				coalesce(sum(quantity) FILTER (WHERE kind = 'released'), 0) AS released,
+			coalesce(sum(quantity) FILTER (WHERE kind = 'released'), 0) AS released,
 			coalesce(sum(quantity) FILTER (WHERE kind = 'returned'), 0) AS returned
 		FROM stock_movements WHERE order_id IS NOT NULL GROUP BY order_id, sku
 	)
@@ -203,8 +203,9 @@ const stockAddsUp = `
 	WHERE s.available < 0 OR s.available <> coalesce(m.sum, 0)
 	UNION ALL
 	SELECT l.order_id::text, format('line %s, %s of %s, has no such order or product', l.line, l.quantity, l.sku)
-	FROM order_lines l WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = l.order_id) OR NOT EXISTS (SELECT
-		FROM products p WHERE p.sku = l.sku)
+	FROM order_lines l
+	WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = l.order_id)
+		OR NOT EXISTS (SELECT FROM products p WHERE p.sku = l.sku)
 	UNION ALL
 	SELECT m.order_id::text, format('%s units of %s are %s without a row of stock', m.quantity, m.sku, m.kind)
 	FROM stock_movements m WHERE NOT EXISTS (SELECT FROM stock s WHERE s.sku = m.sku)`
@@ -212,22 +213,23 @@ const stockAddsUp = `
 const refundsWithin = `
 	SELECT c.id::text, format('the charge of %s is %s and gave back %s, its refunds are about %s', c.amount, c.status,
 		c.amount_refunded, coalesce(r.sum, 0))
-	FROM charges c LEFT JOIN (SELECT charge_id, sum(amount) FILTER (WHERE status <> 'failed') AS sum FROM refunds
-		GROUP BY charge_id) AS r ON r.charge_id = c.id
+	FROM charges c LEFT JOIN (
+		SELECT charge_id, sum(amount) FILTER (WHERE status <> 'failed') AS sum FROM refunds GROUP BY charge_id
+	) AS r ON r.charge_id = c.id
 	WHERE c.amount_refunded NOT BETWEEN 0 AND c.amount OR c.amount_refunded <> coalesce(r.sum, 0)
 		OR (c.status <> 'succeeded' AND r.sum > 0)
 	UNION ALL
 	SELECT r.id::text, format('the refund is in %s, its charge in %s', r.currency, c.currency)
 	FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.currency <> c.currency`
 
-// moneyAgrees expects of the provider what was settled before it was asked. What it gave back
-// without a settled row of ours may be a refund that is on its way, as long as one of the same
-// amount is.
+// moneyAgrees expects the provider to have everything that was settled before it was asked. A
+// refund that only the provider has is allowed while a refund of the same amount is in progress
+// here.
 const moneyAgrees = `
 	WITH captured AS (` + captured + `), given AS (
 		SELECT id, capture_id, amount, currency
-		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_amount::bigint[],
-			@refund_currency::text[]) AS w (id, capture_id, amount, currency)
+		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_amount::bigint[], @refund_currency::text[])
+			AS w (id, capture_id, amount, currency)
 	)
 	SELECT c.id::text, format('the charge was captured as %s for %s %s, which the provider does not know',
 		c.provider_id, c.amount, c.currency)
@@ -254,17 +256,18 @@ const moneyAgrees = `
 		JOIN charges c ON c.provider_id = w.capture_id
 	WHERE w.sum > c.amount_refunded`
 
-// steps are the events of each order in the one order in which they can be legal: paying and
-// declined take turns, an end comes last. Neither their ids nor created_at could tell: those come
-// from the nodes' clocks and from the begin of transactions, while the steps were taken in the
-// order in which the transactions got hold of the order's row.
+// steps selects the events of each order in the only sequence that can be legal: paying and
+// declined alternate, and a final state comes last. The ids and created_at do not give the
+// sequence: they come from the nodes' clocks and from the start of transactions, but the sequence
+// is that in which transactions locked the order's row.
 const steps = `
 	SELECT order_id, id, type, payload, after, lag(after, 1, '') OVER walk AS before, lead(id) OVER walk IS NULL AS last
 	FROM (
-		SELECT e.order_id, e.id, e.type, e.payload, l.after, row_number() OVER (PARTITION BY e.order_id, e.type
-			ORDER BY e.id) AS nth
-		FROM outbox e JOIN (SELECT DISTINCT event, after FROM unnest(@legal_event::text[],
-			@legal_to::text[]) AS l (event, after)) AS l ON l.event = e.type
+		SELECT e.order_id, e.id, e.type, e.payload, l.after,
+			row_number() OVER (PARTITION BY e.order_id, e.type ORDER BY e.id) AS nth
+		FROM outbox e JOIN (
+			SELECT DISTINCT event, after FROM unnest(@legal_event::text[], @legal_to::text[]) AS l (event, after)
+		) AS l ON l.event = e.type
 	) AS told
 	WINDOW walk AS (PARTITION BY order_id
 		ORDER BY type = 'order.placed' DESC, after IN ('placed', 'paying') DESC, nth,
@@ -272,8 +275,8 @@ const steps = `
 
 const eventsTell = `
 	WITH steps AS (` + steps + `)
-	SELECT o.id::text, format('the order is %s, its events say %s; placed %s times', o.status, coalesce(s.told,
-		'nothing'), coalesce(s.placed, 0))
+	SELECT o.id::text, format('the order is %s, its events say %s; placed %s times', o.status,
+		coalesce(s.told, 'nothing'), coalesce(s.placed, 0))
 	FROM orders o LEFT JOIN (
 		SELECT order_id, count(*) FILTER (WHERE type = 'order.placed') AS placed,
 			max(after) FILTER (WHERE last) AS told FROM steps GROUP BY order_id
@@ -289,20 +292,20 @@ const eventsTell = `
 	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)`
 
 const eventsConsumed = `
-	SELECT id::text, format('%s of order %s waits to be sent for %s s', type, order_id, round(extract(epoch
-		FROM now() - created_at)))
+	SELECT id::text, format('%s of order %s waits to be sent for %s s', type, order_id,
+		round(extract(epoch FROM now() - created_at)))
 	FROM outbox WHERE sent_at IS NULL AND created_at < now() - @healing::interval
 	UNION ALL
-	SELECT o.id::text, format('the order was paid %s s ago and has no receipt', round(extract(epoch
-		FROM now() - e.created_at)))
+	SELECT o.id::text, format('the order was paid %s s ago and has no receipt',
+		round(extract(epoch FROM now() - e.created_at)))
 	FROM outbox e JOIN orders o ON o.id = e.order_id LEFT JOIN receipts r ON r.order_id = o.id AND r.kind = 'paid'
 	WHERE e.type = 'order.paid' AND e.created_at < now() - @healing::interval AND r.sent_at IS NULL`
 
-const mails = `SELECT id, order_id, receiver FROM unnest(@mail_id::text[], @mail_order::text[],
-	@mail_to::text[]) AS w (id, order_id, receiver)`
+const mails = `SELECT id, order_id, receiver
+	FROM unnest(@mail_id::text[], @mail_order::text[], @mail_to::text[]) AS w (id, order_id, receiver)`
 
-// receiptsArrived expects the mails that were recorded as sent before the mailbox was asked; that
-// every paid order has such a record is I10.
+// receiptsArrived expects the mails that were recorded as sent before the mailbox was asked. I10
+// checks that every paid order has such a record.
 const receiptsArrived = `
 	WITH mails AS (` + mails + `)
 	SELECT r.order_id::text, format('the receipt was sent at %s and is not in the mailbox', r.sent_at)
@@ -322,11 +325,11 @@ const receiptTwins = `
 		count(*))
 	FROM (` + mails + `) AS w GROUP BY order_id HAVING count(*) > 1`
 
-// providerEventsApplied knows the events of the simulated provider.
+// providerEventsApplied checks only events of the simulated provider.
 const providerEventsApplied = `
 	WITH applied AS (
 		SELECT id, type, payload->'data'->>'id' AS object, payload->'data'->>'reference' AS reference
-			FROM provider_events WHERE state = 'applied'
+		FROM provider_events WHERE state = 'applied'
 	)
 	SELECT e.id, format('%s of %s was applied, charge %s is %s', e.type, e.object, e.reference,
 		coalesce(c.status || ' as ' || coalesce(c.provider_id, 'nothing'), 'unknown here'))
@@ -350,5 +353,5 @@ const legalSteps = `
 		ON (l.event, l.before, l.after) = (s.type, s.before, s.after)
 	WHERE l.event IS NULL OR s.payload->>'status' IS DISTINCT FROM s.after
 	UNION ALL
-	SELECT id::text, format('%s is no step of an order', type) FROM outbox WHERE type LIKE 'order.%'
-		AND type <> ALL (@legal_event::text[])`
+	SELECT id::text, format('%s is no step of an order', type) FROM outbox
+	WHERE type LIKE 'order.%' AND type <> ALL (@legal_event::text[])`

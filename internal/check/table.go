@@ -6,7 +6,7 @@ import (
 	"text/tabwriter"
 )
 
-// WriteTable writes a line for every invariant, and below the table the first rows that stand out.
+// WriteTable writes a line for every invariant and, below the table, the first findings.
 func (r Report) WriteTable(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "INVARIANT\tBY\tSAYS\tROWS\tRESULT")

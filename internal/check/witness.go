@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// answerTimeout bounds one answer of a witness, maxAnswer its bytes: the provider tells all it
-	// ever did in one.
+	// answerTimeout and maxAnswer (in bytes) bound one answer of a witness. The provider lists
+	// everything it ever did in one answer.
 	answerTimeout = 2 * time.Minute
 	maxAnswer     = 1 << 30
-	// mailPage is how many messages the mailbox is asked for at a time.
+	// mailPage is the number of messages in one request to the mailbox.
 	mailPage = 1000
 )
 
@@ -30,8 +30,7 @@ var client = &http.Client{Timeout: answerTimeout,
 // receiptID finds the order in the Message-ID of a receipt.
 var receiptID = regexp.MustCompile(`^<?receipt\.([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})@`)
 
-// readProvider sets the arguments capture_… and refund_… to the columns of everything that the
-// provider holds.
+// readProvider sets the arguments capture_… and refund_… to the columns of the provider's records.
 func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 	var held struct {
 		Captures []payments.Capture        `json:"captures"`
@@ -57,7 +56,7 @@ func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 	return nil
 }
 
-// receipt is a message in the mailbox whose Message-ID is that of an order's receipt.
+// receipt is a message in the mailbox with the Message-ID of an order's receipt.
 type receipt struct{ id, orderID, to string }
 
 // readMailbox sets the arguments mail_… to the columns of the receipts in the mailbox.
@@ -77,8 +76,8 @@ func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
 		}
 		for _, message := range page.Messages {
 			ours := receiptID.FindStringSubmatch(message.MessageID)
-			// Mail that arrives meanwhile moves the pages: what was last on one is first on the
-			// next.
+			// Mail that arrives meanwhile shifts the pages: the last message of one page is then
+			// the first of the next.
 			if ours == nil || seen[message.ID] {
 				continue
 			}
@@ -100,7 +99,7 @@ func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
 	return nil
 }
 
-// column is what Postgres takes for a column of the rows: never NULL.
+// column returns one value of each row. It is never nil, which pgx would send as NULL.
 func column[R, V any](rows []R, value func(R) V) []V {
 	values := make([]V, len(rows))
 	for i, row := range rows {

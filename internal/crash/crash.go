@@ -1,12 +1,12 @@
-// Package crash names the places between two steps of a flow at which a test can end the process,
-// as a machine that loses power would.
+// Package crash names the points between two steps of a flow at which a test can kill the process,
+// to simulate a power failure.
 package crash
 
 // Point is a place in a flow, as FLOW.STEP. The step has just been done; a step that begins with
 // "before" is about to be done.
 type Point string
 
-// The points of the flows. docs/failure-table.md says what must happen after a crash at each.
+// The points of the flows. docs/failure-table.md describes what must happen after a crash at each.
 const (
 	PlaceBeforeCommit Point = "place.before-commit"
 	PlaceCommitted    Point = "place.committed"

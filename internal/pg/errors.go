@@ -9,11 +9,11 @@ import (
 	"github.com/jackc/puddle/v2"
 )
 
-// IsUnavailable reports whether err says that the database could not do the work now, rather
-// than that the work was wrong. What was asked may have happened if err wraps ErrCommitUnknown.
+// IsUnavailable reports whether err means that the database cannot do the work now, not that the
+// work is wrong. If err wraps ErrCommitUnknown, the work may have taken effect.
 func IsUnavailable(err error) bool {
 	var connect *pgconn.ConnectError
-	var network net.Error // context.DeadlineExceeded is one, too
+	var network net.Error // includes context.DeadlineExceeded
 	switch {
 	case err == nil:
 		return false
@@ -25,7 +25,7 @@ func IsUnavailable(err error) bool {
 }
 
 // unavailableCode follows appendix A of the Postgres manual: connection exceptions, insufficient
-// resources, operator intervention, system errors, and conflicts that outlived every retry.
+// resources, operator intervention, system errors, and conflicts that remain after the last retry.
 func unavailableCode(code string) bool {
 	switch code {
 	case "40001", "40P01", "55P03", "25P03", "25006":
@@ -48,7 +48,7 @@ func code(err error) string {
 	return ""
 }
 
-// Violates reports whether err is the violation of this constraint, and not of another one.
+// Violates reports whether err is a violation of this constraint.
 func Violates(err error, constraint string) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && e.ConstraintName == constraint

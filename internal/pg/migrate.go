@@ -12,8 +12,9 @@ import (
 	"github.com/onceshop/onceshop/db/migrations"
 )
 
-// Migrate brings the schema up to date and returns the versions it applied. Nodes that start
-// together take a session lock in turn, so it needs a direct connection, not a transaction pooler.
+// Migrate brings the schema up to date and returns the versions that it applied. It holds a session
+// lock, so that nodes that start together migrate one after another. It therefore needs a direct
+// connection, not a transaction pooler.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) ([]int64, error) {
 	provider, closeDB, err := newProvider(pool)
 	if err != nil {
@@ -31,14 +32,14 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool) ([]int64, error) {
 	return applied, nil
 }
 
-// Migration is one step of the schema and whether this database has it.
+// Migration is one migration and whether the database has it.
 type Migration struct {
 	Version int64
 	File    string
 	Applied bool
 }
 
-// MigrationStatus lists every step that this binary knows.
+// MigrationStatus lists every migration of this binary.
 func MigrationStatus(ctx context.Context, pool *pgxpool.Pool) ([]Migration, error) {
 	provider, closeDB, err := newProvider(pool)
 	if err != nil {
@@ -51,13 +52,13 @@ func MigrationStatus(ctx context.Context, pool *pgxpool.Pool) ([]Migration, erro
 	}
 	var all []Migration
 	for _, s := range status {
-		all = append(all, Migration{Version: s.Source.Version, File: s.Source.Path,
-			Applied: s.State == goose.StateApplied})
+		m := Migration{Version: s.Source.Version, File: s.Source.Path, Applied: s.State == goose.StateApplied}
+		all = append(all, m)
 	}
 	return all, nil
 }
 
-// IsMigrated reports whether the database has every step that this binary knows.
+// IsMigrated reports whether the database has every migration of this binary.
 func IsMigrated(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 	provider, closeDB, err := newProvider(pool)
 	if err != nil {
@@ -69,8 +70,8 @@ func IsMigrated(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 }
 
 func newProvider(pool *pgxpool.Pool) (*goose.Provider, func(), error) {
-	// Five minutes of patience, a look each second: the default looks every fifth, which is how
-	// long a second node would wait.
+	// Try once a second for five minutes. The default tries every five seconds and would delay a
+	// second node by as much.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare the migration lock: %w", err)

@@ -54,9 +54,9 @@ func ReadBatch(ctx context.Context, pool *pgxpool.Pool, queue func(*Pipe)) error
 
 var errQueued = errors.New("pg: the query is queued")
 
-// Later queues a query: one of sqlc's methods on Queries that were made with this pipe, and its
-// parameters. The rows are there after the next Flush. The method runs twice, first to give its SQL
-// and again to scan the rows. See docs/decisions.md, D72.
+// Later queues a query: one of sqlc's methods on Queries made with this pipe, and its parameters.
+// The result is set by the next Flush. The method runs twice: first to get its SQL, and again to
+// scan the rows. See docs/decisions.md, D72.
 func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), params P) *[]R {
 	result := new([]R)
 	tx.query = func(sql string, args []any) (pgx.Rows, error) {
@@ -73,8 +73,7 @@ func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), par
 	return result
 }
 
-// Queue adds a statement without sending it. Set what is done with its result on the returned
-// value.
+// Queue adds a statement without sending it. Set a handler for its result on the returned value.
 func (p *Pipe) Queue(sql string, args ...any) *pgx.QueuedQuery { return p.batch.Queue(sql, args...) }
 
 // Flush sends the queued statements in one round trip.

@@ -1,5 +1,5 @@
-// Package pg is the one place that knows how this service talks to Postgres: the pool,
-// transactions, migrations, and what an error from the database means.
+// Package pg connects the service to Postgres: the pool, transactions, migrations, and the meaning
+// of the database's errors.
 package pg
 
 import (
@@ -12,10 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lookUps are a session's settings for a service that finds by an index all that it asks for. Each
-// statement is planned once, as a chain of steps down indexes. Otherwise Postgres plans again and
-// again to see whether it pays, or keeps a plan that scans a table because it was small when the
-// plan was made. See docs/performance.md, P3, and
+// lookUps are a session's settings for a service that finds all its rows by indexes. Postgres plans
+// each statement once, with index scans. Otherwise it plans repeatedly, or keeps a plan that scans
+// a table because the table was small at the time. See docs/performance.md, P3, and
 // db/migrations/00007_tuning.sql.
 var lookUps = map[string]string{
 	"plan_cache_mode": "force_generic_plan",
@@ -32,8 +31,8 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	}
 	config.MaxConns = maxConns
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
-	// A session that waits for its client in the middle of a transaction holds locks that
-	// buyers queue for; a statement longer than this is a fault, not work.
+	// A session that is idle in a transaction holds locks that buyers wait for. A statement that
+	// runs longer than its timeout is a fault.
 	params := config.ConnConfig.RuntimeParams
 	params["application_name"] = "onceshop"
 	params["idle_in_transaction_session_timeout"] = "15s"

@@ -8,9 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// rawUUIDs lets pgx write and read ids as the 16 bytes that they are. Otherwise it tries them as
-// many types and takes them for text in the end, which costs a batch of orders more time than its
-// SQL takes to plan.
+// rawUUIDs makes pgx encode and decode ids as 16 bytes. Otherwise pgx tries many types and falls
+// back to text, which takes longer than planning the SQL of a batch of orders.
 func rawUUIDs(types *pgtype.Map) {
 	types.TryWrapEncodePlanFuncs = slices.Insert(types.TryWrapEncodePlanFuncs, 0,
 		func(value any) (pgtype.WrappedEncodePlanNextSetter, any, bool) {
@@ -30,7 +29,7 @@ func (u rawUUID) UUIDValue() (pgtype.UUID, error) { return pgtype.UUID{Bytes: u,
 
 func (u *rawUUID) ScanUUID(v pgtype.UUID) error {
 	if !v.Valid {
-		return errors.New("pg: NULL for an id that must be there")
+		return errors.New("pg: NULL for an id that must not be NULL")
 	}
 	*u = v.Bytes
 	return nil
@@ -40,12 +39,12 @@ type encodeUUID struct{ next pgtype.EncodePlan }
 
 func (p *encodeUUID) SetNext(next pgtype.EncodePlan) { p.next = next }
 func (p *encodeUUID) Encode(value any, buf []byte) ([]byte, error) {
-	return p.next.Encode(rawUUID(value.(uuid.UUID)), buf) //nolint:forcetypeassert // planned for it
+	return p.next.Encode(rawUUID(value.(uuid.UUID)), buf)
 }
 
 type scanUUID struct{ next pgtype.ScanPlan }
 
 func (p *scanUUID) SetNext(next pgtype.ScanPlan) { p.next = next }
 func (p *scanUUID) Scan(src []byte, target any) error {
-	return p.next.Scan(src, (*rawUUID)(target.(*uuid.UUID))) //nolint:forcetypeassert // planned for it
+	return p.next.Scan(src, (*rawUUID)(target.(*uuid.UUID)))
 }

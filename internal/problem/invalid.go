@@ -1,7 +1,7 @@
 package problem
 
-// InvalidError reports a request that cannot be carried out as it stands, whenever it is sent.
-// Field is the JSON path of what is wrong ("lines[0].quantity"), or empty.
+// InvalidError reports a request that is invalid and fails again when repeated. Field is the JSON
+// path of the invalid value ("lines[0].quantity"), or empty.
 type InvalidError struct {
 	Field  string
 	Reason string

@@ -1,5 +1,5 @@
-// Package problem is the shape of every error answer: RFC 9457, plus a code and the one thing a
-// client with an idempotency key needs to know.
+// Package problem defines the body of every error answer: RFC 9457, plus a code and whether a new
+// idempotency key is safe.
 package problem
 
 import (
@@ -10,8 +10,8 @@ import (
 // ContentType of every Problem.
 const ContentType = "application/problem+json"
 
-// Problem is the body of an error answer. SafeNewKey tells whether trying again with a new
-// idempotency key cannot cause a second effect; false means that only the same key is safe.
+// Problem is the body of an error answer. SafeNewKey reports whether a retry with a new idempotency
+// key cannot cause a second effect. If it is false, only the same key is safe.
 type Problem struct {
 	Type       string `json:"type"`
 	Title      string `json:"title"`
@@ -20,23 +20,29 @@ type Problem struct {
 	Code       string `json:"code"`
 	SafeNewKey bool   `json:"safe_new_key"`
 
-	// What some codes add; see the OpenAPI document.
+	// Members of some codes; see the OpenAPI document.
 	Items    any    `json:"items,omitempty"`
 	Charge   any    `json:"charge,omitempty"`
 	ChargeID string `json:"charge_id,omitempty"`
 }
 
-// New builds a problem whose type is derived from its code.
+// New returns a problem. Its type is derived from the code.
 func New(status int, code, title, detail string, safeNewKey bool) Problem {
-	return Problem{Type: "/problems/" + code, Title: title, Status: status, Detail: detail, Code: code,
-		SafeNewKey: safeNewKey}
+	return Problem{
+		Type:       "/problems/" + code,
+		Title:      title,
+		Status:     status,
+		Detail:     detail,
+		Code:       code,
+		SafeNewKey: safeNewKey,
+	}
 }
 
-// Body is the problem as the bytes to send.
+// Body returns the problem as JSON.
 func (p Problem) Body() []byte {
 	body, err := json.Marshal(p)
 	if err != nil {
-		panic("problem: " + err.Error()) // only marshalable values are ever put in
+		panic("problem: " + err.Error()) // the shop sets only values that marshal
 	}
 	return body
 }

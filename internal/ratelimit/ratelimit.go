@@ -1,6 +1,6 @@
-// Package ratelimit bounds how often one client may ask this node. A guest is known by the address
-// of the connection, whoever has a valid token by the token. It protects the node, and decides
-// nothing: another node counts for itself. See docs/decisions.md, D50.
+// Package ratelimit limits the requests of one client to this node. It identifies a guest by the
+// address and a customer by a valid token. It only protects the node: each node counts on its own.
+// See docs/decisions.md, D50.
 package ratelimit
 
 import (
@@ -14,19 +14,20 @@ import (
 )
 
 const (
-	// burstSeconds is how many seconds' worth may come at once: a page with its forms, a batch, a
-	// flash sale from one office.
+	// burstSeconds is the size of a burst, in seconds' worth of requests: enough for a page with
+	// its forms, a batch, or a flash sale from one office.
 	burstSeconds = 5
-	// maxClients bounds the memory. Who is forgotten for others starts with a full burst.
+	// maxClients bounds the memory. A client that is evicted starts again with a full burst.
 	maxClients = 100_000
-	// idle is longer than the time in which a bucket fills, so that forgetting one changes nothing.
+	// idle is longer than the time in which a bucket fills, so evicting an idle one changes
+	// nothing.
 	idle = time.Minute
 )
 
-// ErrTooMany reports a request that comes too soon after others of its client.
+// ErrTooMany reports a request over the client's limit.
 var ErrTooMany = errors.New("ratelimit: too many requests of one client")
 
-// Limiter counts the requests of each client. A nil *Limiter lets everything pass.
+// Limiter counts the requests of each client. A nil *Limiter allows everything.
 type Limiter struct {
 	guests *otter.Cache[netip.Prefix, *rate.Limiter]
 	tokens *otter.Cache[tokenID, *rate.Limiter]
@@ -34,11 +35,11 @@ type Limiter struct {
 	perGuest, perToken int
 }
 
-// tokenID stands for a token, so that no secret is kept.
+// tokenID is the hash of a token, so that the limiter keeps no secrets.
 type tokenID [sha256.Size]byte
 
-// New lets a guest and a token ask so many times a second, and five seconds' worth at once. Zero is
-// no limit.
+// New returns a limiter with these requests per second for a guest and for a token, and bursts of
+// five seconds' worth. Zero means no limit.
 func New(perGuest, perToken int) *Limiter {
 	return &Limiter{guests: buckets[netip.Prefix](), tokens: buckets[tokenID](), perGuest: perGuest, perToken: perToken}
 }
@@ -55,7 +56,7 @@ func bucket(perSecond int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burstSeconds*perSecond)
 }
 
-// Guest counts a request from the address, and returns ErrTooMany if it is one too many.
+// Guest counts a request from the address. It returns ErrTooMany if the request is over the limit.
 func (l *Limiter) Guest(address string) error {
 	if l == nil || l.perGuest == 0 {
 		return nil
@@ -68,7 +69,8 @@ func (l *Limiter) Guest(address string) error {
 	return take(found)
 }
 
-// network is what an address may change at will: the host part of IPv6 is as good as random.
+// network returns the network to count the address under. For IPv6 it is the /64, because a client
+// can choose the rest of the address freely.
 func network(address string) netip.Prefix {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
@@ -86,9 +88,8 @@ func network(address string) netip.Prefix {
 	return of
 }
 
-// Token counts a request with a token, and returns ErrTooMany if it is one too many. A token that
-// was not accepted lately may be a guess, so it counts as a guest's request, before anybody looks
-// it up.
+// Token counts a request with a token. It returns ErrTooMany if the request is over the limit. A
+// token that was not accepted lately may be a guess, so it counts as a guest's request.
 func (l *Limiter) Token(address, token string) error {
 	if l == nil {
 		return nil
@@ -100,7 +101,7 @@ func (l *Limiter) Token(address, token string) error {
 	return take(found)
 }
 
-// Accepted says that the token is a customer's.
+// Accepted records that the token is valid.
 func (l *Limiter) Accepted(token string) {
 	if l == nil {
 		return
@@ -111,7 +112,7 @@ func (l *Limiter) Accepted(token string) {
 	}
 }
 
-// Close ends the upkeep in the background. The limiter must not be used any more.
+// Close stops the background work. The limiter must not be used afterwards.
 func (l *Limiter) Close() {
 	l.guests.StopAllGoroutines()
 	l.tokens.StopAllGoroutines()

@@ -12,16 +12,16 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// dialTimeout is short because a caller goes on to the database when Redis does not answer.
+// dialTimeout is short because callers continue with the database if Redis does not answer.
 const dialTimeout = 100 * time.Millisecond
 
-// errURL replaces the parser's own errors, which can quote a password with unescaped characters.
+// errURL replaces the parser's errors, which can contain the password.
 var errURL = errors.New("REDIS_URL is not an address such as redis://user:password@host:6379/0 " +
 	"(several hosts are separated by commas)")
 
-// Open returns a client that repeats neither commands nor failed connections. Several hosts
-// separated by commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. It
-// does not connect.
+// Open returns a client that retries neither commands nor connections. Several hosts separated by
+// commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. Open does not
+// connect.
 func Open(address string) (redis.UniversalClient, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -43,7 +43,7 @@ func Open(address string) (redis.UniversalClient, error) {
 	if options.TLSConfig != nil {
 		options.TLSConfig.ServerName = "" // check each host against its own name
 	}
-	// Callers log every error they get; the library would log it again, without structure.
+	// Callers log every error; the library would log it again, without structure.
 	logging.Disable()
 	return redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: addrs, MasterName: master, DB: options.DB,
