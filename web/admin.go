@@ -15,13 +15,13 @@ import (
 
 const (
 	adminCookie = "shop_admin"
-	// adminAge is how long an operator stays signed in. Nothing else ends a session everywhere: it
-	// is not stored.
+	// adminAge is how long an operator stays signed in. Sessions are not stored, so they cannot be
+	// revoked earlier.
 	adminAge = 8 * time.Hour
 )
 
-// adminOnly lets operators pass, and in the demo everybody. Whoever only looks is led to the
-// sign-in page.
+// adminOnly allows only operators, and in the demo every visitor. It redirects other visitors to
+// the sign-in page, or answers 403 to a form.
 func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if w.Demo || w.isAdmin(c) {
@@ -37,8 +37,8 @@ func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// isAdmin reports whether the request carries a session that has not ended. When it does is part of
-// what is signed.
+// isAdmin reports whether the request has a session that has not ended. The end is part of the
+// signed value.
 func (w *Web) isAdmin(c echo.Context) bool {
 	text, ok := w.cookie(c, adminCookie, adminCookie)
 	ends, err := strconv.ParseInt(text, 10, 64)
@@ -47,7 +47,7 @@ func (w *Web) isAdmin(c echo.Context) bool {
 
 var loginPage = parsePage("admin_login.html")
 
-// login is the sign-in form. Next is the page that the operator came for.
+// login is the sign-in form. Next is the page to show after it.
 type login struct {
 	Next  string
 	Wrong bool
@@ -88,8 +88,8 @@ func (w *Web) logOut(c echo.Context) error {
 	return seeOther(c, "/")
 }
 
-// setAdminCookie is strict: unlike a cart, a session must not come along when another site leads
-// here.
+// setAdminCookie sets a SameSite=Strict cookie. Unlike the cart, a session must not be sent when
+// the visitor follows a link from another site.
 func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
 	//nolint:gosec // the demo runs without https
 	c.SetCookie(&http.Cookie{
@@ -103,7 +103,8 @@ func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
 	})
 }
 
-// operatorPage returns the page to show after a sign-in: next, if it is a page for operators.
+// operatorPage returns the page to show after a sign-in: next if it is a page for operators, or
+// /admin.
 func (w *Web) operatorPage(next string) string {
 	prefixes := []string{"/admin"}
 	for _, section := range w.Sections {

@@ -19,18 +19,21 @@ import (
 )
 
 const (
-	// adminRows is how many rows an operators' list shows at once.
+	// adminRows is the number of rows on a page of an operators' list.
 	adminRows = 50
-	// brokerTimeout bounds the wait for the broker, whose absence is no reason to keep an operator
-	// waiting.
+	// brokerTimeout bounds the wait for the broker.
 	brokerTimeout = 3 * time.Second
 )
 
 func (w *Web) registerAdmin(e *echo.Echo) {
 	for path, page := range map[string]echo.HandlerFunc{
-		"/admin": w.showStock, "/admin/stock/:sku": w.showMovements, "/admin/orders": w.showAllOrders,
+		"/admin":            w.showStock,
+		"/admin/stock/:sku": w.showMovements,
+		"/admin/orders":     w.showAllOrders,
 		"/admin/orders/:id": w.showAnyOrder,
-		"/admin/charges":    w.showCharges, "/admin/events": w.showQuarantine, "/admin/letters": w.showLetters,
+		"/admin/charges":    w.showCharges,
+		"/admin/events":     w.showQuarantine,
+		"/admin/letters":    w.showLetters,
 	} {
 		e.GET(path, page, guard, w.adminOnly)
 		e.HEAD(path, page, guard, w.adminOnly)
@@ -92,7 +95,7 @@ func (w *Web) showMovements(c echo.Context) error {
 	return w.render(c, http.StatusOK, movementsPage, page{Title: content.Name, Content: content})
 }
 
-// beforeID is the id that the last page of a list ended with, or nil.
+// beforeID returns the id at which the previous page of a list ended, or nil.
 func beforeID(c echo.Context) *uuid.UUID {
 	id, err := uuid.Parse(c.QueryParam("before"))
 	if err != nil {
@@ -136,7 +139,7 @@ func (w *Web) showAnyOrder(c echo.Context) error {
 	}{order, events}})
 }
 
-// showCharges puts what is not settled on top of the first page: unknown before pending.
+// showCharges shows unsettled charges at the top of the first page, unknown before pending.
 func (w *Web) showCharges(c echo.Context) error {
 	ctx, before := c.Request().Context(), beforeID(c)
 	var content struct {
@@ -178,14 +181,14 @@ func (w *Web) showQuarantine(c echo.Context) error {
 	return w.render(c, http.StatusOK, eventsPage, page{Title: "Quarantined events", Content: content})
 }
 
-// What the page of dead letters says after a retry, by the value of ?notice=.
+// letterNotices are the notices after a retry of a dead letter, by the value of ?notice=.
 var letterNotices = map[string]string{
-	"retried": "The event is on its way to its consumers again. If they give up once more, it comes back as a new " +
+	"retried": "The event was published to its consumers again. If they fail again, it comes back as a new " +
 		"letter.",
-	"gone": "That letter is not there any more: it was retried already.",
+	"gone": "That letter is gone: it was already retried.",
 }
 
-// letterList is the dead letters, unless the broker does not answer.
+// letterList is a page of dead letters. Unconnected means that the broker does not answer.
 type letterList struct {
 	Letters     []outbox.Letter
 	Older       string
@@ -218,7 +221,7 @@ func (w *Web) renderLetters(c echo.Context, status int, notice string, list lett
 	return w.render(c, status, lettersPage, page{Title: "Dead letters", Notice: notice, Content: list})
 }
 
-// retryLetter hands a dead letter's event out again. Pressed twice, it does so once.
+// retryLetter publishes a dead letter's event again. A second press does nothing.
 func (w *Web) retryLetter(c echo.Context) error {
 	seq, err := strconv.ParseUint(c.Param("seq"), 10, 64)
 	if err != nil || w.Letters == nil {
@@ -233,7 +236,7 @@ func (w *Web) retryLetter(c echo.Context) error {
 	case err != nil:
 		w.logFailure(c, err)
 		return w.renderLetters(c, http.StatusServiceUnavailable,
-			"The broker did not answer: it may have happened or not. When it is back, retry again if the letter is "+
+			"The broker did not answer, so the retry may have happened or not. Retry again later if the letter is "+
 				"still there.", letterList{Unconnected: true})
 	}
 	w.Log.InfoContext(ctx, "an operator retried a dead letter", "dead_seq", seq, "consumer", letter.Consumer,

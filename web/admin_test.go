@@ -26,7 +26,7 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-var counterPages = []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
+var adminPages = []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
 	"/admin/letters"}
 
 func serious(w *web.Web) { w.Demo = false }
@@ -35,7 +35,7 @@ func TestCounterIsOpenInTheDemo(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	b := s.browser()
-	for _, path := range counterPages {
+	for _, path := range adminPages {
 		b.get(path).want(200, path, "Dead letters").without("Sign out")
 	}
 	b.get("/admin/stock/NO-SUCH").want(404, "/admin")
@@ -58,7 +58,7 @@ func TestCounterOutsideTheDemo(t *testing.T) {
 	b := s.browser()
 	refused := func(b *browser) {
 		t.Helper()
-		for _, path := range append(counterPages, "/admin/orders/"+uuid.NewString()) {
+		for _, path := range append(adminPages, "/admin/orders/"+uuid.NewString()) {
 			b.get(path).want(200, "/admin/login", "Sign in").without("The Once Mug", "Dead letters")
 		}
 		b.post("/admin/letters/1/retry", nil).want(403, "/admin/letters", "Operators only")
@@ -66,14 +66,14 @@ func TestCounterOutsideTheDemo(t *testing.T) {
 	}
 	refused(b)
 	for _, token := range []string{"", "nonsense", customer} {
-		b.post("/admin/login", url.Values{"token": {token}}).want(403, "/admin/login", "no admin")
+		b.post("/admin/login", url.Values{"token": {token}}).want(403, "/admin/login", "not an admin")
 	}
 	refused(b)
 
 	page := b.get("/admin/charges").want(200, "/admin/login")
 	b.post("/admin/login", url.Values{"token": {" " + admin + "\n"}, "next": {page.field("next")}}).want(200,
 		"/admin/charges", "Sign out")
-	for _, path := range counterPages {
+	for _, path := range adminPages {
 		b.get(path).want(200, path, "Sign out")
 	}
 	refused(s.browser())
@@ -205,7 +205,7 @@ func TestMovementsPageByPage(t *testing.T) {
 func TestQuarantineShowsWhatContradicts(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
-	s.browser().get("/admin/events").want(200, "/admin/events", "makes sense")
+	s.browser().get("/admin/events").want(200, "/admin/events", "No quarantined events")
 	event := payments.Event{ID: "evt_odd", Type: "capture.succeeded", At: time.Now(),
 		Payload: []byte(`{"type": "<b>odd</b>"}`),
 		Capture: &payments.Capture{ID: "cap_odd", Reference: uuid.NewString(), Status: payments.CaptureSucceeded,
@@ -235,7 +235,7 @@ func TestRetryOfADeadLetter(t *testing.T) {
 		clicks[i] = s.browser()
 	}
 	for _, answer := range shoptest.Race(len(clicks), func(i int) answer { return clicks[i].post(action[1], nil) }) {
-		answer.want(200, "/admin/letters", "None: every event was handled")
+		answer.want(200, "/admin/letters", "No dead letters")
 	}
 	var delivered atomic.Int64
 	consumer, err := outbox.NewConsumer(t.Context(), streams, "receipts", orders.EventPaid,
@@ -261,7 +261,7 @@ func TestRetryOfADeadLetter(t *testing.T) {
 	if delivered.Load() != 1 {
 		t.Errorf("delivered %d times, want 1", delivered.Load())
 	}
-	s.browser().post(action[1], nil).want(200, "/admin/letters", "retried already")
+	s.browser().post(action[1], nil).want(200, "/admin/letters", "already retried")
 	s.browser().post("/admin/letters/nonsense/retry", nil).want(404, "/admin/letters")
 }
 

@@ -17,23 +17,22 @@ import (
 	"github.com/onceshop/onceshop/internal/problem"
 )
 
-// Limits of a cart: it has to fit into a cookie.
+// Limits of a cart, which has to fit into a cookie.
 const (
 	maxLines    = 20
 	maxQuantity = 99
 )
 
-// cart is one intent to buy. Key is the idempotency key of the order that comes of it: minted with
-// the cart, new whenever its lines change, and never for any other reason.
+// cart is one intent to buy. Key is the idempotency key of its order. It changes with the lines and
+// for no other reason.
 type cart struct {
 	Key   uuid.UUID            `json:"key"`
 	Lines []orders.LineRequest `json:"lines"`
-	// Email is kept for a buyer who has to come back to the cart; it is no part of the cart's
-	// meaning.
+	// Email is kept for the next checkout form. It does not affect Key.
 	Email string `json:"email,omitempty"`
 }
 
-// with returns the cart with so many units of a product; none takes it out.
+// with returns the cart with this quantity of a product. Zero removes it.
 func (k cart) with(sku string, quantity int64) cart {
 	if quantity == k.quantity(sku) {
 		return k
@@ -70,12 +69,12 @@ func (k cart) units() int64 {
 
 var cartPage = parsePage("cart.html")
 
-// basket is a cart at today's prices and stock.
+// basket is a cart with current prices and stock.
 type basket struct {
 	Lines    []basketLine
 	Currency string
 	Total    int64
-	// Blocked says that the cart cannot be ordered as it stands.
+	// Blocked reports that the cart cannot be ordered as it is.
 	Blocked bool
 }
 
@@ -86,7 +85,7 @@ type basketLine struct {
 	Max      int64
 }
 
-// Short says that there are not as many left as the line asks for.
+// Short reports whether there is less stock than the line needs.
 func (l basketLine) Short() bool { return l.Available < l.Quantity }
 
 func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
@@ -99,8 +98,11 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 	}
 	var b basket
 	for _, line := range k.Lines {
-		priced := basketLine{Product: orders.Product{SKU: line.SKU, Name: line.SKU}, Quantity: line.Quantity,
-			Max: maxQuantity}
+		priced := basketLine{
+			Product:  orders.Product{SKU: line.SKU, Name: line.SKU},
+			Quantity: line.Quantity,
+			Max:      maxQuantity,
+		}
 		if at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == line.SKU }); at >= 0 {
 			priced.Product = products[at]
 			priced.Amount = priced.UnitPrice * line.Quantity
@@ -113,8 +115,8 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 	return b, nil
 }
 
-// cartView is the cart on its page. An empty one shows what was Ordered last: a visitor whose
-// browser lost the way to an order looks for it here.
+// cartView is the content of the cart page. With an empty cart, Ordered has the latest order, in
+// case the browser lost the answer to the checkout.
 type cartView struct {
 	basket
 	Ordered []orders.Order
@@ -148,8 +150,8 @@ func (w *Web) showCart(c echo.Context) error {
 	return w.render(c, http.StatusOK, cartPage, p)
 }
 
-// leaveOrdered leads a visitor whose cart was ordered already to that order, and takes the cart
-// away: the answer to the checkout was lost on its way to the browser.
+// leaveOrdered redirects to the order and drops the cart if the cart was already ordered. This
+// happens when the browser lost the answer to the checkout.
 func (w *Web) leaveOrdered(c echo.Context, v visitor) (bool, error) {
 	id, err := w.orderOf(c.Request().Context(), v)
 	if errors.Is(err, orders.ErrNotFound) {
@@ -205,7 +207,7 @@ func (w *Web) changeCart(c echo.Context) error {
 	return seeOther(c, "/cart?changed="+url.QueryEscape(sku))
 }
 
-// buyer is the visitor with a cart that was not ordered: an order's cart is not added to.
+// buyer returns the visitor, with an empty cart if the cart was already ordered.
 func (w *Web) buyer(c echo.Context) (visitor, error) {
 	v := w.visitor(c)
 	switch _, err := w.orderOf(c.Request().Context(), v); {
@@ -217,8 +219,7 @@ func (w *Web) buyer(c echo.Context) (visitor, error) {
 	return v, nil
 }
 
-// orderAgain puts what was ordered once into the cart, beside what is there. The cart's key is a
-// new one.
+// orderAgain adds an order's lines to the cart. The cart gets a new key.
 func (w *Web) orderAgain(c echo.Context) error {
 	order, err := w.ownOrder(c)
 	if err != nil {
@@ -241,7 +242,7 @@ func (w *Web) orderAgain(c echo.Context) error {
 	return seeOther(c, "/cart")
 }
 
-// wantedQuantity is how many units there shall be after the action, when there are now so many.
+// wantedQuantity returns the quantity after the action, given the quantity now.
 func wantedQuantity(action, text string, now int64) (int64, error) {
 	if action == "remove" {
 		return 0, nil

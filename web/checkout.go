@@ -18,23 +18,23 @@ import (
 
 var checkoutPage = parsePage("checkout.html")
 
-// askWithin is how long after an order the same basket under another key looks like an accident.
+// askWithin is how long after an order the same basket under another key may be an accident.
 const askWithin = 10 * time.Minute
 
-// checkout is the checkout form, as it is shown and as it comes back. Key is the cart's: it says
-// which intent this form carries out, whatever the cart has become since.
+// checkout is the checkout form, shown and submitted. Key is the key of the cart for which the form
+// was shown, which may have changed since.
 type checkout struct {
 	Key    uuid.UUID
 	Email  string
 	Method string
-	// Again is the order of which the buyer wants the same once more, knowingly.
+	// Again is the order that the buyer has confirmed to repeat.
 	Again uuid.UUID
 }
 
-// IsAgain says whether the buyer was asked, and wants the same once more.
+// IsAgain reports whether the buyer has confirmed a second order.
 func (f checkout) IsAgain() bool { return f.Again != uuid.Nil }
 
-// checkoutView is a checkout form on its page.
+// checkoutView is the content of the checkout page.
 type checkoutView struct {
 	checkout
 	Basket      basket
@@ -51,8 +51,8 @@ func (w *Web) showCheckout(c echo.Context) error {
 	return w.renderCheckout(c, http.StatusOK, v, "", checkoutView{checkout: checkout{Email: v.Cart.Email}})
 }
 
-// renderCheckout shows the form for the visitor's cart as it is now. A cart that cannot be ordered
-// is shown instead.
+// renderCheckout shows the form for the visitor's current cart. It redirects to the cart if that
+// cannot be ordered.
 func (w *Web) renderCheckout(c echo.Context, status int, v visitor, notice string, view checkoutView) error {
 	b, err := w.basket(c.Request().Context(), v.Cart)
 	if err != nil {
@@ -78,12 +78,16 @@ func readCheckout(c echo.Context) (checkout, error) {
 	if err != nil {
 		again = uuid.Nil
 	}
-	return checkout{Key: key, Email: strings.TrimSpace(form.Get("email")), Method: form.Get("payment_method"),
-		Again: again}, nil
+	return checkout{
+		Key:    key,
+		Email:  strings.TrimSpace(form.Get("email")),
+		Method: form.Get("payment_method"),
+		Again:  again,
+	}, nil
 }
 
-// submitCheckout places the order that the form's key stands for, unless it stands already, and
-// makes the first try to pay.
+// submitCheckout places the order of the form's key, unless it exists, and makes the first attempt
+// to pay.
 func (w *Web) submitCheckout(c echo.Context) error {
 	f, err := readCheckout(c)
 	if err != nil {
@@ -115,14 +119,15 @@ func (w *Web) submitCheckout(c echo.Context) error {
 	return seeOther(c, "/orders/"+id.String())
 }
 
-// hold answers a form that must not become an order as it stands, and says whether it did.
+// hold answers a form that must not become an order as it is. It reports whether it did.
 func (w *Web) hold(c echo.Context, v visitor, f checkout) (bool, error) {
 	switch {
 	case len(v.Cart.Lines) == 0:
 		return true, seeOther(c, "/cart?notice=empty")
 	case f.Key != v.Cart.Key:
 		return true, w.renderCheckout(c, http.StatusConflict, v,
-			"Your cart has changed in another tab. Nothing was ordered: please look again.", checkoutView{checkout: f})
+			"Your cart has changed in another tab. Nothing was ordered: please check it again.",
+			checkoutView{checkout: f})
 	case !w.offers(f.Method):
 		return true, w.renderCheckout(c, http.StatusUnprocessableEntity, v, "",
 			checkoutView{checkout: f, MethodError: "Please choose one of these."})
@@ -143,20 +148,24 @@ func (w *Web) place(c echo.Context, v visitor, email string) (uuid.UUID, error) 
 	if err := w.Accounts.EnsureGuest(c.Request().Context(), v.ID); err != nil {
 		return uuid.Nil, err
 	}
-	command := orders.PlaceOrder{CustomerID: v.ID, Key: dedup.Key(v.Cart.Key.String()), Email: email,
-		Lines: v.Cart.Lines}
+	command := orders.PlaceOrder{
+		CustomerID: v.ID,
+		Key:        dedup.Key(v.Cart.Key.String()),
+		Email:      email,
+		Lines:      v.Cart.Lines,
+	}
 	answer, err := w.once(c, "orders", v.ID, command.Key, command.Fingerprint(),
 		func(ctx context.Context) (dedup.Answer, error) {
 			return w.Orders.Place(ctx, command)
 		})
 	if errors.Is(err, dedup.ErrKeyReused) {
-		// A twin of this form with another email address came first.
+		// The same form with another email address came first.
 		return w.Orders.FindByKey(c.Request().Context(), v.ID, command.Key)
 	}
 	return answer.ID, err
 }
 
-// placeFailed says why there is no order, and keeps what the visitor has entered.
+// placeFailed answers a form whose order could not be placed. It keeps the visitor's input.
 func (w *Web) placeFailed(c echo.Context, v visitor, f checkout, err error) error {
 	invalid, isInvalid := errors.AsType[problem.InvalidError](err)
 	_, short := errors.AsType[orders.OutOfStockError](err)
@@ -187,8 +196,8 @@ func (f checkout) again() retry {
 
 var againPage = parsePage("again.html")
 
-// askTwice asks whether the buyer wants once more what they have just ordered. Only a yes to this
-// very order goes on.
+// askTwice asks the buyer to confirm a second order of the same basket. The confirmation is valid
+// for this twin only.
 func (w *Web) askTwice(c echo.Context, twin orders.Order, f checkout) error {
 	f.Again = twin.ID
 	content := struct {

@@ -19,7 +19,7 @@ func TestBuySomething(t *testing.T) {
 	b.add("PIN-KEY")
 	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once", "alice@example.com",
 		"€20.50", "The Once Mug")
-	b.get("/cart").want(200, "/cart", "nothing in it")
+	b.get("/cart").want(200, "/cart", "Your cart is empty")
 	b.get("/orders").want(200, "/orders", order.path, "Paid", "€20.50")
 	b.get("/").want(200, "/", "9 in stock")
 	s.wantOrders(1)
@@ -114,10 +114,10 @@ func TestDeclinedThenAnotherMethod(t *testing.T) {
 	b := s.browser()
 	b.add("LAST-ONE")
 	order := b.post("/checkout", b.checkoutForm("pm_insufficient_funds")).want(200, "/orders/", "declined",
-		"not enough money", "set aside")
+		"not enough money", "reserved for you")
 	s.wantStock("LAST-ONE", 0)
 	second := url.Values{"try": {order.field("try")}, "payment_method": {"pm_declined"}}
-	b.post(order.path+"/pay", second).want(200, order.path, "the bank behind the card said no")
+	b.post(order.path+"/pay", second).want(200, order.path, "bank declined it")
 
 	// The second form again, as it was and with another method: the same try, so nothing new
 	// happens.
@@ -241,7 +241,7 @@ func TestUnavailableAfterTheClick(t *testing.T) {
 			breaks(s, &broken)
 
 			b.url = s.serve(broken)
-			page := b.post("/checkout", form).want(503, "/checkout", "may have happened",
+			page := b.post("/checkout", form).want(503, "/checkout", "may have gone through",
 				"Pressing this button again is safe")
 			if page.header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")

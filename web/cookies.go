@@ -18,14 +18,14 @@ const (
 	cartAge  = 30 * 24 * time.Hour
 )
 
-// visitor is who is asking and what they mean to buy, as far as signed cookies prove it.
+// visitor is the guest and the cart of the request's signed cookies.
 type visitor struct {
-	// ID is the guest's customer id, uuid.Nil until something was put into a cart.
+	// ID is the guest's customer id, or uuid.Nil before the first change of a cart.
 	ID   uuid.UUID
 	Cart cart
 }
 
-// visitor reads the cookies. A cookie that is missing, forged or of another shop counts as none.
+// visitor reads the cookies. It ignores cookies that are forged or of another shop.
 func (w *Web) visitor(c echo.Context) visitor {
 	text, ok := w.cookie(c, guestCookie, guestCookie)
 	id, err := uuid.Parse(text)
@@ -41,8 +41,8 @@ func (w *Web) visitor(c echo.Context) visitor {
 	return v
 }
 
-// saveGuest gives the visitor an identity. Carts are signed for one, so none can be checked out
-// before: twins of a checkout would otherwise each become a guest of their own.
+// saveGuest gives the visitor an id. Carts are signed for an id, so a checkout always has one.
+// Otherwise duplicates of a checkout could each create a guest.
 func (w *Web) saveGuest(c echo.Context) (uuid.UUID, error) {
 	id, err := uuid.NewV7()
 	if err != nil {

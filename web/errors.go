@@ -16,7 +16,7 @@ import (
 
 var errorPage = parsePage("error.html")
 
-// failure is what a visitor is told: what is wrong, and the way out.
+// failure is the content of the error page.
 type failure struct {
 	Status int
 	Title  string
@@ -24,18 +24,17 @@ type failure struct {
 }
 
 var (
-	notFound = failure{http.StatusNotFound, "There is nothing here",
-		"The address may be mistyped. If it is an order's: orders are shown only in the browser that they were " +
-			"placed from."}
-	noProduct = failure{http.StatusNotFound, "We do not have that",
-		"This thing is not sold here, or not any more. What we do have is on one shelf."}
-	unavailable = failure{http.StatusServiceUnavailable, "The shop is out of breath",
+	notFound = failure{http.StatusNotFound, "Page not found",
+		"The address may be mistyped. An order is shown only in the browser that placed it."}
+	noProduct = failure{http.StatusNotFound, "Product not found",
+		"We do not sell this product, or not any more. The shop page lists all products."}
+	unavailable = failure{http.StatusServiceUnavailable, "The shop is busy",
 		"We could not finish this just now. Your cart is safe in your browser: please try again in a moment."}
 	internal = failure{http.StatusInternalServerError, "Something broke on our side",
 		"It is not your fault, and we have written it down. Your cart is safe in your browser: please try again."}
 )
 
-// failureOf turns any error into what a visitor is told. Nothing of an unexpected error is shown.
+// failureOf turns any error into an error page. It does not show the text of an unexpected error.
 func failureOf(err error) failure {
 	if invalid, ok := errors.AsType[problem.InvalidError](err); ok {
 		return failure{http.StatusBadRequest, "That did not make sense to us",
@@ -79,8 +78,8 @@ func failureOf(err error) failure {
 	return internal
 }
 
-// WriteError answers a request outside /v1 that ended in err with a page. It logs what the visitor
-// is not told.
+// WriteError answers a request outside /v1 that failed with err. It logs the errors that the page
+// hides.
 func (w *Web) WriteError(c echo.Context, err error) {
 	if c.Response().Committed {
 		return
@@ -106,14 +105,14 @@ func (w *Web) logFailure(c echo.Context, err error) {
 
 var retryPage = parsePage("retry.html")
 
-// retry is a form that can be sent again as it was.
+// retry is a form to send again unchanged.
 type retry struct {
 	Action string
 	Fields map[string]string
 }
 
-// askAgain answers a submitted form whose outcome nobody knows. Sending it again carries the same
-// key, so it finds what happened or does it now, and never does it twice.
+// askAgain answers a form whose outcome is unknown. It offers to send the form again with the same
+// key, which is safe.
 func (w *Web) askAgain(c echo.Context, err error, again retry) error {
 	w.logFailure(c, err)
 	return w.render(c, failureOf(err).Status, retryPage, page{Title: "We are not sure that worked", Content: again})

@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	// ordersPerPage is how many orders the history shows at once.
+	// ordersPerPage is the number of orders on a page of the history.
 	ordersPerPage = 20
-	// maxTries bounds the number that a form to pay may carry.
+	// maxTries bounds the attempt number of a payment form.
 	maxTries = 1000
-	// quietAfter is how long after the last event of an order, unless its payment is open, no more
-	// are awaited: the receipt of a paid order goes out within seconds.
+	// quietAfter is how long a page stays live after the order's last event, if no payment is open.
+	// The receipt of a paid order is sent within seconds.
 	quietAfter = 10 * time.Second
 )
 
@@ -51,25 +51,25 @@ func (w *Web) listOrders(c echo.Context) error {
 	return w.render(c, http.StatusOK, ordersPage, page{Title: "Your orders", Content: content})
 }
 
-// orderView is an order, where its payment stands, and why.
+// orderView is the content of the order page.
 type orderView struct {
 	orders.Order
 	Methods choice
-	// Try is the number of charges that were declined so far, and so the number of the next try.
+	// Try is the number of declined charges, and so the number of the next attempt.
 	Try int
-	// Declined is why the last of them was.
+	// Declined is the reason for the last decline.
 	Declined string
-	// Refunded is what went back to the buyer so far.
+	// Refunded is the amount refunded so far.
 	Refunded int64
 	Timeline []timeline.Event
-	// Live says that there will be news without the buyer doing anything.
+	// Live reports whether the page can still change without the buyer.
 	Live bool
 }
 
-// Title is the page's, and changes with the order.
+// Title returns the page's title, which depends on the order's status.
 func (v orderView) Title() string { return orderTitles[v.Status] }
 
-// HasReceipt says whether the order was paid.
+// HasReceipt reports whether the order was paid.
 func (v orderView) HasReceipt() bool { return v.Status == orders.Paid || v.Status == orders.Refunded }
 
 var orderTitles = map[orders.Status]string{
@@ -81,9 +81,9 @@ var orderTitles = map[orders.Status]string{
 	orders.Expired:  "Expired",
 }
 
-// declines says why a charge was declined, by the provider's code.
+// declines are the reasons of declines, by the provider's code.
 var declines = map[string]string{
-	"card_declined":       "the bank behind the card said no",
+	"card_declined":       "the card's bank declined it",
 	"insufficient_funds":  "there is not enough money on the card",
 	"refused_by_provider": "the payment provider did not accept the request",
 }
@@ -110,7 +110,7 @@ func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, err
 		view.Refunded += charge.AmountRefunded
 		if charge.Status == payments.Declined {
 			view.Try++
-			view.Declined = "the payment provider said no"
+			view.Declined = "the payment provider declined it"
 			if reason, known := declines[charge.DeclineCode]; known {
 				view.Declined = reason
 			}
@@ -127,7 +127,7 @@ func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, err
 	return view, nil
 }
 
-// payOrder makes the try to pay that the form stands for.
+// payOrder makes the form's attempt to pay.
 func (w *Web) payOrder(c echo.Context) error {
 	form, err := postForm(c)
 	if err != nil {
@@ -157,8 +157,8 @@ func (w *Web) payOrder(c echo.Context) error {
 	return seeOther(c, "/orders/"+order.ID.String())
 }
 
-// ownOrder returns the visitor's order of the path. Another's is answered like one that does not
-// exist.
+// ownOrder returns the order of the path. It returns orders.ErrNotFound for another visitor's
+// order.
 func (w *Web) ownOrder(c echo.Context) (orders.Order, error) {
 	id, err := uuid.Parse(c.Param("id"))
 	if err != nil || len(c.Param("id")) != 36 {

@@ -27,7 +27,7 @@ func TestReceipt(t *testing.T) {
 		without("Refunded")
 
 	s.refund(id, 500)
-	b.get(order.path).want(200, order.path, "€5.00 of it went back")
+	b.get(order.path).want(200, order.path, "€5.00 of it was refunded")
 	b.get(order.path+"/receipt").want(200, order.path, "€20.50", "−€5.00", "€15.50")
 	s.refund(id, 1550)
 	b.get(order.path).want(200, order.path, "Your money is on its way back", `href="`+order.path+`/receipt"`)

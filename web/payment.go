@@ -13,13 +13,13 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// method is a way to pay. ID is the provider's name for it.
+// method is a payment method. ID is the provider's name of it.
 type method struct {
 	ID, Name, Hint string
 	Chosen         bool
 }
 
-// What the simulated provider offers, and what each method makes it do.
+// The payment methods of the simulated provider, and their effects.
 var (
 	testCards = []method{
 		{ID: "pm_ok", Name: "Test card that works"},
@@ -36,9 +36,9 @@ var (
 		{ID: "pm_error_after_capture", Name: "Error, money taken",
 			Hint: "The provider takes the money, and then answers with an error."},
 		{ID: "pm_slow", Name: "Slow answer", Hint: "The payment works, but the answer takes three seconds."},
-		{ID: "pm_webhook_first", Name: "News before the answer",
+		{ID: "pm_webhook_first", Name: "Webhook arrives first",
 			Hint: "The provider's event about the payment arrives before its answer."},
-		{ID: "pm_webhook_storm", Name: "The same news five times",
+		{ID: "pm_webhook_storm", Name: "Webhook arrives five times",
 			Hint: "The provider sends each event five times, in any order."},
 	}
 	realCards   = []method{{ID: "pm_ok", Name: "Card"}}
@@ -48,13 +48,13 @@ var (
 	}
 )
 
-// choice is the payment methods on offer, with one chosen.
+// choice has the available payment methods, with one chosen.
 type choice struct {
 	Usual, Faulty []method
 	ChosenFaulty  bool
 }
 
-// methods offers what there is, with the given method chosen, or the first.
+// methods returns the available methods, with the given one chosen, or the first.
 func (w *Web) methods(chosen string) choice {
 	offer := choice{Usual: slices.Clone(realCards)}
 	switch {
@@ -78,23 +78,27 @@ func choose(list []method, id string) bool {
 	return at >= 0
 }
 
-// offers says whether a method is one of those on offer.
+// offers reports whether the method is available.
 func (w *Web) offers(id string) bool {
 	offer := w.methods(id)
 	return offer.ChosenFaulty || choose(offer.Usual, id)
 }
 
-// errOutdated reports a form that stands for a try to pay that was made in another way: nothing was
-// charged for it.
-var errOutdated = errors.New("web: this try to pay was made before, with another method")
+// errOutdated reports a form for an attempt that was already made with another method. The form
+// charged nothing.
+var errOutdated = errors.New("web: this attempt was already made with another method")
 
-// pay makes a numbered try to pay for the order and returns nil when the order's page can tell what
-// came of it. The number is that of the charges declined before the form was made: repeating the
-// form, however, repeats the try, and after a decline comes a new one. That two tries cannot both
-// take money is for payments to see to.
+// pay makes a numbered attempt to pay for the order. It returns nil if the order's page can show
+// the outcome. The number is that of the charges declined before the form was shown: sending the
+// form again repeats the attempt, and a form shown after a decline makes a new one. Package
+// payments makes sure that two attempts cannot both take money.
 func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID string) error {
-	command := payments.ChargeOrder{CustomerID: customer, OrderID: orderID, PaymentMethod: methodID,
-		Key: dedup.Key("pay-" + orderID.String() + "-" + strconv.Itoa(try))}
+	command := payments.ChargeOrder{
+		CustomerID:    customer,
+		OrderID:       orderID,
+		PaymentMethod: methodID,
+		Key:           dedup.Key("pay-" + orderID.String() + "-" + strconv.Itoa(try)),
+	}
 	_, err := w.once(c, "charges", customer, command.Key, command.Fingerprint(),
 		func(ctx context.Context) (dedup.Answer, error) {
 			return w.Payments.Charge(ctx, command)

@@ -17,14 +17,15 @@ var (
 
 var errNoProduct = errors.New("web: no such product")
 
-// productView is a product with a few others beside it. Max is how many units one may ask for.
+// productView is the content of a product's page, with a few other products. Max is the largest
+// quantity to order.
 type productView struct {
 	orders.Product
 	Max    int64
 	Others []orders.Product
 }
 
-// othersShown is how many other products a product's page shows.
+// othersShown is the number of other products on a product's page.
 const othersShown = 3
 
 func (w *Web) showProducts(c echo.Context) error {
@@ -45,7 +46,7 @@ func (w *Web) showProduct(c echo.Context) error {
 		return errNoProduct
 	}
 	view := productView{Product: products[at], Max: min(products[at].Available, maxQuantity)}
-	// The next ones on the shelf, so that walking from page to page passes all of them.
+	// Show the next ones in the list, so that their links lead through all products.
 	for i := 1; i < len(products) && i <= othersShown; i++ {
 		view.Others = append(view.Others, products[(at+i)%len(products)])
 	}

@@ -18,10 +18,10 @@ type receiptView struct {
 	Charge payments.Charge
 }
 
-// Kept is what did not go back to the buyer.
+// Kept returns the amount that was not refunded.
 func (v receiptView) Kept() int64 { return v.Total - v.Charge.AmountRefunded }
 
-// showReceipt shows what can be printed of a paid order. Any other has none.
+// showReceipt shows the printable receipt of a paid order. Other orders have none.
 func (w *Web) showReceipt(c echo.Context) error {
 	order, err := w.ownOrder(c)
 	if err != nil {

@@ -26,20 +26,20 @@ var pageFuncs = template.FuncMap{
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }
 
-// parsePage returns a page's template, which defines "content", inside the layout.
+// parsePage returns a page's template in the layout. The page defines "content".
 func parsePage(name string) *template.Template {
 	return template.Must(template.New("layout.html").Funcs(pageFuncs).ParseFS(pageFiles, "layout.html", "payment.html",
 		"timeline.html", "shelf.html", name))
 }
 
-// page is what the layout shows; Content is for the page's own template.
+// page is the data of the layout. Content is for the page's template.
 type page struct {
 	Title  string
 	Notice string
-	// Next is where the notice leads, if it leads anywhere.
+	// Next is a link after the notice, or empty.
 	Next      link
 	CartUnits int64
-	// Path is the page's own path. In the demo the pages of operators are open and linked.
+	// Path is the page's path. The demo links the operators' pages.
 	Path     string
 	Demo     bool
 	Sections []Section
@@ -48,19 +48,17 @@ type page struct {
 
 type link struct{ To, Text string }
 
-// notices are what a redirect can have said on the page it leads to, by the value of ?notice=.
+// notices are the notices of redirects, by the value of ?notice=.
 var notices = map[string]string{
-	"short": "Nothing was ordered: not all of it is in stock any more. Your cart is as you left it, with what " +
-		"is left beside each line.",
+	"short": "Nothing was ordered: some products are no longer in stock. Your cart is unchanged and shows the " +
+		"remaining stock.",
 	"empty": "Nothing was ordered: this cart is empty.",
-	"full": fmt.Sprintf("Your cart holds %d different products, and that is all it can hold. Order these first.",
-		maxLines),
-	"outdated": "The page you came from was out of date, so nothing was charged just now. This is where your order " +
-		"stands.",
+	"full":  fmt.Sprintf("Your cart has %d different products and cannot hold more. Order these first.", maxLines),
+	"outdated": "The previous page was out of date, so nothing was charged just now. This is the current state of " +
+		"your order.",
 }
 
-// render answers with a page. A page without a notice of its own shows the one that the address
-// names.
+// render answers with a page. A page without a notice shows the one of the query parameter notice.
 func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
 	p.CartUnits, p.Path = w.visitor(c).Cart.units(), c.Request().URL.Path
 	p.Demo, p.Sections = w.Demo, w.Sections

@@ -14,7 +14,7 @@ import (
 //go:embed static
 var staticFiles embed.FS
 
-// versions holds the hash of every static file by its path below static/.
+// versions has the hash of every static file, by its path in static/.
 var versions = hashFiles()
 
 func hashFiles() map[string]string {
@@ -34,12 +34,13 @@ func hashFiles() map[string]string {
 	return hashes
 }
 
-// asset is the address of a static file; it changes with the content, so it can be cached for ever.
+// asset returns the path of a static file. It changes with the content, so browsers can cache the
+// file for ever.
 func asset(name string) string {
 	return "/static/" + name + "?v=" + versions[name]
 }
 
-// art is the address of a product's picture.
+// art returns the path of a product's picture.
 func art(sku string) string {
 	name := "art/" + strings.ToLower(sku) + ".svg"
 	if _, ok := versions[name]; !ok {

@@ -13,21 +13,21 @@ import (
 )
 
 const (
-	// lookEvery is how often a stream looks for news in the database.
-	lookEvery = time.Second
-	// beatAfter is how long a stream stays silent at most: what is between here and the browser may
-	// cut a silent connection.
+	// pollInterval is the time between a stream's queries for changes.
+	pollInterval = time.Second
+	// beatAfter is how long a stream may be silent before it sends a heartbeat. Proxies may cut a
+	// silent connection.
 	beatAfter = 15 * time.Second
-	// streamFor is how long a stream lasts at most. The page then asks for another.
+	// streamFor bounds a stream. The page then opens another one.
 	streamFor = 2 * time.Minute
-	// writeWithin is how long a browser may take to accept one message.
+	// writeWithin bounds the write of one message.
 	writeWithin = 10 * time.Second
-	// askAgainAfter is when a page looks again that got a single message, because the node has no
-	// place for one more stream.
+	// askAgainAfter is the retry interval of a page whose node has too many streams. Such a page
+	// gets a single message per request.
 	askAgainAfter = 5 * time.Second
 )
 
-// stream is an answer of server-sent events.
+// stream is a stream of server-sent events.
 type stream struct {
 	response *echo.Response
 	control  *http.ResponseController
@@ -37,13 +37,13 @@ type stream struct {
 func startStream(c echo.Context) *stream {
 	header := c.Response().Header()
 	header.Set("Content-Type", "text/event-stream")
-	header.Set("X-Accel-Buffering", "no") // nginx would keep the news to itself
+	header.Set("X-Accel-Buffering", "no") // or nginx buffers the events
 	return &stream{response: c.Response(), control: http.NewResponseController(c.Response()), silent: time.Now()}
 }
 
-// send writes one event: lines that begin with a field's name.
+// send writes one event, whose lines begin with a field's name.
 func (s *stream) send(event string) error {
-	// The server's limits are for answers that end by themselves.
+	// The server's timeouts are too short for a stream.
 	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("let the stream last: %w", err)
 	}
@@ -60,12 +60,12 @@ func (s *stream) send(event string) error {
 	return nil
 }
 
-// asData is the field of an event with what the page puts in the place of what it shows.
+// asData returns the data field of an event with the HTML for the page.
 func asData(html string) string {
 	return "data: " + strings.ReplaceAll(strings.TrimSpace(html), "\n", "\ndata: ")
 }
 
-// streamOrder sends the order's page whenever it has changed, until there will be no more news.
+// streamOrder sends the order's page whenever it changes, until it cannot change any more.
 func (w *Web) streamOrder(c echo.Context) error {
 	order, err := w.ownOrder(c)
 	if err != nil {
@@ -82,14 +82,14 @@ func (w *Web) streamOrder(c echo.Context) error {
 	defer cancel()
 	s := startStream(c)
 	if err := w.followOrder(ctx, s, order.ID, lasts); err != nil && ctx.Err() == nil {
-		// The page keeps what it has, and asks again.
+		// The page keeps its content and reconnects.
 		w.Log.WarnContext(ctx, "a stream ended", "order_id", order.ID, "error", err)
 	}
 	return nil
 }
 
 func (w *Web) followOrder(ctx context.Context, s *stream, id uuid.UUID, lasts bool) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	shown := ""
 	for {
@@ -123,7 +123,7 @@ func (w *Web) followOrder(ctx context.Context, s *stream, id uuid.UUID, lasts bo
 	}
 }
 
-// orderNews renders what can change on the order's page, and says whether it still can.
+// orderNews renders the part of the order's page that can change. It reports whether it still can.
 func (w *Web) orderNews(ctx context.Context, id uuid.UUID) (html string, more bool, err error) {
 	order, err := w.Orders.Get(ctx, id)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package web is the storefront: pages rendered on the server that work without JavaScript. Each
-// page is a handler and a template side by side. The cart is the intent to buy: it carries the
-// idempotency key of the order that comes of it.
+// page is a handler and a template. The cart is the intent to buy: it carries the idempotency key
+// of its order.
 package web
 
 import (
@@ -27,8 +27,7 @@ import (
 const (
 	// maxBody is in bytes.
 	maxBody = 64 << 10
-	// operationTimeout bounds the work for one submitted form, whether its browser still waits or
-	// not.
+	// operationTimeout bounds the work for one form, even if its browser has disconnected.
 	operationTimeout = 10 * time.Second
 )
 
@@ -38,35 +37,35 @@ type Web struct {
 	Payments *payments.Service
 	Accounts *accounts.Service
 	Signer   accounts.Signer
-	// Replays may be nil: then every repeated form goes to the database.
+	// Replays may be nil: every repeated form then goes to the database.
 	Replays *dedup.Replays
-	// Timeline explains on an order's page why everything happened once. Recorder records stopped
-	// twins for it and may be nil.
+	// Timeline is shown on an order's page. Recorder records stopped duplicates for it, and may be
+	// nil.
 	Timeline *timeline.Service
 	Recorder *timeline.Recorder
-	// Letters are nil on a node without a broker: then operators cannot see them there.
+	// Letters is nil on a node without a broker, which cannot show dead letters.
 	Letters *outbox.Letters
-	// Secure is for a shop behind https: cookies are sent over it only, and no other host can set
-	// them.
+	// Secure is for a shop behind https: browsers send its cookies only over https, and no other
+	// host can set them.
 	Secure bool
-	// Demo offers every payment method of the simulated provider, with the ways it can fail.
+	// Demo offers every payment method of the simulated provider, including those that fail.
 	Demo bool
-	// Stripe offers Stripe's test cards instead: there is no card form here, and Stripe refuses
-	// them with a live key.
+	// Stripe offers Stripe's test cards instead. The shop has no card form, and Stripe rejects test
+	// cards with a live key.
 	Stripe bool
 	// Sections are linked in the layout in the demo.
 	Sections []Section
-	// Streams has a place for each page that is sent news: its capacity bounds them, so that they
-	// cannot use up the node. A page without a place asks again and again.
+	// Streams is a semaphore for event streams: its capacity bounds them. A page without a stream
+	// polls instead.
 	Streams chan struct{}
-	// Draining is closed when the node stops: streams end then, so that the drain need not wait for
-	// them. Nil is never.
+	// Draining is closed when the node stops. Streams then end, so that the drain does not wait for
+	// them. It may be nil.
 	Draining <-chan struct{}
 	Log      *slog.Logger
 }
 
-// Register adds the pages and their static files. Errors of the handlers reach the echo instance's
-// error handler: see WriteError.
+// Register adds the pages and their static files. The handlers return their errors to echo's error
+// handler, which should call WriteError.
 func (w *Web) Register(e *echo.Echo) {
 	get := func(path string, page echo.HandlerFunc) {
 		e.GET(path, page, guard)
@@ -97,8 +96,7 @@ var (
 	sameSiteForms = http.NewCrossOriginProtection()
 )
 
-// guard keeps pages out of caches and frames, forms of other sites out of the shop, and bounds the
-// body.
+// guard keeps pages out of caches and frames, rejects forms of other sites, and bounds the body.
 func guard(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		setSecurityHeaders(c)
@@ -119,10 +117,12 @@ func setSecurityHeaders(c echo.Context) {
 	header.Set("Referrer-Policy", "same-origin")
 }
 
-// once runs an operation under its idempotency key; a double click on this node shares one
+// once runs an operation under its idempotency key. A double click on this node shares one
 // execution.
-func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key dedup.Key, meaning dedup.Fingerprint,
-	run func(context.Context) (dedup.Answer, error)) (dedup.Answer, error) {
+func (w *Web) once(
+	c echo.Context, operation string, customer uuid.UUID, key dedup.Key, meaning dedup.Fingerprint,
+	run func(context.Context) (dedup.Answer, error),
+) (dedup.Answer, error) {
 	id := dedup.RequestIDOf(operation, customer, key, meaning)
 	answer, err := w.Replays.Do(c.Request().Context(), id, func(ctx context.Context) (dedup.Answer, error) {
 		ctx, cancel := context.WithTimeout(ctx, operationTimeout)
@@ -133,14 +133,14 @@ func (w *Web) once(c echo.Context, operation string, customer uuid.UUID, key ded
 	return answer, err
 }
 
-// postForm returns the fields of the body, and none of the address. A card number in one of them is
-// an error: no field here is for it.
+// postForm returns the fields of the body, without those of the query. A card number in a field is
+// an error.
 func postForm(c echo.Context) (url.Values, error) {
 	if err := c.Request().ParseForm(); err != nil {
 		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, tooLarge
 		}
-		return nil, echo.ErrBadRequest // without what was sent
+		return nil, echo.ErrBadRequest // without the submitted text
 	}
 	form := c.Request().PostForm
 	for name, values := range form {
@@ -151,7 +151,7 @@ func postForm(c echo.Context) (url.Values, error) {
 	return form, nil
 }
 
-// seeOther sends the browser on, so that a reload repeats no form.
+// seeOther redirects the browser, so that a reload does not repeat a form.
 func seeOther(c echo.Context, to string) error {
 	return c.Redirect(http.StatusSeeOther, to)
 }

@@ -326,10 +326,10 @@ func TestPagesOfAStranger(t *testing.T) {
 	s := open(t, nil)
 	b := s.browser()
 	b.get("/").want(200, "/", "The Once Mug", "€14.00", "10 in stock", "Only 1 in stock", "/static/art/mug-once.svg?v=")
-	b.get("/cart").want(200, "/cart", "nothing in it")
-	b.get("/checkout").want(200, "/cart", "nothing in it")
+	b.get("/cart").want(200, "/cart", "Your cart is empty")
+	b.get("/checkout").want(200, "/cart", "Your cart is empty")
 	b.get("/orders").want(200, "/orders", "No orders yet")
-	b.get("/nowhere").want(404, "/nowhere", "There is nothing here")
+	b.get("/nowhere").want(404, "/nowhere", "Page not found")
 	b.do(http.MethodDelete, "/cart", nil, nil).want(405, "/cart", "Nothing was changed")
 	b.do(http.MethodHead, "/", nil, nil).want(200, "/")
 	if cookies := b.http.Jar.Cookies(b.address()); len(cookies) != 0 {
@@ -365,7 +365,7 @@ func TestCart(t *testing.T) {
 	set("NO-SUCH", "1").want(400, "/cart", "must be a product of this shop")
 	b.post("/cart", url.Values{"action": {"remove"}, "sku": {"MUG-ONCE"}}).want(200, "/cart",
 		"€6.50").without("The Once Mug")
-	set("PIN-KEY", "0").want(200, "/cart", "nothing in it")
+	set("PIN-KEY", "0").want(200, "/cart", "Your cart is empty")
 }
 
 func TestCookies(t *testing.T) {
@@ -417,7 +417,7 @@ func TestForgedCookiesCountAsNone(t *testing.T) {
 		change(cookies["shop_guest"], cookies["shop_cart"])
 		mallory.http.Jar.SetCookies(mallory.address(), []*http.Cookie{cookies["shop_guest"], cookies["shop_cart"]})
 		t.Log(name)
-		mallory.get("/cart").want(200, "/cart", "nothing in it")
+		mallory.get("/cart").want(200, "/cart", "Your cart is empty")
 		mallory.post("/checkout", form).want(200, "/cart", "Nothing was ordered")
 	}
 	s.wantOrders(0)
@@ -464,7 +464,7 @@ func TestCartFitsIntoItsCookie(t *testing.T) {
 		t.Errorf("%d lines, want 20", n)
 	}
 	b.post("/cart", url.Values{"action": {"add"}, "sku": {"MUG-ONCE"}, "quantity": {"1"}}).want(200, "/cart",
-		"all it can hold")
+		"cannot hold more")
 	for _, cookie := range b.http.Jar.Cookies(b.address()) {
 		if len(cookie.Value) > 4000 {
 			t.Errorf("%s has %d bytes", cookie.Name, len(cookie.Value))
@@ -494,6 +494,6 @@ func TestStaticFiles(t *testing.T) {
 	}
 	for _, path := range []string{"/static/", "/static/art", "/static/art/", "/static/no.css", "/static/../web.go",
 		"/static/%2e%2e/web.go"} {
-		b.get(path).want(404, "/", "There is nothing here")
+		b.get(path).want(404, "/", "Page not found")
 	}
 }

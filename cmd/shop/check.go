@@ -11,31 +11,32 @@ import (
 )
 
 type checkCommand struct {
-	Watch interval `placeholder:"5s" help:"Repeat until Ctrl-C, every 5 s or, as in --watch=1m, at another pace."`
+	Watch interval `placeholder:"5s" help:"Repeat until Ctrl-C, every 5s or at the interval of --watch=1m."`
 }
 
 // Help is shown by shop check --help.
 func (checkCommand) Help() string {
-	return `The database is DATABASE_URL, the provider PSP_URL, the mailbox's page SHOP_MAILBOX_ADDR; without
-DATABASE_URL, those of the demo that runs on SHOP_DATA_DIR. What has no address is not checked. The check only
-reads, and may run while the shop is at work.
+	return `The database is DATABASE_URL, the provider PSP_URL, the mailbox's page SHOP_MAILBOX_ADDR. Without
+DATABASE_URL, the command checks the demo that runs on SHOP_DATA_DIR. A source without an address is
+not checked. The check only reads, and may run beside a running shop.
 
-I2, I4, I14 and I15 are not checked: what clients were answered is in no database. Exit code 1 on a violation.`
+I2, I4, I14 and I15 are not checked: they are about answers to clients, which no database has. Exit
+code 1 on a violation.`
 }
 
 func (c *checkCommand) Run(p *program) error {
 	return app.Check(p.ctx, p.config, time.Duration(c.Watch), p.stdout)
 }
 
-// interval is a flag whose value may be left out.
+// interval is a flag with an optional value.
 type interval time.Duration
 
 const defaultInterval = interval(5 * time.Second)
 
-// IsBool tells kong that the flag may stand alone.
+// IsBool makes the value optional for kong.
 func (interval) IsBool() bool { return true }
 
-// Decode reads the value, if there is one.
+// Decode implements kong.MapperValue.
 func (i *interval) Decode(ctx *kong.DecodeContext) error {
 	if ctx.Scan.Peek().Type != kong.FlagValueToken {
 		*i = defaultInterval

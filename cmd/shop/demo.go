@@ -10,7 +10,8 @@ import (
 	"github.com/onceshop/onceshop/internal/demo/psp"
 )
 
-// demoCommands are the commands of the demo wing. The wing goes with internal/demo and this file.
+// demoCommands are the commands of the demo wing. Deleting internal/demo and this file removes the
+// wing.
 type demoCommands struct {
 	Demo    demoCommand    `cmd:"" help:"The whole shop on this machine, with every server it needs. Ctrl-C stops it."`
 	PSP     pspCommand     `cmd:"" name:"psp" help:"The simulated payment provider alone."`

@@ -1,4 +1,4 @@
-// Command shop is the onceshop: its demo, its service, and the tools around them.
+// Command shop runs the onceshop: its demo, its service, and their tools.
 package main
 
 import (
@@ -32,25 +32,25 @@ type commands struct {
 	kong.Plugins
 }
 
-// wing is what an outer wing adds to the program.
+// wing has the additions of an outer wing to the program.
 type wing struct {
 	commands func() any // a new struct whose fields are kong commands
 	sections []app.Section
 	prepare  func(*slog.Logger) error // runs before the command
 }
 
-// wings are filled by the init functions of demo.go and proof.go: a fork removes a wing with its
-// file.
+// wings are set by the init functions of demo.go and proof.go. Deleting such a file removes its
+// wing.
 var wings []wing
 
 // demoServers start servers of the demo wing in this process, for the proof wing. Each function
-// returns where its server answers and what stops it. They are nil in a program without the demo.
+// returns its server's address and a function to stop it. They are nil in a program without the demo.
 var demoServers struct {
 	Redis, NATS, Provider func() (url string, stop func(), err error)
 	Mailbox               func() (smtpURL, pageURL string, stop func(), err error)
 }
 
-// program is what a command gets from the outside.
+// program has the inputs and outputs of a command.
 type program struct {
 	ctx    context.Context
 	config app.Config
@@ -61,12 +61,12 @@ type program struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first Ctrl-C stops in order; the second one, at once.
+	// The first Ctrl-C stops in order, the second one at once.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the whole program; it returns the exit code.
+// run runs the program and returns the exit code.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (code int) {
 	var c commands
 	for _, w := range wings {
@@ -107,7 +107,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 }
 
-// logger writes lines for machines.
+// logger returns a logger that writes JSON lines.
 func (p *program) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(p.stderr, nil))
 }

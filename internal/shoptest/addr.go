@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// FreeAddr returns an address of 127.0.0.1 where nothing listens and where nothing will by chance:
-// its port is none of those that systems hand out by themselves (Linux from 32768 up, macOS from
-// 49152 up), and no other test is given it while this one runs, in whichever process. What says so
-// is the UDP port of that number, which is taken for as long.
+// FreeAddr returns an address of 127.0.0.1 on which nothing listens. Its port is below the
+// ephemeral ports (Linux from 32768 up, macOS from 49152 up), so no other program gets it by
+// accident. No other test gets it while this one runs, even in another process: FreeAddr holds the
+// UDP port of the same number as a lock.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for {

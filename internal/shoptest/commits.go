@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// CutCommits returns a proxy in front of the database whose first COMMIT after `armed` meets its
-// fate, and the database's URL through it. A COMMIT comes as a query of its own, or as a statement
-// that was prepared before and is called by its name.
+// CutCommits starts a proxy in front of the database and returns the database's URL through it. The
+// fate applies to the first COMMIT after armed is set. It recognizes a COMMIT as a simple query and
+// as a prepared statement.
 func CutCommits(t testing.TB, databaseURL string, fate Fate) (armed *atomic.Bool, through string) {
 	t.Helper()
 	u, err := url.Parse(databaseURL)

@@ -45,11 +45,10 @@ func Main(m *testing.M) {
 	}
 	if code == 0 {
 		if err := goleak.Find(
-			// An embedded NATS server that stops while its streams are at work leaves these behind.
+			// An embedded NATS server that stops while its streams are busy leaves these behind.
 			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
 			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-			// A connection that breaks while toxiproxy hands its bytes on leaves the hand and the
-			// reader behind.
+			// A connection that breaks while toxiproxy forwards its bytes leaves these behind.
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 		); err != nil {
@@ -60,8 +59,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Missing ends a test that lacks a server: as a failure in CI, where nothing is skipped, and
-// as a skip that names what to install elsewhere.
+// Missing ends a test that needs a program that is not installed. It fails the test in CI and skips
+// it elsewhere.
 func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
@@ -112,20 +111,23 @@ func Pool(t testing.TB, databaseURL string) *pgxpool.Pool {
 func startCluster() {
 	base := ""
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		base = "/dev/shm" // memory: nothing here has to survive
+		base = "/dev/shm" // in memory: nothing here has to survive
 	}
 	cluster.dir, cluster.err = os.MkdirTemp(base, "onceshop-test-")
 	if cluster.err != nil {
 		return
 	}
-	// Started as root, the server runs as another user, who must be able to enter.
+	// Under root, the server runs as another user and must be able to enter the folder.
 	if cluster.err = os.Chmod(cluster.dir, 0o755); cluster.err != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cluster.server, cluster.err = pglocal.Start(ctx, pglocal.Config{
-		Dir: cluster.dir, Volatile: true, Settings: []string{"max_connections=300", "log_min_messages=fatal"}})
+		Dir:      cluster.dir,
+		Volatile: true,
+		Settings: []string{"max_connections=300", "log_min_messages=fatal"},
+	})
 	if cluster.err == nil {
 		cluster.err = makeTemplate(ctx)
 	}

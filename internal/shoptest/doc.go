@@ -1,3 +1,3 @@
-// Package shoptest is what the tests of the shop share: a database for each test, a gate for races,
-// a real Redis. Production code never imports it.
+// Package shoptest has helpers for the shop's tests: a database for each test, a gate for races, a
+// real Redis. Production code must not import it.
 package shoptest

@@ -11,8 +11,8 @@ import (
 	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
 
-// ExampleMain is Main for a package whose godoc examples use DB. An example cannot be skipped while
-// it runs, so without a Postgres none of them is started. In CI they fail.
+// ExampleMain is Main for a package whose godoc examples use DB. A running example cannot skip
+// itself, so without a Postgres ExampleMain starts none. In CI the examples fail.
 func ExampleMain(m *testing.M) {
 	cluster.once.Do(startCluster)
 	if errors.Is(cluster.err, pglocal.ErrNoPostgres) && os.Getenv("CI") == "" {

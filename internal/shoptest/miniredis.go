@@ -28,8 +28,8 @@ func Miniredis(t testing.TB) string {
 	return "redis://" + server.Addr() + "/0"
 }
 
-// expireKeys moves the clock of the keys' times to live, which miniredis leaves to its caller.
-// After a stall keys live longer, never shorter: a lease must not end early.
+// expireKeys advances the clock for the keys' times to live, because miniredis does not. After a
+// stall keys live longer, never shorter: a lease must not end early.
 func expireKeys(server *miniredis.Miniredis, quit <-chan struct{}) {
 	const step = 100 * time.Millisecond
 	tick := time.NewTicker(step)

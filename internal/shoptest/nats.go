@@ -11,8 +11,7 @@ import (
 // NATSServer is a NATS server with JetStream inside the test's process.
 type NATSServer struct{ server *server.Server }
 
-// natsStart keeps servers that start at the same time apart: the library sets package variables
-// meanwhile.
+// natsStart serializes the start of servers, during which the library sets package variables.
 var natsStart sync.Mutex
 
 // NATS starts a server on a free port whose streams live in dir and survive Stop. Every publish is
@@ -22,7 +21,7 @@ func NATS(t testing.TB, dir string) *NATSServer {
 	return StartNATS(t, &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, StoreDir: dir, SyncAlways: true})
 }
 
-// StartNATS starts a server with the options, JetStream and no log.
+// StartNATS starts a server with the options, with JetStream and without a log.
 func StartNATS(t testing.TB, options *server.Options) *NATSServer {
 	t.Helper()
 	options.JetStream, options.NoSigs, options.NoLog = true, true, true
@@ -41,11 +40,11 @@ func StartNATS(t testing.TB, options *server.Options) *NATSServer {
 	return n
 }
 
-// URL is the server's address.
+// URL returns the server's address.
 func (n *NATSServer) URL() string { return n.server.ClientURL() }
 
-// Stop closes the clients' connections and returns when the streams are safe on disk. Stopping
-// twice is fine.
+// Stop closes the clients' connections and returns when the streams are on disk. It may be called
+// twice.
 func (n *NATSServer) Stop() {
 	n.server.Shutdown()
 	n.server.WaitForShutdown()

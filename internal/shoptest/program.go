@@ -24,9 +24,9 @@ var program struct {
 	err  error
 }
 
-// Program returns the path of the built program. All test binaries of a checkout share one file,
-// which is built again only when its sources have changed. SHOP_PROGRAM names a program that is
-// built already.
+// Program builds the program and returns its path. All test binaries of a checkout share one file,
+// and go build reuses it unless the sources have changed. SHOP_PROGRAM is the path of a program to
+// use instead.
 func Program(t testing.TB) string {
 	t.Helper()
 	program.once.Do(func() { program.path, program.err = buildProgram() })
@@ -55,7 +55,7 @@ func buildProgram() (string, error) {
 		return "", err
 	}
 	defer lock.Close()
-	// Of test binaries that start together, one builds and the others find its program.
+	// If several test binaries start together, one builds and the others wait for it.
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", fmt.Errorf("lock %s: %w", dir, err)
 	}
@@ -68,7 +68,7 @@ func buildProgram() (string, error) {
 	return path, nil
 }
 
-// moduleRoot is the folder of go.mod at or above the test's package.
+// moduleRoot returns the folder of go.mod, at or above the test's package.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -130,9 +130,9 @@ const (
 	stopWithin  = 10 * time.Second
 )
 
-// runProgram runs a command of the program until the test ends. It returns what the pattern's
-// groups match in the output, once the output has a match. A program without the command skips the
-// test.
+// runProgram runs a command of the program until the test ends. It waits until the output matches
+// the pattern and returns the groups of the match. If the program does not have the command, it
+// skips the test.
 func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...string) []string {
 	t.Helper()
 	cmd := exec.Command(Program(t), args...)
@@ -145,7 +145,7 @@ func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...st
 		t.Fatalf("start shop %s: %v", args[0], err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only when the process is gone
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only if the process has exited
 		select {
 		case <-exited:
 		case <-time.After(stopWithin):

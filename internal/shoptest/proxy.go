@@ -9,23 +9,22 @@ import (
 	"testing"
 )
 
-// Fate is what becomes of a connection at something that its client sends.
+// Fate is what the proxy does with bytes that a client sent.
 type Fate int
 
 const (
-	// Pass sends it on.
+	// Pass forwards them.
 	Pass Fate = iota
-	// LoseRequest cuts the connection before the server hears of it.
+	// LoseRequest drops them and cuts the connection.
 	LoseRequest
-	// LoseAnswer sends it on and cuts the connection as soon as the server answers: the client
-	// never hears.
+	// LoseAnswer forwards them and cuts the connection when the server answers, before the client
+	// gets the answer.
 	LoseAnswer
-	// Detach sends it on, and the server does not hear that the client leaves, until it has
-	// answered.
+	// Detach forwards them. The server does not see the client disconnect until it has answered.
 	Detach
 )
 
-// Proxy is a network between clients and a server that a test can break.
+// Proxy is a TCP proxy between clients and a server. A test can break its connections.
 type Proxy struct {
 	to       string
 	listener net.Listener
@@ -37,7 +36,7 @@ type Proxy struct {
 	conns    map[net.Conn]bool
 }
 
-// StartProxy passes connections on to the server at to, which is "host:port", until the test ends.
+// StartProxy forwards connections to the server at to ("host:port") until the test ends.
 func StartProxy(t testing.TB, to string) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -64,24 +63,24 @@ func StartProxy(t testing.TB, to string) *Proxy {
 	return p
 }
 
-// Addr is where clients find the server through the proxy.
+// Addr returns the proxy's address.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// OnSend lets decide see what clients send, as it comes, and say what becomes of it. While it
-// waits, so does what was sent. Connections use it side by side.
+// OnSend calls decide with the bytes that clients send, before the proxy forwards them. Connections
+// call it concurrently.
 func (p *Proxy) OnSend(decide func(sent []byte) Fate) { p.onSend.Store(&decide) }
 
-// Deafen loses all that the server says, on connections that stay open, or ends that.
+// Deafen drops everything that the server sends, or stops doing so. The connections stay open.
 func (p *Proxy) Deafen(deaf bool) { p.deaf.Store(deaf) }
 
-// Refuse lets no new connection in, or ends that. Those that are open stay open.
+// Refuse rejects new connections, or stops doing so. Open connections stay open.
 func (p *Proxy) Refuse(refuse bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusing = refuse
 }
 
-// Cut breaks the connections that are open.
+// Cut closes the open connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -104,7 +103,7 @@ func (p *Proxy) serve(client net.Conn) {
 	p.join(client, server)
 }
 
-// open remembers a connection for Cut, or closes it if none is let in.
+// open registers a connection for Cut, or closes it if the proxy refuses connections.
 func (p *Proxy) open(conn net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,7 +124,7 @@ func (p *Proxy) close(conn net.Conn) {
 
 var errLost = errors.New("the proxy has cut the connection")
 
-// join passes bytes both ways until one side has ended, and then ends the other.
+// join forwards bytes both ways until one side closes, and then closes the other.
 func (p *Proxy) join(client, server net.Conn) {
 	var lost, detached atomic.Bool
 	var both sync.WaitGroup

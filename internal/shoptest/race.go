@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Race lets n goroutines go at the same moment, waits for all and returns their results in order.
+// Race calls run in n goroutines that start at the same moment. It returns their results in order.
 func Race[T any](n int, run func(i int) T) []T {
 	results := make([]T, n)
 	gate := make(chan struct{})
@@ -25,7 +25,8 @@ func Race[T any](n int, run func(i int) T) []T {
 	return results
 }
 
-// Eventually waits until the condition holds and fails the test when it does not within the time.
+// Eventually waits until the condition holds. It fails the test if it does not hold within the
+// time.
 func Eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.After(within)

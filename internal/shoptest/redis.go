@@ -17,8 +17,8 @@ func Redis(t testing.TB) string {
 	return StartRedis(t).URL()
 }
 
-// RedisServer is a redis-server process that belongs to one test. It keeps nothing on disk: a
-// killed one has forgotten everything.
+// RedisServer is a redis-server process of one test. It stores nothing on disk, so Kill loses its
+// data.
 type RedisServer struct {
 	t      testing.TB
 	args   []string
@@ -28,8 +28,8 @@ type RedisServer struct {
 	exited chan struct{}
 }
 
-// StartRedis starts a Redis server on a free port of 127.0.0.1, with further options of its command
-// line such as "--maxmemory-policy", "noeviction". The server is killed when the test ends.
+// StartRedis starts a Redis server on a free port of 127.0.0.1. Options are added to its command
+// line, such as "--maxmemory-policy", "noeviction". The server is killed when the test ends.
 func StartRedis(t testing.TB, options ...string) *RedisServer {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
@@ -39,7 +39,7 @@ func StartRedis(t testing.TB, options ...string) *RedisServer {
 	r := &RedisServer{t: t, args: append([]string{program, "--save", "", "--appendonly", "no", "--dir", t.TempDir()},
 		options...)}
 	t.Cleanup(r.Kill)
-	// Between the choice of a free port and its use another process can take it.
+	// Another process can take the port before redis-server does.
 	for try := 1; ; try++ {
 		r.addr = FreeAddr(t)
 		if r.start() {
@@ -51,27 +51,27 @@ func StartRedis(t testing.TB, options ...string) *RedisServer {
 	}
 }
 
-// URL is the server's address, the same after Restart.
+// URL returns the server's address. Restart does not change it.
 func (r *RedisServer) URL() string { return "redis://" + r.addr + "/0" }
 
-// Kill ends the server at once, as a crash does. Killing it twice is fine.
+// Kill kills the server, like a crash. It may be called twice.
 func (r *RedisServer) Kill() {
 	if r.cmd == nil {
 		return
 	}
-	_ = r.cmd.Process.Kill() // fails only when the process is gone
+	_ = r.cmd.Process.Kill() // fails only if the process has exited
 	<-r.exited
 	r.cmd = nil
 }
 
-// Restart kills the server, if it runs, and starts an empty one in its place.
+// Restart kills the server if it runs and starts an empty one on the same port.
 func (r *RedisServer) Restart() {
 	r.t.Helper()
 	r.Kill()
 	Eventually(r.t, 10*time.Second, "redis-server runs on its port again", r.start)
 }
 
-// FlushAll forgets every key.
+// FlushAll deletes every key.
 func (r *RedisServer) FlushAll() {
 	r.t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: r.addr, MaxRetries: -1})
@@ -81,7 +81,7 @@ func (r *RedisServer) FlushAll() {
 	}
 }
 
-// start reports whether the server answers; when it does not, no process is left.
+// start starts the server and reports whether it answers. If it does not, no process is left.
 func (r *RedisServer) start() bool {
 	host, port, err := net.SplitHostPort(r.addr)
 	if err != nil {
@@ -96,7 +96,7 @@ func (r *RedisServer) start() bool {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = cmd.Wait() // killed, or its log tells
+		_ = cmd.Wait() // it was killed, or its log has the reason
 	}()
 	r.cmd, r.exited = cmd, exited
 	if r.answers() {
@@ -106,7 +106,7 @@ func (r *RedisServer) start() bool {
 	return false
 }
 
-// answers waits until the server does, and reports whether it did before it exited.
+// answers waits until the server answers. It reports false if the server exits first.
 func (r *RedisServer) answers() bool {
 	deadline := time.After(10 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -21,8 +21,8 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// ErrNoPostgres means that this machine has no Postgres and that none could be downloaded. Its text
-// names the ways out.
+// ErrNoPostgres reports that this machine has no Postgres and that none could be downloaded. Its
+// text lists the solutions.
 var ErrNoPostgres = errors.New(`no Postgres found and none could be downloaded; choose one:
   Debian, Ubuntu:  apt-get install postgresql
   macOS:           brew install postgresql@17
@@ -34,12 +34,12 @@ const (
 	downloadedPostgres = embeddedpostgres.V17
 )
 
-// source says where Postgres' programs may come from.
+// source lists where to find Postgres' programs.
 type source struct {
-	pgBin  string   // the setting PG_BIN: this folder and no other
-	dirs   []string // folders to look into, the best first; they need not exist
-	cache  string   // where downloads are kept; "" when there is no such place
-	mirror string   // Maven repository to download from; "" for the public one
+	pgBin  string   // the setting PG_BIN: use only this folder
+	dirs   []string // folders to search, the best first; they need not exist
+	cache  string   // where downloads are kept, or ""
+	mirror string   // Maven repository to download from; "" means the public one
 }
 
 // binaries is a folder that holds initdb and postgres, both of one major version.
@@ -48,7 +48,7 @@ type binaries struct {
 	major int
 }
 
-// machine is the source that the environment describes.
+// machine returns the source for this machine and its environment.
 func machine(ctx context.Context) source {
 	s := source{pgBin: os.Getenv("PG_BIN"), cache: cacheFolder()}
 	s.dirs = append(newestFirst("/usr/lib/postgresql/*/bin"), newestFirst("/usr/pgsql-*/bin")...)
@@ -67,9 +67,9 @@ func machine(ctx context.Context) source {
 	return s
 }
 
-// cacheFolder keeps downloads of all data folders, so that tests in temporary folders share one.
-// Root's lies where the unprivileged user that runs the server can reach it, which root's home is
-// not.
+// cacheFolder returns the folder for downloads. All data folders share it, so tests in temporary
+// folders download once. Root gets another folder, because the unprivileged user that runs the
+// server cannot reach root's home.
 func cacheFolder() string {
 	if os.Geteuid() == 0 && runtime.GOOS == "linux" {
 		return "/var/cache/onceshop"
@@ -98,8 +98,8 @@ func newestFirst(pattern string) []string {
 	return dirs
 }
 
-// find returns binaries of the wanted major version (0: the best there are) that the given user can
-// run. It downloads some when this machine has none at all.
+// find returns binaries that the given user can run, of the wanted major version or, if it is 0,
+// the best ones. It downloads Postgres if this machine has none.
 func (s source) find(ctx context.Context, want int, as *syscall.Credential, progress func(string)) (binaries, error) {
 	found, skipped := s.installed(ctx, as)
 	if s.pgBin != "" && len(found) == 0 {
@@ -125,7 +125,7 @@ func (s source) find(ctx context.Context, want int, as *syscall.Credential, prog
 		"install Postgres %[1]d or set PG_BIN to it, or start over with --fresh", want, found[0].major, found[0].dir)
 }
 
-// installed probes all folders, and says why it skipped those that hold a Postgres it cannot use.
+// installed probes all folders. It also returns why it skipped a Postgres that it cannot use.
 func (s source) installed(ctx context.Context, as *syscall.Credential) (found []binaries, skipped []error) {
 	dirs := slices.Clone(s.dirs)
 	if s.cache != "" {
@@ -153,8 +153,8 @@ func (s source) installed(ctx context.Context, as *syscall.Credential) (found []
 
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// probe runs dir's postgres as the given user to learn its version. fs.ErrNotExist: dir does not
-// hold both programs.
+// probe runs dir's postgres as the given user to get its version. It returns fs.ErrNotExist if a
+// program is missing.
 func probe(ctx context.Context, dir string, as *syscall.Credential) (binaries, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -186,13 +186,13 @@ func probe(ctx context.Context, dir string, as *syscall.Credential) (binaries, e
 	return binaries{dir, major}, nil
 }
 
-// downloads is the folder of downloaded programs, whether it exists or not.
+// downloads returns the folder of downloaded programs. It need not exist.
 func (s source) downloads() string {
 	return filepath.Join(s.cache, "postgres-"+string(downloadedPostgres), "bin")
 }
 
-// download fetches Postgres into the cache. When ctx ends it returns at once; the transfer itself
-// cannot be interrupted, goes on in the background, and starts nothing.
+// download fetches Postgres into the cache. It returns at once if ctx ends. The transfer cannot be
+// interrupted and continues in the background.
 func (s source) download(ctx context.Context, as *syscall.Credential) (binaries, error) {
 	if s.cache == "" {
 		return binaries{}, errors.New("no folder to download Postgres to: HOME is not set")
@@ -210,8 +210,8 @@ func (s source) download(ctx context.Context, as *syscall.Credential) (binaries,
 	return probe(ctx, s.downloads(), as)
 }
 
-// fetch downloads and unpacks beside the final place and then renames, so that nobody meets half a
-// Postgres.
+// fetch downloads and unpacks into another folder and renames it at the end, so that no process
+// finds a partial Postgres.
 func (s source) fetch() error {
 	if err := os.MkdirAll(s.cache, 0o755); err != nil {
 		return err
@@ -224,14 +224,13 @@ func (s source) fetch() error {
 
 	config := embeddedpostgres.DefaultConfig().Version(downloadedPostgres).Logger(io.Discard).Port(0).
 		CachePath(work).RuntimePath(filepath.Join(work, "run")).BinariesPath(filepath.Join(work, "unpacked")).
-		// initdb refuses this name: Start ends after the unpacking, and no server of its own ever
-		// runs
+		// initdb rejects this name, so Start fails after unpacking and never runs a server
 		Username("pg_refused")
 	if s.mirror != "" {
 		config = config.BinaryRepositoryURL(s.mirror)
 	}
 	startErr := embeddedpostgres.NewDatabase(config).Start()
-	http.DefaultClient.CloseIdleConnections() // the download's; two goroutines each
+	http.DefaultClient.CloseIdleConnections() // of the download; each has two goroutines
 	unpacked := filepath.Join(work, "unpacked")
 	if _, err := os.Stat(filepath.Join(unpacked, "bin", "postgres")); err != nil {
 		return cmp.Or(startErr, err)
@@ -248,8 +247,8 @@ func (s source) fetch() error {
 	return nil
 }
 
-// openToAll lets every user read and run what is in the tree and enter the cache, whatever our
-// umask says.
+// openToAll lets every user enter the cache and read and run the files of the tree, regardless of
+// the umask.
 func openToAll(cache, tree string) error {
 	if err := os.Chmod(cache, 0o755); err != nil {
 		return err

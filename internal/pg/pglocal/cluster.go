@@ -16,20 +16,20 @@ import (
 	"time"
 )
 
-const leftoverPatience = 10 * time.Second // before a leftover server is no longer asked, but told
+const leftoverPatience = 10 * time.Second // for a leftover server to stop, before the next signal
 
-// cluster is a folder with the data of one server, and what is needed to work on it.
+// cluster is the folder with the data of one server.
 type cluster struct {
 	config   Config
-	dir      string              // absolute, free of symbolic links
-	lock     *os.File            // held as long as a server may run
-	owner    *syscall.Credential // of the data, who also runs the programs; nil: this process's own user
+	dir      string              // absolute, without symbolic links
+	lock     *os.File            // held while a server may run
+	owner    *syscall.Credential // owns the data and runs the programs; nil: this process's user
 	binaries binaries
 }
 
 func (k *cluster) data() string { return filepath.Join(k.dir, "data") }
 
-// open creates the folder, locks it and decides who owns the data.
+// open creates and locks the folder, and chooses the owner of the data.
 func (k *cluster) open() error {
 	if k.config.Dir == "" {
 		return errors.New("no folder given for the data of Postgres")
@@ -64,11 +64,11 @@ func (k *cluster) settle() error {
 	if err != nil {
 		return err
 	}
-	return os.Chmod(k.dir, info.Mode().Perm()|0o111) // the data inside keeps its own, closed rights
+	return os.Chmod(k.dir, info.Mode().Perm()|0o111) // the data folder inside stays closed
 }
 
-// ownerUnderRoot is the unprivileged user who runs the server: the one who owns the data already,
-// else postgres, else nobody.
+// ownerUnderRoot returns the unprivileged user to run the server: the owner of existing data, or
+// the user postgres, or the user nobody.
 func ownerUnderRoot(data string) (*syscall.Credential, error) {
 	if info, err := os.Stat(data); err == nil {
 		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != 0 {
@@ -92,7 +92,7 @@ func ownerUnderRoot(data string) (*syscall.Credential, error) {
 		"user")
 }
 
-// version is the major version that made the data; 0 when there are none yet.
+// version returns the major version of the data, or 0 if there is no data yet.
 func (k *cluster) version() (int, error) {
 	text, err := os.ReadFile(filepath.Join(k.data(), "PG_VERSION"))
 	switch {
@@ -115,9 +115,9 @@ func (k *cluster) version() (int, error) {
 	return major, nil
 }
 
-// environment is what Postgres' programs get to see of ours: no secrets, no PG… variables that
-// would change their defaults. The fixed locale keeps messages in English, the fixed zone keeps
-// times in UTC and spares initdb a search.
+// environment returns the environment of Postgres' programs. It has no secrets, and no PG…
+// variables that change defaults. The fixed locale keeps messages in English. The fixed time zone
+// saves initdb a search.
 func environment() []string {
 	env := []string{"LC_ALL=C", "TZ=UTC"}
 	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
@@ -128,8 +128,8 @@ func environment() []string {
 	return env
 }
 
-// command prepares one of Postgres' programs to run as the data's owner; see attributes for death
-// and its condition.
+// command prepares one of Postgres' programs to run as the data's owner. See attributes for the
+// signal death.
 func (k *cluster) command(ctx context.Context, death syscall.Signal, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(k.binaries.dir, program), args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = k.dir, environment(), attributes(k.owner, death)
@@ -137,7 +137,7 @@ func (k *cluster) command(ctx context.Context, death syscall.Signal, program str
 	return cmd
 }
 
-// checkReachable finds out whether the data's owner can enter the folder, by having it do so.
+// checkReachable checks that the data's owner can enter the folder, by running a program in it.
 func (k *cluster) checkReachable(ctx context.Context) error {
 	if k.owner == nil {
 		return nil
@@ -152,13 +152,13 @@ func (k *cluster) checkReachable(ctx context.Context) error {
 	return err
 }
 
-// initialize makes the data folder. It appears whole or not at all: what an interrupted call leaves
-// behind has another name, and the next call removes it.
+// initialize creates the data folder atomically. An interrupted call leaves a folder with another
+// name, which the next call removes.
 func (k *cluster) initialize(ctx context.Context) error {
 	const prefix = "initdb-"
 	leftovers, _ := filepath.Glob(filepath.Join(k.dir, prefix+"*")) // the only error is a malformed pattern
 	for _, leftover := range leftovers {
-		_ = os.RemoveAll(leftover) // if not now, then at the next start
+		_ = os.RemoveAll(leftover) // the next start tries again
 	}
 	work, err := os.MkdirTemp(k.dir, prefix)
 	if err != nil {
@@ -212,8 +212,8 @@ func (k *cluster) handOver(dir string) error {
 
 func (k *cluster) pidFile() string { return filepath.Join(k.data(), "postmaster.pid") }
 
-// recorded is what the server noted about itself in the data folder: its process id and its state
-// ("starting", "ready", "stopping"). 0 when there is nothing legible.
+// recorded reads the server's process id and state ("starting", "ready", "stopping") from its pid
+// file. The id is 0 if the file is missing or invalid.
 func (k *cluster) recorded() (pid int, state string) {
 	text, err := os.ReadFile(k.pidFile())
 	if err != nil {
@@ -230,16 +230,16 @@ func (k *cluster) recorded() (pid int, state string) {
 	return pid, state
 }
 
-// stopLeftover stops the server that a killed process may have left on the data, and otherwise
-// makes sure that a stale note about one does not keep Postgres from starting.
+// stopLeftover stops a server that a killed process has left on the data. If there is none, it
+// makes sure that a stale pid file does not keep Postgres from starting.
 func (k *cluster) stopLeftover(ctx context.Context) error {
 	pid, _ := k.recorded()
 	if !k.servedBy(pid) {
-		return k.disownNote(pid)
+		return k.disownPidFile(pid)
 	}
 	k.config.Progress("stopping a Postgres that was left behind")
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} {
-		_ = syscall.Kill(pid, signal) // if it is not ours to stop, the wait tells
+		_ = syscall.Kill(pid, signal) // on failure, awaitGone times out
 		gone, err := k.awaitGone(ctx, pid)
 		if gone || err != nil {
 			return err
@@ -249,7 +249,7 @@ func (k *cluster) stopLeftover(ctx context.Context) error {
 		k.data())
 }
 
-// awaitGone waits a while until the process no longer serves the data.
+// awaitGone waits until the process no longer serves the data. It gives up after leftoverPatience.
 func (k *cluster) awaitGone(ctx context.Context, pid int) (bool, error) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
@@ -266,8 +266,8 @@ func (k *cluster) awaitGone(ctx context.Context, pid int) (bool, error) {
 	return true, nil
 }
 
-// servedBy tells whether the process is a server on this data, rather than another one that got its
-// number since.
+// servedBy reports whether the process is a server on this data. Another process may have its id by
+// now.
 func (k *cluster) servedBy(pid int) bool {
 	if pid <= 0 {
 		return false
@@ -276,11 +276,11 @@ func (k *cluster) servedBy(pid int) bool {
 	return strings.Contains(line, "postgres ") && strings.Contains(line, " -D "+k.data()+" ")
 }
 
-// disownNote changes a stale note: Postgres refuses to start while any process has the number in
-// it. Our own number it ignores, being its child's, yet goes on to check the noted shared memory,
-// so that a server which is alive after all is never doubled; that is why the note is not removed
-// unless it is illegible.
-func (k *cluster) disownNote(pid int) error {
+// disownPidFile writes our own process id into a stale pid file. Postgres refuses to start while
+// any other process has the id in it, but ignores the id of its parent. It still checks the shared
+// memory in the file, so two servers can never run on the same data. A file without that check is
+// removed only if it is invalid.
+func (k *cluster) disownPidFile(pid int) error {
 	text, err := os.ReadFile(k.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

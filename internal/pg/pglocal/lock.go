@@ -8,9 +8,8 @@ import (
 	"syscall"
 )
 
-// LockFolder creates dir when it is missing and reserves it for this process until the returned
-// file is closed or the process ends, however it ends. Two servers on one data folder would destroy
-// it.
+// LockFolder creates dir if it is missing and locks it until the returned file is closed or the
+// process ends, even by a crash. Two servers on one data folder would destroy the data.
 func LockFolder(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create the data folder (SHOP_DATA_DIR): %w", err)

@@ -20,41 +20,41 @@ import (
 
 const (
 	pollInterval  = 10 * time.Millisecond
-	startAttempts = 20                     // for what passes by itself: a lost port, backends of a killed server
+	startAttempts = 20                     // for transient failures: a lost port, backends of a killed server
 	startPause    = 100 * time.Millisecond // between two attempts
-	connectPolls  = 500                    // how often a server that calls itself ready may be out of reach
+	connectPolls  = 500                    // failed connections to a server that is ready by its pid file
 	quitPatience  = 7 * time.Second        // Postgres itself kills its backends 5 s after SIGQUIT
 )
 
-// Config says what Start starts.
+// Config has the options of Start.
 type Config struct {
-	Dir      string       // holds the data, the log and a lock; created when missing
-	Password string       // of the superuser "shop"; "" lets every local user in without one (tests)
-	Volatile bool         // faster, and loses acknowledged transactions in any crash, its own too: tests only
+	Dir      string       // has the data, the log and a lock; created if missing
+	Password string       // of the superuser "shop"; "" lets in every local user (tests)
+	Volatile bool         // faster, but loses committed transactions in a crash (tests)
 	Settings []string     // further server settings, "name=value"
-	Progress func(string) // told in a few words what takes time ("creating the database"); may be nil
+	Progress func(string) // called before slow steps, such as "creating the database"; may be nil
 }
 
-// Server is a running Postgres, a child of this process. On Linux it stops when this process dies,
-// however it dies.
+// Server is a running Postgres, a child of this process. On Linux it stops when this process ends,
+// even by a crash.
 type Server struct {
 	cmd    *exec.Cmd
 	url    string
 	exited <-chan struct{} // the process is gone
-	done   chan struct{}   // and its folder is free for the next
+	done   chan struct{}   // and its folder is unlocked
 }
 
-// Start starts a server on c.Dir, creating the data on the first call, and returns once the
-// database "shop" answers. A server that an earlier process left behind on c.Dir is stopped first;
-// a c.Dir in use by another running process is an error. When ctx ends early, nothing is left
-// running. After that ctx has no further effect.
+// Start starts a server on c.Dir and returns when the database "shop" answers. It creates the data
+// on the first call. It first stops a server that an earlier process left on c.Dir. A c.Dir in use
+// by another process is an error. If ctx ends before Start returns, no server is left running;
+// later, ctx has no effect.
 //
-// The programs come from PG_BIN, the usual places of Linux distributions and Homebrew, or PATH,
-// else from a download that is kept in the user's cache folder (root on Linux:
-// /var/cache/onceshop). Without any the error is ErrNoPostgres.
+// Start looks for the programs in PG_BIN, in the usual folders of Linux distributions and Homebrew,
+// and in PATH. Otherwise it downloads them to the user's cache folder (for root on Linux:
+// /var/cache/onceshop). If that fails, it returns ErrNoPostgres.
 //
-// Postgres refuses to run as root: under root the server runs as the user postgres, else nobody,
-// who then owns the data and must be able to reach c.Dir.
+// Postgres refuses to run as root. Under root the server therefore runs as the user postgres, or
+// nobody. This user owns the data and must be able to reach c.Dir.
 func Start(ctx context.Context, c Config) (*Server, error) {
 	return startFrom(ctx, c, machine(ctx))
 }
@@ -104,20 +104,21 @@ func startFrom(ctx context.Context, c Config, from source) (_ *Server, err error
 	return p, nil
 }
 
-// URL is the address of the database "shop": postgres://shop:…@127.0.0.1:PORT/shop?sslmode=disable.
+// URL returns the address of the database "shop":
+// postgres://shop:…@127.0.0.1:PORT/shop?sslmode=disable.
 func (p *Server) URL() string { return p.url }
 
-// Pid is the process id of the server's main process.
+// Pid returns the process id of the server's main process.
 func (p *Server) Pid() int { return p.cmd.Process.Pid }
 
-// Done is closed when the server has exited, for whatever reason.
+// Done returns a channel that is closed when the server has exited.
 func (p *Server) Done() <-chan struct{} { return p.done }
 
-// Stop closes the clients' connections, and returns when the server has written everything and
-// exited. When ctx ends before that, it ends the server at once, which costs the next start a
-// recovery but no committed data, and returns an error. Stopping a server that has exited is fine.
+// Stop closes the clients' connections and returns when the server has written everything and
+// exited. If ctx ends before that, it kills the server and returns an error: the next start then
+// needs a recovery, but no committed data is lost. Stop may be called again.
 func (p *Server) Stop(ctx context.Context) error {
-	_ = p.cmd.Process.Signal(syscall.SIGINT) // fails only when the server is gone
+	_ = p.cmd.Process.Signal(syscall.SIGINT) // fails only if the server has exited
 	select {
 	case <-p.done:
 		return nil
@@ -128,7 +129,7 @@ func (p *Server) Stop(ctx context.Context) error {
 	}
 }
 
-// quit ends the server without ceremony and waits for it.
+// quit ends the server without a shutdown and waits for it.
 func (p *Server) quit() {
 	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 	select {
@@ -139,16 +140,15 @@ func (p *Server) quit() {
 	}
 }
 
-// serve starts the server and waits until the database answers, a few times over where trying again
-// helps.
+// serve starts the server and waits until the database answers. It retries transient failures.
 func (k *cluster) serve(ctx context.Context) (*Server, error) {
-	_ = os.Rename(k.logFile(), k.logFile()+".1") // keeps the previous run's for whoever looks into its end
+	_ = os.Rename(k.logFile(), k.logFile()+".1") // keeps the log of the previous run
 	for attempt := 1; ; attempt++ {
 		p, err := k.serveOnce(ctx)
 		if err == nil {
 			return p, nil
 		}
-		if attempt == startAttempts || !k.passes() {
+		if attempt == startAttempts || !k.failedTransiently() {
 			return nil, err
 		}
 		select {
@@ -178,7 +178,7 @@ func (k *cluster) serveOnce(ctx context.Context) (*Server, error) {
 	return p, nil
 }
 
-// launch starts the server's process, which lives until ctx ends.
+// launch starts the server's process. It runs until ctx ends.
 func (k *cluster) launch(ctx context.Context, port int) (*Server, error) {
 	log, err := os.OpenFile(k.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -193,8 +193,8 @@ func (k *cluster) launch(ctx context.Context, port int) (*Server, error) {
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	// SIGINT is an orderly shutdown also when this process is killed: open transactions roll back,
-	// the rest is kept.
+	// SIGINT shuts the server down in order even if this process is killed: only open transactions
+	// roll back.
 	cmd := k.command(ctx, syscall.SIGINT, "postgres", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 
@@ -223,7 +223,7 @@ func (k *cluster) awaitReady(ctx context.Context, p *Server) error {
 			return ctx.Err()
 		case <-poll.C:
 		}
-		// Asking the port alone could reach another server that was faster to take it.
+		// Another server may have taken the port first, so check the pid file too.
 		if pid, state := k.recorded(); pid != p.Pid() || state != "ready" {
 			continue
 		}
@@ -234,7 +234,7 @@ func (k *cluster) awaitReady(ctx context.Context, p *Server) error {
 		case err == nil:
 			return nil
 		case !answered && refused < connectPolls:
-			refused++ // the note of an earlier server can bear the same process id
+			refused++ // the pid file of an earlier server can have the same process id
 		case answered && answer.Code == "57P03": // starting up
 		case answered && answer.Code == "28P01":
 			return fmt.Errorf("%s was made with another password: restore that one, or start over with --fresh: %w",
@@ -245,7 +245,7 @@ func (k *cluster) awaitReady(ctx context.Context, p *Server) error {
 	}
 }
 
-// createDatabase makes the database that url names unless it exists.
+// createDatabase creates the database of the url unless it exists.
 func createDatabase(ctx context.Context, url string) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -269,7 +269,7 @@ func createDatabase(ctx context.Context, url string) error {
 
 func (k *cluster) logFile() string { return filepath.Join(k.dir, "postgres.log") }
 
-// logTail is the end of what the server has said since its last start.
+// logTail returns the last lines of the server's log since its last start.
 func (k *cluster) logTail() string {
 	const lines = 20
 	log, err := os.ReadFile(k.logFile())
@@ -280,15 +280,15 @@ func (k *cluster) logTail() string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// passes tells whether the server's last words name a hindrance that passes by itself.
-func (k *cluster) passes() bool {
+// failedTransiently reports whether the server's log ends with a transient failure.
+func (k *cluster) failedTransiently() bool {
 	tail := k.logTail()
 	return strings.Contains(tail, "could not create any TCP/IP sockets") || // the port was taken
 		strings.Contains(tail, "is still in use") // backends of a killed server have not all noticed
 }
 
-// freePort returns a port of 127.0.0.1 that was free a moment ago; the caller has to cope with
-// losing it.
+// freePort returns a port of 127.0.0.1 that is free now. Another process may take it before the
+// caller does.
 func freePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

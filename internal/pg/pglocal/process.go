@@ -6,15 +6,15 @@ import (
 	"syscall"
 )
 
-// StartProcess starts a command that the kernel kills when this process dies, on Linux. The channel
-// is closed when the command has exited; its ProcessState then says how.
+// StartProcess starts a command. On Linux the kernel kills it when this process ends. The channel
+// is closed when the command has exited and its ProcessState is set.
 func StartProcess(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
 	cmd.SysProcAttr = attributes(nil, syscall.SIGKILL)
 	return start(cmd)
 }
 
-// start starts a command whose attributes are set, and waits for it on the thread that has started
-// it: see attributes.
+// start starts a command whose attributes are set. It waits for it on the thread that started it:
+// see attributes.
 func start(cmd *exec.Cmd) (<-chan struct{}, error) {
 	started, exited := make(chan error), make(chan struct{})
 	go func() {
@@ -23,7 +23,7 @@ func start(cmd *exec.Cmd) (<-chan struct{}, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it exited is in its ProcessState
+			_ = cmd.Wait() // ProcessState has the result
 			close(exited)
 		}
 	}()
