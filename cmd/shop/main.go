@@ -44,7 +44,8 @@ type wing struct {
 var wings []wing
 
 // demoServers start servers of the demo wing in this process, for the proof wing. Each function
-// returns its server's address and a function to stop it. They are nil in a program without the demo.
+// returns its server's address and a function to stop it. They are nil in a program without the
+// demo.
 var demoServers struct {
 	Redis, NATS, Provider func() (url string, stop func(), err error)
 	Mailbox               func() (smtpURL, pageURL string, stop func(), err error)
