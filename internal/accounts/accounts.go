@@ -17,6 +17,7 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/onceshop/onceshop/internal/accounts/internal/accountsdb"
+	"github.com/onceshop/onceshop/internal/bounded"
 )
 
 // ErrUnauthorized reports a token that is missing, unknown, or not accepted here.
@@ -39,7 +40,7 @@ const (
 type Service struct {
 	db         *accountsdb.Queries
 	acceptDemo bool
-	known      *otter.Cache[tokenHash, seenCustomer]
+	known      bounded.Map[tokenHash, seenCustomer]
 }
 
 // seenCustomer is a customer found by its token. It is valid until the given time.

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/accounts"
@@ -50,7 +49,7 @@ type App struct {
 	log    *slog.Logger
 
 	pool   *pgxpool.Pool
-	redis  redis.UniversalClient
+	redis  redisclient.Client
 	nats   *nats.Conn
 	mailer *notify.Mailer
 

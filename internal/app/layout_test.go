@@ -16,8 +16,7 @@ const module = "github.com/onceshop/onceshop/"
 // it, and its own subfolders. The outer wings build on all of them.
 var layers = []string{
 	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit",
-	"internal/redisclient",
-	"internal/pg", "internal/dedup", "internal/coalesce",
+	"internal/bounded", "internal/pg", "internal/dedup", "internal/redisclient", "internal/coalesce",
 	"internal/timeline",
 	"internal/accounts", "internal/outbox",
 	"internal/orders",

@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/nats-io/nats.go"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/onceshop/onceshop/web"
 )
@@ -19,12 +18,13 @@ type Section struct {
 	Start func(e *echo.Echo, shop *web.Web, node Node) (stop func())
 }
 
-// Node gives a section the node's connections. Redis and NATS are nil on a node without workers.
+// Node gives a section the node's connections. RedisURL and NATS are empty on a node without
+// workers.
 type Node struct {
-	Pool  *pgxpool.Pool
-	Redis redis.UniversalClient
-	NATS  *nats.Conn
-	Log   *slog.Logger
+	Pool     *pgxpool.Pool
+	RedisURL string
+	NATS     *nats.Conn
+	Log      *slog.Logger
 }
 
 // inSection reports whether the path belongs to a section.

@@ -74,8 +74,12 @@ func (a *App) webHandler() http.Handler {
 	}
 	v1.Register(e)
 	pages.Register(e)
+	redisURL := ""
+	if a.redis != nil {
+		redisURL = a.config.RedisURL
+	}
 	for _, section := range a.config.Sections {
-		stop := section.Start(e, pages, Node{Pool: a.pool, Redis: a.redis, NATS: a.nats, Log: a.log})
+		stop := section.Start(e, pages, Node{Pool: a.pool, RedisURL: redisURL, NATS: a.nats, Log: a.log})
 		a.closeSections = append(a.closeSections, stop)
 	}
 	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))

@@ -8,13 +8,15 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/onceshop/onceshop/internal/bounded"
 )
 
 // Seen is a bounded set of the keys that this process has met. It forgets after a TTL, when it is
 // full and at a restart. An absent key therefore proves nothing: the caller goes on to the
 // database, which decides.
 type Seen struct {
-	set *otter.Cache[string, struct{}]
+	set bounded.Map[string, struct{}]
 }
 
 // NewSeen returns a set of at most size keys, each kept for ttl.
@@ -43,7 +45,7 @@ func (s *Seen) Close() { s.set.StopAllGoroutines() }
 // Replays answers repeated requests from memory. It keeps final answers, and it lets concurrent
 // twins on one node share one execution. A nil *Replays runs every request.
 type Replays struct {
-	answers *otter.Cache[RequestID, Answer]
+	answers bounded.Map[RequestID, Answer]
 	running singleflight.Group
 }
 

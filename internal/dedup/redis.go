@@ -25,17 +25,25 @@ const (
 	redisBudget = 100 * time.Millisecond
 )
 
+// RedisClient is the part of a client of one server, a Sentinel's master or a Cluster that claims
+// need.
+type RedisClient interface {
+	redis.Scripter
+	Get(ctx context.Context, key string) *redis.StringCmd
+	SetArgs(ctx context.Context, key string, value any, a redis.SetArgs) *redis.StatusCmd
+}
+
 // Claims lets the nodes of a service agree on which one does a piece of work outside the database.
 // It saves work and decides nothing: any error but ErrBusy and ErrDone means that Redis gave no
 // answer, and the caller goes on to the database.
 type Claims struct {
-	client redis.UniversalClient
+	client RedisClient
 	prefix string
 	budget time.Duration
 }
 
 // NewClaims returns claims whose keys begin with prefix.
-func NewClaims(client redis.UniversalClient, prefix string) *Claims {
+func NewClaims(client RedisClient, prefix string) *Claims {
 	return &Claims{client: client, prefix: prefix, budget: redisBudget}
 }
 

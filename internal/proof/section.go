@@ -6,6 +6,7 @@ import (
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/proof/lab"
 	"github.com/onceshop/onceshop/internal/proof/lab/pages"
+	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/web"
 )
 
@@ -16,8 +17,14 @@ func LabSection(demo func() DemoServers) app.Section {
 		Section: web.Section{Path: "/lab", Name: "Lab", Title: "Duplicates lab"},
 		Start: func(e *echo.Echo, shop *web.Web, node app.Node) func() {
 			var l *lab.Lab
-			if node.Redis != nil && node.NATS != nil {
-				l = lab.New(node.Pool, node.Redis, node.NATS, demo().witnesses(), node.Log)
+			closeRedis := func() error { return nil }
+			if node.RedisURL != "" && node.NATS != nil {
+				client, err := redisclient.Open(node.RedisURL)
+				if err != nil { // the node opened one from the same address
+					panic(err)
+				}
+				closeRedis = client.Close
+				l = lab.New(node.Pool, client, node.NATS, demo().witnesses(), node.Log)
 			}
 			p := pages.New(shop, l, node.Log)
 			p.Register(e)
@@ -26,6 +33,7 @@ func LabSection(demo func() DemoServers) app.Section {
 				if l != nil {
 					l.Close()
 				}
+				_ = closeRedis()
 			}
 		},
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
+
+	"github.com/onceshop/onceshop/internal/bounded"
 )
 
 const (
@@ -29,8 +31,8 @@ var ErrTooMany = errors.New("ratelimit: too many requests of one client")
 
 // Limiter counts the requests of each client. A nil *Limiter allows everything.
 type Limiter struct {
-	guests *otter.Cache[netip.Prefix, *rate.Limiter]
-	tokens *otter.Cache[tokenID, *rate.Limiter]
+	guests bounded.Map[netip.Prefix, *rate.Limiter]
+	tokens bounded.Map[tokenID, *rate.Limiter]
 
 	perGuest, perToken int
 }
@@ -44,7 +46,7 @@ func New(perGuest, perToken int) *Limiter {
 	return &Limiter{guests: buckets[netip.Prefix](), tokens: buckets[tokenID](), perGuest: perGuest, perToken: perToken}
 }
 
-func buckets[K comparable]() *otter.Cache[K, *rate.Limiter] {
+func buckets[K comparable]() bounded.Map[K, *rate.Limiter] {
 	return otter.Must(&otter.Options[K, *rate.Limiter]{MaximumSize: maxClients,
 		ExpiryCalculator: otter.ExpiryAccessing[K, *rate.Limiter](idle)})
 }

@@ -2,6 +2,7 @@
 package redisclient
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/onceshop/onceshop/internal/dedup"
 )
 
 // dialTimeout is short because callers continue with the database if Redis does not answer.
@@ -19,10 +22,20 @@ const dialTimeout = 100 * time.Millisecond
 var errURL = errors.New("REDIS_URL is not an address such as redis://user:password@host:6379/0 " +
 	"(several hosts are separated by commas)")
 
+// Client is what the shop needs of a client of one server, a Sentinel's master or a Cluster.
+// redis.UniversalClient has all commands, and each package that knows it compiles most of go-redis
+// again: see docs/decisions.md, D77.
+type Client interface {
+	dedup.RedisClient
+	ConfigGet(ctx context.Context, parameter string) *redis.MapStringStringCmd
+	Ping(ctx context.Context) *redis.StatusCmd
+	Close() error
+}
+
 // Open returns a client that retries neither commands nor connections. Several hosts separated by
 // commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. Open does not
 // connect.
-func Open(address string) (redis.UniversalClient, error) {
+func Open(address string) (Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, errURL

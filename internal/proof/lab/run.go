@@ -16,6 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/onceshop/onceshop/internal/redisclient"
 )
 
 const (
@@ -42,7 +44,7 @@ var ErrNoWitnesses = errors.New("this program is built without internal/demo and
 // Lab runs experiments against the servers of a shop.
 type Lab struct {
 	shop  *pgxpool.Pool
-	redis redis.UniversalClient
+	redis redisclient.Client
 	nats  *nats.Conn
 	log   *slog.Logger
 
@@ -56,7 +58,7 @@ type Lab struct {
 // New returns a lab on the servers of a shop. It leaves them alone, and starts no witness, until
 // the first experiment, which fails with ErrNoWitnesses when there are none. The caller closes the
 // clients after Close.
-func New(shop *pgxpool.Pool, redis redis.UniversalClient, nats *nats.Conn, witnesses Witnesses, log *slog.Logger) *Lab {
+func New(shop *pgxpool.Pool, redis redisclient.Client, nats *nats.Conn, witnesses Witnesses, log *slog.Logger) *Lab {
 	return &Lab{shop: shop, redis: redis, nats: nats, witnesses: witnesses, log: log,
 		slots: semaphore.NewWeighted(maxRuns)}
 }
@@ -142,7 +144,11 @@ func (l *Lab) servers(ctx context.Context) (*servers, error) {
 		if err != nil {
 			return nil, fmt.Errorf("use the broker: %w", err)
 		}
-		if l.bench, err = startServers(ctx, l.shop, l.redis, js, l.witnesses, l.log); err != nil {
+		all, ok := l.redis.(redis.UniversalClient)
+		if !ok {
+			return nil, fmt.Errorf("the lab cannot work with a Redis client of the type %T", l.redis)
+		}
+		if l.bench, err = startServers(ctx, l.shop, all, js, l.witnesses, l.log); err != nil {
 			return nil, err
 		}
 	}
