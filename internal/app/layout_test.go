@@ -15,8 +15,9 @@ const module = "github.com/onceshop/onceshop/"
 // layers are the packages of the shop from the bottom up: each may import only those named before
 // it, and its own subfolders. The outer wings build on all of them.
 var layers = []string{
-	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/ratelimit",
-	"internal/bounded", "internal/pg", "internal/dedup", "internal/redisclient", "internal/coalesce",
+	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/bounded",
+	"internal/ratelimit",
+	"internal/pg", "internal/dedup", "internal/redisclient", "internal/coalesce",
 	"internal/timeline",
 	"internal/accounts", "internal/outbox",
 	"internal/orders",

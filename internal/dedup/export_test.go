@@ -3,19 +3,20 @@ package dedup
 import (
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Size is the number of keys held, once the cache has tidied up.
 func (s *Seen) Size() int {
-	s.set.CleanUp()
-	return s.set.EstimatedSize()
+	s.otter().CleanUp()
+	return s.otter().EstimatedSize()
 }
 
 // Weight is the weight of the answers held, once the cache has tidied up.
 func (r *Replays) Weight() uint64 {
-	r.answers.CleanUp()
-	return r.answers.WeightedSize()
+	r.otter().CleanUp()
+	return r.otter().WeightedSize()
 }
 
 // Patient gives each step as long as a busy machine may take, where the budget is not the subject.
@@ -32,3 +33,11 @@ func (c Claim) In(claims *Claims) Claim {
 
 // JetStream is the stream's broker.
 func (s *Stream) JetStream() jetstream.JetStream { return s.js }
+
+func (s *Seen) otter() *otter.Cache[string, struct{}] {
+	return s.set.(*otter.Cache[string, struct{}]) //nolint:forcetypeassert // NewSeen makes no other
+}
+
+func (r *Replays) otter() *otter.Cache[RequestID, Answer] {
+	return r.answers.(*otter.Cache[RequestID, Answer]) //nolint:forcetypeassert // NewReplays makes no other
+}

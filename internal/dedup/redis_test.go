@@ -41,7 +41,7 @@ func redisClient(t *testing.T, url string) redis.UniversalClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	return client
+	return client.(redis.UniversalClient) //nolint:forcetypeassert // Open makes no other
 }
 
 // patientClient has time limits for a busy machine.

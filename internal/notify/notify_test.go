@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -500,13 +501,15 @@ func TestReceiptOfADeadSender(t *testing.T) {
 
 	claimed := s.paid(t)
 	key := redisPrefix + "receipt:" + claimed.OrderID.String()
-	if err := client.Set(t.Context(), key, "a dead sender's token", time.Hour).Err(); err != nil {
+	set := redis.SetArgs{TTL: time.Hour}
+	if err := client.SetArgs(t.Context(), key, "a dead sender's token", set).Err(); err != nil {
 		t.Fatal(err)
 	}
 	shoptest.Eventually(t, patience, "Redis knows of the other sender", func() bool {
 		return errors.Is(blind.HandlePaid(t.Context(), claimed), dedup.ErrBusy)
 	})
-	if err := client.PExpire(t.Context(), key, time.Millisecond).Err(); err != nil {
+	short := redis.SetArgs{TTL: time.Millisecond}
+	if err := client.SetArgs(t.Context(), key, "a dead sender's token", short).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if err := try(t, n, claimed); err != nil {
