@@ -143,7 +143,7 @@ func start(serve func(ctx context.Context, ready func()) error) (stop func(), er
 	case <-ready:
 		return func() {
 			cancel()
-			<-ended
+			<-ended //nolint:errcheck // it was told to stop
 		}, nil
 	case err := <-ended:
 		cancel()

@@ -236,7 +236,7 @@ func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]p
 	for _, row := range *stock {
 		available[row.Sku] = row.Available
 	}
-	outcomes, short := handOut(drafts, *inserted, available)
+	outcomes, short := allocate(drafts, *inserted, available)
 	if len(short) > 0 {
 		if err := db.DeleteShort(ctx, short); err != nil {
 			return nil, fmt.Errorf("delete the orders without stock: %w", err)
@@ -245,9 +245,9 @@ func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]p
 	return outcomes, s.reserveTx(ctx, tx, drafts, outcomes) // trip 3, with the COMMIT
 }
 
-// handOut gives the stock to the inserted orders in the order of arrival, each all its units or
+// allocate gives the stock to the inserted orders in the order of arrival, each all its units or
 // none. An order that was not inserted lost its key to another request.
-func handOut(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
+func allocate(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
 	mine := make(map[uuid.UUID]bool, len(inserted))
 	for _, id := range inserted {
 		mine[id] = true

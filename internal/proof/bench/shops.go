@@ -180,9 +180,16 @@ func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orde
 		<-recorded
 		replays.Close()
 	})
-	return b.serve(ctx, ourHandler(&api.API{Orders: placing, Payments: charges, Accounts: accounts.New(pool, false),
-		Replays:  replays, //nolint:contextcheck // echo carries each request's context
-		Timeline: timeline.New(pool), Recorder: recorder, Log: silent}))
+	v1 := &api.API{
+		Orders:   placing,
+		Payments: charges,
+		Accounts: accounts.New(pool, false),
+		Replays:  replays,
+		Timeline: timeline.New(pool),
+		Recorder: recorder,
+		Log:      silent,
+	}
+	return b.serve(ctx, ourHandler(v1)) //nolint:contextcheck // echo carries each request's context
 }
 
 // startProvider starts a payment provider behind real HTTP, and returns a client of it.
