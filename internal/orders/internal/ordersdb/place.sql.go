@@ -210,6 +210,7 @@ type ReserveParams struct {
 }
 
 // Reserve writes the lines, one movement per order and SKU, and their effect on what is available.
+// Neither has foreign keys: see docs/decisions.md, D12.
 // It expects the stock rows to be locked by LockStock.
 func (q *Queries) Reserve(ctx context.Context, arg ReserveParams) error {
 	_, err := q.db.Exec(ctx, Reserve,
