@@ -17,26 +17,26 @@ import (
 func TestReceiveOncePerKey(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	wish := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k",
+	command := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k",
 		Lines: []orders.LineRequest{line("CUP", 3), line("POT", 1), line("CUP", 4)}}
-	first, err := b.shop.Receive(t.Context(), wish)
+	first, err := b.shop.Receive(t.Context(), command)
 	if err != nil {
 		t.Fatal(err)
 	}
 	delivery := decode[orders.Delivery](t, first.Body)
-	want := orders.Delivery{ID: first.ID, Lines: wish.Lines, CreatedAt: delivery.CreatedAt}
+	want := orders.Delivery{ID: first.ID, Lines: command.Lines, CreatedAt: delivery.CreatedAt}
 	if diff := cmp.Diff(want, delivery); diff != "" || first.Status != 201 || first.Replayed || !first.Final {
 		t.Errorf("answer %+v differs (-want +got):\n%s", first, diff)
 	}
 	before := b.snapshot(t)
 	for name, shop := range map[string]*orders.Service{"same node": b.shop, "another node": b.node(t)} {
-		again, err := shop.Receive(t.Context(), wish)
+		again, err := shop.Receive(t.Context(), command)
 		if err != nil || !again.Replayed || !bytes.Equal(again.Body, first.Body) || again.ID != first.ID ||
 			again.Status != 201 {
 			t.Errorf("%s: %+v, %v, want a replay", name, again, err)
 		}
 	}
-	other := wish
+	other := command
 	other.Lines = []orders.LineRequest{line("CUP", 7), line("POT", 1)}
 	if _, err := b.shop.Receive(t.Context(), other); !errors.Is(err, dedup.ErrKeyReused) {
 		t.Errorf("the key with another meaning: %v", err)
@@ -46,7 +46,7 @@ func TestReceiveOncePerKey(t *testing.T) {
 		t.Errorf("available: %d cups, %d pots, want 7 and 1", cup, pot)
 	}
 	// The key belongs to a customer and to one operation.
-	other = wish
+	other = command
 	other.CustomerID = b.newCustomer(t)
 	if answer, err := b.shop.Receive(t.Context(), other); err != nil || answer.Replayed {
 		t.Errorf("another customer's key: %+v, %v", answer, err)
@@ -58,9 +58,9 @@ func TestReceiveTwins(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	nodes := []*orders.Service{b.shop, b.node(t)}
-	wish := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k", Lines: []orders.LineRequest{line("CUP", 3)}}
+	command := orders.ReceiveDelivery{CustomerID: b.alice, Key: "k", Lines: []orders.LineRequest{line("CUP", 3)}}
 	results := shoptest.Race(50, func(i int) placed {
-		answer, err := nodes[i%2].Receive(t.Context(), wish)
+		answer, err := nodes[i%2].Receive(t.Context(), command)
 		return placed{answer, err}
 	})
 	for i, r := range results {

@@ -71,14 +71,14 @@ func TestPlaceReplaysByteForByte(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 10))
-	wish := b.order("k", line("CUP", 2))
-	first := b.place(t, wish)
+	command := b.order("k", line("CUP", 2))
+	first := b.place(t, command)
 	// What has changed since then must not show in the answer.
 	b.exec(t, "UPDATE products SET unit_price = 99999, name = 'Mug'")
 	payOrder(t, b, first.ID)
 	before := b.snapshot(t)
 	for name, shop := range map[string]*orders.Service{"same node": b.shop, "another node": b.node(t)} {
-		again, err := shop.Place(t.Context(), wish)
+		again, err := shop.Place(t.Context(), command)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,9 +129,9 @@ func TestPlaceKeyBelongsToACustomer(t *testing.T) {
 	if _, err := b.shop.FindByKey(t.Context(), bob, "k"); !errors.Is(err, orders.ErrNotFound) {
 		t.Errorf("Bob finds Alice's order by her key: %v", err)
 	}
-	wish := b.order("k", line("CUP", 2))
-	wish.CustomerID = bob
-	bobs := b.place(t, wish)
+	command := b.order("k", line("CUP", 2))
+	command.CustomerID = bob
+	bobs := b.place(t, command)
 	if bobs.ID == alices.ID || bobs.Replayed || bytes.Equal(bobs.Body, alices.Body) {
 		t.Errorf("Bob got Alice's answer: %s", bobs.Body)
 	}
@@ -148,9 +148,9 @@ func TestPlaceOutOfStockLeavesTheKeyUnused(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 1), line("POT", 5))
-	wish := b.order("k", line("TEA", 1), line("CUP", 1), line("POT", 5), line("CUP", 1))
+	command := b.order("k", line("TEA", 1), line("CUP", 1), line("POT", 5), line("CUP", 1))
 	before := b.snapshot(t)
-	_, err := b.shop.Place(t.Context(), wish)
+	_, err := b.shop.Place(t.Context(), command)
 	want := orders.OutOfStockError{Items: []orders.Shortage{{SKU: "CUP", Requested: 2, Available: 1},
 		{SKU: "TEA", Requested: 1, Available: 0}}}
 	var short orders.OutOfStockError
@@ -162,7 +162,7 @@ func TestPlaceOutOfStockLeavesTheKeyUnused(t *testing.T) {
 		t.Errorf("the key is bound: %v", err)
 	}
 	b.deliver(t, line("CUP", 1), line("TEA", 1))
-	if answer := b.place(t, wish); answer.Replayed || answer.Status != 201 {
+	if answer := b.place(t, command); answer.Replayed || answer.Status != 201 {
 		t.Errorf("after the delivery: %+v", answer)
 	}
 	// The refused key may also come to mean something else.
@@ -272,9 +272,9 @@ func TestPlaceHundredTwinsOverTwoNodes(t *testing.T) {
 	b := setup(t)
 	b.deliver(t, line("CUP", 1000), line("POT", 1000))
 	nodes := []*orders.Service{b.shop, b.node(t)}
-	wish := b.order("twin", line("POT", 1), line("CUP", 3))
+	command := b.order("twin", line("POT", 1), line("CUP", 3))
 	results := shoptest.Race(100, func(i int) placed {
-		answer, err := nodes[i%2].Place(t.Context(), wish)
+		answer, err := nodes[i%2].Place(t.Context(), command)
 		return placed{answer, err}
 	})
 	first := 0

@@ -22,7 +22,7 @@ type counter struct {
 	keys  map[dedup.Key]orders.PlaceOrder
 }
 
-// serve returns what must come of the next wish: 201, 422, or 409 for a shortage.
+// serve returns what must come of the next command: 201, 422, or 409 for a shortage.
 func (k *counter) serve(c orders.PlaceOrder) int {
 	if first, ok := k.keys[c.Key]; ok {
 		if first.Fingerprint() == c.Fingerprint() {
@@ -91,10 +91,10 @@ func TestPlaceTogetherIsPlaceInTurn(t *testing.T) {
 
 // together places a batch and compares it with the counter.
 func (k *counter) together(t *rapid.T, b *bundle, skus []string, run string) {
-	var wishes []orders.PlaceOrder
+	var commands []orders.PlaceOrder
 	var want []int
 	refused := map[dedup.Key]dedup.Fingerprint{}
-	for range rapid.IntRange(1, 25).Draw(t, "wishes") {
+	for range rapid.IntRange(1, 25).Draw(t, "commands") {
 		c := b.order(dedup.Key(fmt.Sprint(run, "-", rapid.IntRange(0, 15).Draw(t, "key"))))
 		for range rapid.IntRange(1, 2).Draw(t, "lines") {
 			c.Lines = append(c.Lines, line(rapid.SampledFrom(skus).Draw(t, "sku"),
@@ -107,26 +107,26 @@ func (k *counter) together(t *rapid.T, b *bundle, skus []string, run string) {
 		if status == http.StatusConflict {
 			refused[c.Key] = c.Fingerprint()
 		}
-		wishes, want = append(wishes, c), append(want, status)
+		commands, want = append(commands, c), append(want, status)
 	}
-	outcomes, err := orders.PlaceAll(t.Context(), b.shop, wishes)
+	outcomes, err := orders.PlaceAll(t.Context(), b.shop, commands)
 	if err != nil {
 		t.Fatal(err)
 	}
 	bodies := map[dedup.Key][]byte{}
 	for i, o := range outcomes {
 		if got := statusOf(t, o); got != want[i] {
-			t.Errorf("wish %d (%+v) came to %d, want %d", i, wishes[i], got, want[i])
+			t.Errorf("command %d (%+v) came to %d, want %d", i, commands[i], got, want[i])
 		}
 		if o.Err != nil {
 			continue
 		}
-		first, again := bodies[wishes[i].Key]
+		first, again := bodies[commands[i].Key]
 		if again && (!o.Answer.Replayed || !slices.Equal(first, o.Answer.Body)) {
-			t.Errorf("wish %d: replayed %t with %s, the first answer was %s", i, o.Answer.Replayed, o.Answer.Body,
+			t.Errorf("command %d: replayed %t with %s, the first answer was %s", i, o.Answer.Replayed, o.Answer.Body,
 				first)
 		}
-		bodies[wishes[i].Key] = o.Answer.Body
+		bodies[commands[i].Key] = o.Answer.Body
 	}
 }
 

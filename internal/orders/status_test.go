@@ -38,7 +38,7 @@ func payOrder(t testing.TB, b *bundle, id uuid.UUID) {
 	}
 }
 
-// Any sequence of wishes moves an order along its life only: each step that is taken writes one
+// Any sequence of commands moves an order along its life only: each step that is taken writes one
 // event, the end of a reservation one sale or release per SKU, and a step that is refused writes
 // nothing.
 func TestStatusFollowsTheLifeOfAnOrder(t *testing.T) {

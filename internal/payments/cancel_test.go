@@ -46,13 +46,13 @@ func TestCancelCommitWhoseAnswerIsLost(t *testing.T) {
 	pool := shoptest.Pool(t, through)
 	cut := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
 	shop := payments.New(pool, cut, b.line, timing, time.Now, nil, slog.New(slog.DiscardHandler))
-	wish := payments.CancelOrder{CustomerID: b.alice, Key: "k", OrderID: order.ID}
+	command := payments.CancelOrder{CustomerID: b.alice, Key: "k", OrderID: order.ID}
 	armed.Store(true)
-	first, err := shop.Cancel(t.Context(), wish)
+	first, err := shop.Cancel(t.Context(), command)
 	if err != nil || first.Replayed || armed.Load() {
 		t.Fatalf("%+v, %v, still armed: %v; want a first answer after a cut commit", first, err, armed.Load())
 	}
-	if again, err := shop.Cancel(t.Context(), wish); err != nil || !again.Replayed ||
+	if again, err := shop.Cancel(t.Context(), command); err != nil || !again.Replayed ||
 		!bytes.Equal(again.Body, first.Body) {
 		t.Errorf("the same again: %+v, %v; want a replay of %s", again, err, first.Body)
 	}

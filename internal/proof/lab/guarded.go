@@ -175,12 +175,12 @@ func short(id string) string {
 	return "…" + id[max(0, len(id)-4):]
 }
 
-// placing is the wish of a customer of this run for the usual basket.
+// placing is the command of a customer of this run for the usual basket.
 func (b *Bench) placing(customer uuid.UUID, key dedup.Key) orders.PlaceOrder {
 	return orders.PlaceOrder{CustomerID: customer, Key: key, Email: b.Email(), Lines: Basket()}
 }
 
-// paying is the wish of that customer to pay for an order.
+// paying is the command of that customer to pay for an order.
 func (b *Bench) paying(customer uuid.UUID, key dedup.Key, orderID uuid.UUID) payments.ChargeOrder {
 	return payments.ChargeOrder{CustomerID: customer, Key: key, OrderID: orderID, PaymentMethod: "pm_ok"}
 }

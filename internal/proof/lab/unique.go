@@ -24,7 +24,7 @@ func doubleClick() Experiment {
 	return Experiment{
 		ID: "unique-double-click", Strategy: Unique, Fault: "Double click",
 		Story: "The buyer presses Buy twice. Both requests arrive, and both are at work at the same time.",
-		Why: "The naive shop cannot know that two requests are one wish: nothing in them says so, and each is a " +
+		Why: "The naive shop cannot know that two requests are one command: nothing in them says so, and each is a " +
 			"valid sale. " +
 			"In the guarded shop both clicks carry the key of the cart, and the unique index over customer and key " +
 			"lets one of two rows in, however close they are. " +

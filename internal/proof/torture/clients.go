@@ -22,7 +22,7 @@ const (
 	// clientTimeout is shorter than the shop's longest work: some clients come again while the
 	// first request runs.
 	clientTimeout = 4 * time.Second
-	// meanPause is what a client does between two wishes. It bounds the load on a small machine.
+	// meanPause is what a client does between two intents. It bounds the load on a small machine.
 	meanPause = 60 * time.Millisecond
 	// mostTries is how often a client sends the same again. What stays unknown is asked at the end.
 	mostTries = 12
@@ -77,22 +77,22 @@ func (c *client) live(ctx context.Context) {
 	var twins sync.WaitGroup
 	defer twins.Wait()
 	for sleep(ctx, time.Duration(c.random.ExpFloat64()*float64(meanPause))) {
-		wish, variant := c.wish()
-		if wish == nil {
+		asked, variant := c.next()
+		if asked == nil {
 			c.peep(ctx)
 			continue
 		}
 		if variant == 0 && c.random.IntN(100) < 10 { // a double click, and each click meets another node
 			//nolint:gosec // see newClient
-			twins.Go(func() { c.insist(ctx, wish, 0, rand.New(rand.NewPCG(c.random.Uint64(), 0))) })
+			twins.Go(func() { c.insist(ctx, asked, 0, rand.New(rand.NewPCG(c.random.Uint64(), 0))) })
 		}
-		c.insist(ctx, wish, variant, c.random)
+		c.insist(ctx, asked, variant, c.random)
 	}
 }
 
-// wish decides what to send next: a wish, in its own meaning or in another one; nil to look at what
-// is somebody else's.
-func (c *client) wish() (wish *intent, variant int) {
+// next decides what to send next: an intent, in its own meaning or in another one. It returns nil
+// if the client looks at another customer's objects instead.
+func (c *client) next() (asked *intent, variant int) {
 	w := &c.run.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -189,13 +189,13 @@ func (c *client) deliver() *intent {
 		{"sku": c.run.sku(int(c.zipf.Uint64())), "quantity": 1 + c.random.IntN(20)}}}) //nolint:gosec // at most 5000
 }
 
-// insist sends a wish until somebody answers for good, as a client does who wants to know.
-func (c *client) insist(ctx context.Context, wish *intent, variant int, random *rand.Rand) {
+// insist sends the intent until its answer is final, as a client does that has to know.
+func (c *client) insist(ctx context.Context, asked *intent, variant int, random *rand.Rand) {
 	pause := 100 * time.Millisecond
 	for range mostTries {
-		answer := c.send(ctx, wish, variant, random)
+		answer := c.send(ctx, asked, variant, random)
 		if ctx.Err() != nil || !answer.retry() {
-			c.run.learn(wish, answer)
+			c.run.learn(asked, answer)
 			return
 		}
 		c.run.count.retries.Add(1)
@@ -207,35 +207,35 @@ func (c *client) insist(ctx context.Context, wish *intent, variant int, random *
 }
 
 // send asks one of the nodes and records what comes back.
-func (c *client) send(ctx context.Context, wish *intent, variant int, random *rand.Rand) (made call) {
+func (c *client) send(ctx context.Context, asked *intent, variant int, random *rand.Rand) (made call) {
 	node := c.run.nodes[random.IntN(len(c.run.nodes))]
 	made = call{client: c.number, variant: variant, at: c.run.now()}
-	status, header, body, err := c.post(ctx, node, wish, variant, random)
+	status, header, body, err := c.post(ctx, node, asked, variant, random)
 	made.returned = c.run.now()
 	if err == nil {
 		made.read(status, header.Get("Idempotent-Replayed") == "true", body)
 	}
-	wish.record(made)
+	asked.record(made)
 	c.run.count.answer(made)
 	return made
 }
 
-func (c *client) post(ctx context.Context, node *node, wish *intent, variant int, random *rand.Rand) (int, http.Header,
+func (c *client) post(ctx context.Context, node *node, asked *intent, variant int, random *rand.Rand) (int, http.Header,
 	[]byte, error) {
-	body := wish.body
+	body := asked.body
 	if variant > 0 {
-		body = altered(wish, variant)
+		body = altered(asked, variant)
 	} else if random.IntN(3) == 0 {
 		body = spaced(body)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node.front.address()+wish.path,
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node.front.address()+asked.path,
 		bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, nil, err
 	}
 	request.GetBody = nil // or net/http sends it again unheard
-	request.Header.Set("Authorization", "Bearer "+wish.customer.token)
-	request.Header.Set("Idempotency-Key", wish.key)
+	request.Header.Set("Authorization", "Bearer "+asked.customer.token)
+	request.Header.Set("Idempotency-Key", asked.key)
 	request.Header.Set("Content-Type", "application/json")
 	return c.do(request)
 }
@@ -260,14 +260,14 @@ func spaced(body []byte) []byte {
 }
 
 // altered is another meaning for the key.
-func altered(wish *intent, variant int) []byte {
+func altered(asked *intent, variant int) []byte {
 	var body map[string]any
-	if err := json.Unmarshal(wish.body, &body); err != nil {
+	if err := json.Unmarshal(asked.body, &body); err != nil {
 		panic(fmt.Sprintf("torture: decode a request of ours: %v", err))
 	}
-	switch wish.op {
+	switch asked.op {
 	case placing:
-		body["email"] = fmt.Sprintf("other-%d.%s", variant, wish.customer.email)
+		body["email"] = fmt.Sprintf("other-%d.%s", variant, asked.customer.email)
 	case charging:
 		body["payment_method"] = fmt.Sprintf("pm_ok_%d", variant)
 	case refunding:
@@ -312,7 +312,7 @@ func (c *client) peep(ctx context.Context) {
 }
 
 // learn lets all clients go on with what the first final answer has told.
-func (r *run) learn(wish *intent, answer call) {
+func (r *run) learn(asked *intent, answer call) {
 	declined := answer.status == http.StatusPaymentRequired
 	if !declined && answer.status != http.StatusCreated || answer.variant != 0 {
 		return
@@ -320,20 +320,20 @@ func (r *run) learn(wish *intent, answer call) {
 	w := &r.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if wish.learned {
+	if asked.learned {
 		return
 	}
-	wish.learned = true
-	switch wish.op {
+	asked.learned = true
+	switch asked.op {
 	case placing:
-		w.unpaid = append(w.unpaid, owned{wish.customer, answer.id, answer.id, answer.total})
+		w.unpaid = append(w.unpaid, owned{asked.customer, answer.id, answer.id, answer.total})
 	case charging:
-		order := strings.Split(wish.path, "/")[3]
+		order := strings.Split(asked.path, "/")[3]
 		if declined { // another card may do
-			w.unpaid = append(w.unpaid, owned{wish.customer, order, order, answer.total})
+			w.unpaid = append(w.unpaid, owned{asked.customer, order, order, answer.total})
 			return
 		}
-		w.charged = append(w.charged, owned{wish.customer, answer.id, order, answer.total})
+		w.charged = append(w.charged, owned{asked.customer, answer.id, order, answer.total})
 	case refunding, canceling, delivering:
 	}
 }

@@ -65,17 +65,17 @@ func (r *run) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, wish := range r.world.intents {
-		s := scope{wish.customer.id, wish.op, wish.key}
+	for _, asked := range r.world.intents {
+		s := scope{asked.customer.id, asked.op, asked.key}
 		row, stands := held[s]
 		delete(held, s)
-		r.compareKey(wish, row, stands)
-		if holds, ok := linearizable(wish.calls); !ok {
+		r.compareKey(asked, row, stands)
+		if holds, ok := linearizable(asked.calls); !ok {
 			r.count.undecided.Add(1)
 		} else if !holds {
-			r.violate("I3", wish.about(row),
-				fmt.Sprintf("the answers under key %s (%s of %s) fit no order of events: %s", wish.key, wish.op,
-					wish.customer.email, wish.story()))
+			r.violate("I3", asked.about(row),
+				fmt.Sprintf("the answers under key %s (%s of %s) fit no order of events: %s", asked.key, asked.op,
+					asked.customer.email, asked.story()))
 		}
 	}
 	for s, row := range held {
@@ -84,23 +84,23 @@ func (r *run) compare(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) compareKey(wish *intent, row keyRow, stands bool) {
-	for _, c := range wish.calls {
+func (r *run) compareKey(asked *intent, row keyRow, stands bool) {
+	for _, c := range asked.calls {
 		switch {
 		case c.bound() && !stands:
 			r.count.lost.Add(1)
 			r.violate("I2", c.id, fmt.Sprintf("a client was answered %d for %s under key %s of %s, and there is no "+
-				"row", c.status, wish.op, wish.key, wish.customer.email))
-		case c.bound() && (c.id != row.id.String() || wish.op != delivering && c.total != row.total):
+				"row", c.status, asked.op, asked.key, asked.customer.email))
+		case c.bound() && (c.id != row.id.String() || asked.op != delivering && c.total != row.total):
 			r.violate("I2", c.id, fmt.Sprintf("a client was told of %s about %d under key %s, the database holds "+
-				"%s about %d", c.id, c.total, wish.key, row.id, row.total))
+				"%s about %d", c.id, c.total, asked.key, row.id, row.total))
 		case c.final() && (c.status != row.status || c.body != row.body):
-			r.violate("I3", wish.about(row),
+			r.violate("I3", asked.about(row),
 				fmt.Sprintf("a client was answered %d for %s under key %s in other bytes than those kept with %d",
-					c.status, wish.op, wish.key, row.status))
+					c.status, asked.op, asked.key, row.status))
 		case c.status == http.StatusUnprocessableEntity && !stands:
-			r.violate("I4", c.id, fmt.Sprintf("key %s of %s was called used, and nothing stands under it", wish.key,
-				wish.customer.email))
+			r.violate("I4", c.id, fmt.Sprintf("key %s of %s was called used, and nothing stands under it", asked.key,
+				asked.customer.email))
 		default:
 			continue
 		}
@@ -108,7 +108,7 @@ func (r *run) compareKey(wish *intent, row keyRow, stands bool) {
 	}
 }
 
-// about is the order that the wish is about, as far as is known.
+// about is the order that the intent is about, as far as is known.
 func (i *intent) about(row keyRow) string {
 	if i.op == placing || i.op == canceling {
 		return row.id.String()

@@ -2,7 +2,7 @@
 // them while clients buy, heals everything, and then holds what clients were told, what the
 // witnesses saw and what the database says against each other. All that it decides comes from a
 // seed. What the operating system makes of it does not: the same seed makes the same faults at the
-// same times, and the same wishes, but not the same interleaving.
+// same times, and the same intents, but not the same interleaving.
 package torture
 
 import (
@@ -89,11 +89,11 @@ func Run(ctx context.Context, o Options) (report Report, err error) {
 	if err := r.openNodes(); err != nil {
 		return report, err
 	}
-	return r.torment(ctx)
+	return r.attack(ctx)
 }
 
-// torment lets clients and faults at the shop for the time, heals it, and checks what is left.
-func (r *run) torment(ctx context.Context) (report Report, err error) {
+// attack runs clients and faults for the time, then heals everything and verifies the result.
+func (r *run) attack(ctx context.Context) (report Report, err error) {
 	alive, letDie := context.WithCancel(context.WithoutCancel(ctx))
 	var nodes sync.WaitGroup
 	defer nodes.Wait()

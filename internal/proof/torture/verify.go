@@ -71,13 +71,13 @@ func (r *run) askAgain(ctx context.Context) {
 		group.Go(func() {
 			c := r.newClient(clients + i)
 			defer c.http.CloseIdleConnections()
-			for wish := range todo {
-				c.insist(ctx, wish, 0, rand.New(rand.NewPCG(r.Seed, uint64(i)))) //nolint:gosec // see newClient
+			for asked := range todo {
+				c.insist(ctx, asked, 0, rand.New(rand.NewPCG(r.Seed, uint64(i)))) //nolint:gosec // see newClient
 			}
 		})
 	}
-	for _, wish := range r.world.intents {
-		todo <- wish
+	for _, asked := range r.world.intents {
+		todo <- asked
 	}
 	close(todo)
 	group.Wait()
