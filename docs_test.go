@@ -92,6 +92,21 @@ func TestReadmeLeadsToEachStrategy(t *testing.T) {
 	}
 }
 
+// The README's layout names every folder of internal.
+func TestReadmeNamesEveryPackage(t *testing.T) {
+	t.Parallel()
+	folders, err := filepath.Glob("internal/*")
+	if err != nil || len(folders) < 15 {
+		t.Fatalf("%d folders, %v", len(folders), err)
+	}
+	readme := read(t, "README.md")
+	for _, folder := range folders {
+		if !strings.Contains(readme, "`"+folder+"`") {
+			t.Errorf("README.md does not name %s", folder)
+		}
+	}
+}
+
 func TestLinksLeadToFiles(t *testing.T) {
 	t.Parallel()
 	seen := 0
