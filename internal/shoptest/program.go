@@ -2,8 +2,10 @@ package shoptest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +49,7 @@ func buildProgram() (string, error) {
 	hash := fnv.New64a()
 	hash.Write([]byte(root))
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("onceshop-program-%d-%x", os.Getuid(), hash.Sum64()))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := ownFolder(dir); err != nil {
 		return "", err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -66,6 +68,23 @@ func buildProgram() (string, error) {
 		return "", fmt.Errorf("build the program: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// ownFolder makes the folder unless it exists. Its name is known to every user of the machine, so a
+// folder that another user made or can write to is an error: the program in it may be theirs.
+func ownFolder(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s belongs to another user, or others can write to it: remove it", dir)
+	}
+	return nil
 }
 
 // moduleRoot returns the folder of go.mod, at or above the test's package.
