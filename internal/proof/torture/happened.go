@@ -49,16 +49,12 @@ var inLogs = map[string]string{
 func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	var all []Happened
 	add := func(what string, times, least int64) { all = append(all, Happened{what, times, least}) }
-	faults := int64(1)
-	if r.Duration >= long {
-		faults = 20
-	}
 	add("operations", r.count.operations.Load(), r.leastOperations())
 	for _, p := range kill.Points() {
 		add("crash at "+string(p), r.count.crashes[p], r.leastCrashes())
 	}
 	for _, k := range kinds {
-		add("fault "+k.name, r.count.faults[k.name], faults)
+		add("fault "+k.name, r.count.faults[k.name], int64(leastFaults(r.Duration)))
 	}
 	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed", "202", "409 out_of_stock",
 		"409 request_in_progress", "409 charge_in_progress",

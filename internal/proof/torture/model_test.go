@@ -58,24 +58,31 @@ func TestKeyHistories(t *testing.T) {
 
 func TestScheduleFollowsItsSeed(t *testing.T) {
 	t.Parallel()
-	const duration = 30 * time.Minute
-	all := schedule(1, duration)
-	if diff := cmp.Diff(all, schedule(1, duration)); diff != "" {
+	if diff := cmp.Diff(schedule(1, long), schedule(1, long)); diff != "" {
 		t.Errorf("the same seed made another schedule: %s", diff)
 	}
-	if cmp.Equal(all, schedule(2, duration)) {
+	if cmp.Equal(schedule(1, long), schedule(2, long)) {
 		t.Error("another seed made the same schedule")
 	}
-	times := map[string]int{}
-	for _, f := range all {
-		times[f.Kind]++
-		if f.For <= 0 || f.At+f.For+lull > duration {
-			t.Errorf("%+v does not end in time", f)
-		}
-	}
-	for _, k := range kinds {
-		if times[k.name] < 20 {
-			t.Errorf("%s happens %d times in half an hour, want 20", k.name, times[k.name])
+}
+
+func TestScheduleHoldsEveryKind(t *testing.T) {
+	t.Parallel()
+	for duration, seeds := range map[time.Duration]uint64{demanding: 2000, 2 * demanding: 500, long: 100} {
+		for seed := range seeds {
+			times := map[string]int{}
+			for _, f := range schedule(seed, duration) {
+				times[f.Kind]++
+				if f.For <= 0 || f.At+f.For+lull > duration {
+					t.Errorf("seed %d, %v: %+v does not end in time", seed, duration, f)
+				}
+			}
+			for _, k := range kinds {
+				if times[k.name] < leastFaults(duration) {
+					t.Errorf("seed %d: %s happens %d times in %v, want %d",
+						seed, k.name, times[k.name], duration, leastFaults(duration))
+				}
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -27,10 +28,37 @@ const (
 	lull = time.Second
 )
 
-// schedule is what will go wrong, decided by the seed alone. Kinds come in shuffled decks, so that
-// each comes as often as the others.
+// schedule is what will go wrong, decided by the seed and the duration alone. It holds each kind
+// leastFaults times.
 func schedule(seed uint64, duration time.Duration) []fault {
 	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // replayed from the seed
+	for {
+		all := draw(random, duration)
+		times := map[string]int{}
+		for _, f := range all {
+			times[f.Kind]++
+		}
+		if !slices.ContainsFunc(kinds, func(k kind) bool { return times[k.name] < leastFaults(duration) }) {
+			return all
+		}
+	}
+}
+
+// leastFaults is how often each kind of fault must happen in a run.
+func leastFaults(duration time.Duration) int {
+	switch {
+	case duration >= long:
+		return 20
+	case duration >= demanding:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// draw fills one window after the other. Kinds come in shuffled decks, so that each comes about as
+// often as the others.
+func draw(random *rand.Rand, duration time.Duration) []fault {
 	var all []fault
 	var deck []int
 	calm := 0
