@@ -206,7 +206,7 @@ func TestQuarantineShowsWhatContradicts(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	s.browser().get("/admin/events").want(200, "/admin/events", "No quarantined events")
-	event := payments.Event{ID: "evt_odd", Type: "capture.succeeded", At: time.Now(),
+	event := payments.Event{ID: "evt_odd", Type: "capture.succeeded",
 		Payload: []byte(`{"type": "<b>odd</b>"}`),
 		Capture: &payments.Capture{ID: "cap_odd", Reference: uuid.NewString(), Status: payments.CaptureSucceeded,
 			Amount: 1, Currency: "EUR"}}

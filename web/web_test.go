@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { shoptest.Main(m) }
 
-var timing = payments.Timing{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: time.Hour}
+var policy = payments.Policy{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: time.Hour}
 
 var products = []orders.Product{
 	{SKU: "MUG-ONCE", Name: "The Once Mug", Description: "Made once.", Currency: "EUR", UnitPrice: 1400},
@@ -77,10 +77,10 @@ func open(t *testing.T, change func(*web.Web)) *shop {
 }
 
 func (s *shop) payments(pool *pgxpool.Pool) *payments.Service {
-	client := psp.NewClient(s.provider, timing.ProviderTimeout)
+	client := psp.NewClient(s.provider, policy.ProviderTimeout)
 	s.t.Cleanup(client.CloseIdleConnections)
 	log := slog.New(slog.DiscardHandler)
-	return payments.New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, log), client, timing, time.Now, nil, log)
+	return payments.New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, log), client, policy, time.Now, nil, log)
 }
 
 // serve puts pages on a socket of their own and returns the address.

@@ -57,6 +57,8 @@ func (a *API) Register(e *echo.Echo) {
 	e.GET("/v1/orders/:id", a.getOrder, customer...)
 	e.POST("/v1/orders/:id/charges", a.chargeOrder, customer...)
 	e.GET("/v1/charges/:id", a.getCharge, customer...)
+	e.GET("/v1/charges/:id/refunds", a.listRefunds, customer...)
+	e.GET("/v1/refunds/:id", a.getRefund, customer...)
 	e.GET("/v1/orders/:id/timeline", a.getTimeline, customer...)
 	e.POST("/v1/orders/:id/cancel", a.cancelOrder, customer...)
 

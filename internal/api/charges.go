@@ -53,6 +53,40 @@ func (a *API) getCharge(c echo.Context) error {
 	return c.JSON(http.StatusOK, charge)
 }
 
+func (a *API) listRefunds(c echo.Context) error {
+	id, err := pathID(c, payments.ErrNotFound)
+	if err != nil {
+		return err
+	}
+	charge, err := a.Payments.Get(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	if customer := customerOf(c); charge.CustomerID != customer.ID && !customer.Admin {
+		return payments.ErrNotFound
+	}
+	refunds, err := a.Payments.Refunds(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, map[string]any{"refunds": refunds})
+}
+
+func (a *API) getRefund(c echo.Context) error {
+	id, err := pathID(c, payments.ErrNotFound)
+	if err != nil {
+		return err
+	}
+	refund, charge, err := a.Payments.GetRefund(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	if customer := customerOf(c); charge.CustomerID != customer.ID && !customer.Admin {
+		return payments.ErrNotFound
+	}
+	return c.JSON(http.StatusOK, refund)
+}
+
 func (a *API) refundCharge(c echo.Context) error {
 	key, err := keyOf(c)
 	if err != nil {
@@ -93,7 +127,8 @@ func (a *API) cancelOrder(c echo.Context) error {
 	if err := decodeOptional(c, &struct{}{}); err != nil {
 		return err
 	}
-	command := payments.CancelOrder{CustomerID: customerOf(c).ID, Key: key, OrderID: orderID}
+	command := payments.CancelOrder{CustomerID: customerOf(c).ID, Key: key, OrderID: orderID,
+		Admin: customerOf(c).Admin}
 	return a.once(c, "cancellations", key, command.Fingerprint(), "", func(ctx context.Context) (dedup.Answer, error) {
 		return a.Payments.Cancel(ctx, command)
 	})

@@ -58,10 +58,12 @@ var known = []struct {
 	{payments.ErrNotFound, 404, "not_found", "Not found", "There is no such charge.", true},
 	{payments.ErrOrderNotPayable, 409, "order_not_payable", "Order not payable",
 		"The order was canceled, has expired or was refunded. Place a new one.", true},
+	{payments.ErrTooManyAttempts, 409, "too_many_attempts", "Too many attempts",
+		"Too many payments of this order were declined. Nothing was charged: place a new order.", true},
 	{payments.ErrOrderNotCancelable, 409, "order_not_cancelable", "Order not cancelable",
-		"The order has ended already: it was canceled or refunded, or has expired.", true},
-	{payments.ErrNotApplicableYet, 409, "event_not_applicable", "Event not applicable yet",
-		"What the event is about is not settled here yet. Send it again.", true},
+		"The order has ended already, or was paid too long ago.", true},
+	{payments.ErrDisputed, 409, "charge_disputed", "Charge disputed",
+		"The buyer disputes this charge at the bank. Nothing was refunded: wait until the dispute is closed.", true},
 	{payments.ErrNotSigned, 400, "invalid_request", "Bad signature",
 		"The webhook's signature or timestamp is not valid.", true},
 	{echo.ErrNotFound, 404, "not_found", "Not found", "There is nothing at this path; see /v1/openapi.yaml.", true},
@@ -130,9 +132,11 @@ func typed(err error) (problem.Problem, bool) {
 		p.ChargeID = paid.ChargeID.String()
 		return p, true
 	case errors.As(err, &exceeds):
-		return problem.New(409, "refund_exceeds_charge", "Refund exceeds the charge",
+		p := problem.New(409, "refund_exceeds_charge", "Refund exceeds the charge",
 			fmt.Sprintf("Nothing was refunded: you asked for %s, and the charge can still give back %s.",
-				exceeds.Asked, exceeds.Refundable), true), true
+				exceeds.Asked, exceeds.Refundable), true)
+		p.Refundable = &exceeds.Refundable.Minor
+		return p, true
 	case errors.As(err, &tooLarge):
 		return problem.New(413, "too_large", "Body too large", "The body must not be larger than 64 KiB.", true), true
 	}

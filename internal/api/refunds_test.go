@@ -206,7 +206,7 @@ func TestExpiredOrder(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 2)
 	order := place(t, shop.Alice(t), "o", mug)
-	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 second'")
+	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 day'")
 	shoptest.Eventually(t, 20*time.Second, "the order expires", func() bool {
 		return statusOf(t, shop.Alice(t), order) == orders.Expired
 	})

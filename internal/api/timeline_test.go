@@ -106,7 +106,7 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 		expect(t, alice.Post(t.Context(), "/v1/orders/"+canceled.ID.String()+"/cancel", "k3", nil), 200, "")
 	}
 	alice.Post(t.Context(), "/v1/orders", "k4", mug).JSON(t, &expired)
-	shop.Exec(t, "UPDATE orders SET expires_at = now() WHERE id = $1", expired.ID)
+	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 day' WHERE id = $1", expired.ID)
 
 	shoptest.Eventually(t, patience, "the cancellation is told", func() bool {
 		lines := told(t, alice, canceled.ID)

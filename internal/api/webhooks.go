@@ -5,9 +5,16 @@ import (
 	"net/http"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/onceshop/onceshop/internal/payments"
 )
+
+var refusedWebhooks = promauto.NewCounter(prometheus.CounterOpts{
+	Name: "onceshop_webhooks_refused_total",
+	Help: "Webhooks without a valid, recent signature (many of them: look at the secret and the clock).",
+})
 
 // EventReader checks that the provider signed a webhook and decodes it. Its error wraps
 // payments.ErrNotSigned.
@@ -27,6 +34,7 @@ func (a *API) receiveEvent(read EventReader) echo.HandlerFunc {
 			if tooMany := a.Limits.Guest(c.RealIP()); tooMany != nil {
 				return tooMany
 			}
+			refusedWebhooks.Inc()
 			a.Log.WarnContext(c.Request().Context(), "webhook refused", "error", err)
 			return err
 		}

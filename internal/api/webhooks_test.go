@@ -51,8 +51,8 @@ func newDesk(t *testing.T) *desk {
 	t.Cleanup(provider.CloseIdleConnections)
 	log := slog.New(slog.DiscardHandler)
 	d.orders = orders.New(d.pool, orders.DefaultExpiry, d.clock, log)
-	timing := payments.Timing{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
-	d.payments = payments.New(d.pool, d.orders, provider, timing, d.clock, nil, log)
+	policy := payments.Policy{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
+	d.payments = payments.New(d.pool, d.orders, provider, policy, d.clock, nil, log)
 	if _, err := d.pool.Exec(t.Context(), "INSERT INTO customers (id) VALUES ($1)", d.alice); err != nil {
 		t.Fatal(err)
 	}

@@ -96,12 +96,14 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.recorder = timeline.NewRecorder(a.pool, log)
 	a.accounts = accounts.New(a.pool, config.Demo)
 	a.orders = orders.New(a.pool, config.OrderExpiry, time.Now, log)
-	timing := payments.Timing{
-		ProviderTimeout: config.ProviderTimeout,
-		Lease:           config.ChargeLease,
-		Horizon:         config.ReconcileHorizon,
+	public, err := config.publicURL()
+	if err != nil {
+		return nil, UsageError{err}
 	}
-	a.payments = payments.New(a.pool, a.orders, a.provider, timing, time.Now, a.recorder, log)
+	policy := payments.Policy{ProviderTimeout: config.ProviderTimeout, Lease: config.ChargeLease,
+		Horizon: config.ReconcileHorizon, PayAttempts: config.PayAttempts, CancelWindow: config.CancelWindow,
+		ReturnURL: strings.TrimSuffix(public.String(), "/") + "/orders/"}
+	a.payments = payments.New(a.pool, a.orders, a.provider, policy, time.Now, a.recorder, log)
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
 	a.warnOfProxy(ctx)
@@ -132,7 +134,7 @@ func (a *App) connectProvider() error {
 		if err != nil {
 			return err
 		}
-		receiver, err := stripe.NewReceiver(c.StripeWebhookSecret, time.Now)
+		receiver, err := client.NewReceiver(c.StripeWebhookSecret, time.Now)
 		if err != nil {
 			return err
 		}
@@ -233,6 +235,7 @@ func (a *App) Run(ctx context.Context, web, ops net.Listener) error {
 		group.Go(func() error { return a.runRelay(failed) })
 		group.Go(func() error { return a.runReceipts(failed) })
 		group.Go(func() error { return a.payments.RunReconciler(failed) })
+		group.Go(func() error { return a.payments.RunInbox(failed) })
 		group.Go(func() error { return a.orders.RunExpiry(failed) })
 	}
 	select {

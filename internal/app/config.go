@@ -120,6 +120,9 @@ func (c Config) Require(role Role) error {
 		return UsageError{fmt.Errorf("missing settings: %s: set them in the environment, or run `shop demo`, which "+
 			"brings its own servers", strings.Join(missing, ", "))}
 	}
+	if c.PayAttempts < 0 || c.CancelWindow < 0 {
+		return UsageError{errors.New("SHOP_PAY_ATTEMPTS and SHOP_CANCEL_WINDOW must not be negative; 0 means no limit")}
+	}
 	if role.Web && len(c.Secret) < minSecret {
 		return UsageError{fmt.Errorf("SHOP_SECRET has %d bytes and needs %d: try `openssl rand -hex 32`",
 			len(c.Secret), minSecret)}

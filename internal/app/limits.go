@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -21,6 +22,10 @@ type Limits struct {
 	// PerToken is the same for a valid token. The demo has no limit by default, because all its
 	// users share three tokens.
 	PerToken *int `env:"SHOP_TOKEN_RATE_LIMIT"`
+	// PayAttempts is how many declined charges an order may have. Zero is any number.
+	PayAttempts int `env:"SHOP_PAY_ATTEMPTS" envDefault:"10"`
+	// CancelWindow is how long after the payment a customer may cancel. Zero is any time.
+	CancelWindow time.Duration `env:"SHOP_CANCEL_WINDOW" envDefault:"24h"`
 	// TrustedProxies are the addresses or networks whose X-Forwarded-For is trusted.
 	TrustedProxies []string `env:"SHOP_TRUSTED_PROXIES"`
 }

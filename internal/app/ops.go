@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/pg"
 )
 
@@ -22,7 +23,7 @@ const readyTimeout = 2 * time.Second
 // opsHandler serves the operators' endpoints, which the public address does not have.
 func (a *App) opsHandler() http.Handler {
 	own := prometheus.NewRegistry()
-	own.MustRegister(outbox.NewBacklog(a.pool))
+	own.MustRegister(outbox.NewBacklog(a.pool), payments.NewOpen(a.pool))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", a.readyz)

@@ -50,9 +50,15 @@ func (w Windows) Check() error {
 	check(w.ChargeLease > w.ProviderTimeout+settleMargin,
 		"SHOP_CHARGE_LEASE (%s) must be longer than SHOP_PROVIDER_TIMEOUT (%s) and %s: or two workers ask for one "+
 			"charge", w.ChargeLease, w.ProviderTimeout, settleMargin)
-	check(w.ReconcileHorizon < w.ProviderKeyLifetime,
-		"SHOP_RECONCILE_HORIZON (%s) must be shorter than SHOP_PROVIDER_KEY_LIFETIME (%s): or a forgotten key "+
-			"charges twice", w.ReconcileHorizon, w.ProviderKeyLifetime)
+	check(w.ReconcileHorizon >= w.ChargeLease,
+		"SHOP_RECONCILE_HORIZON (%s) must not be shorter than SHOP_CHARGE_LEASE (%s): or no unknown charge is asked "+
+			"for again", w.ReconcileHorizon, w.ChargeLease)
+	check(w.ReconcileHorizon+w.ChargeLease <= w.ProviderKeyLifetime,
+		"SHOP_RECONCILE_HORIZON (%s) must be shorter than SHOP_PROVIDER_KEY_LIFETIME (%s), by SHOP_CHARGE_LEASE (%s) "+
+			"at least: or a forgotten key charges twice", w.ReconcileHorizon, w.ProviderKeyLifetime, w.ChargeLease)
+	check(w.OrderExpiry > w.ChargeLease,
+		"SHOP_ORDER_EXPIRY (%s) must be longer than SHOP_CHARGE_LEASE (%s): or an order expires while it is being paid",
+		w.OrderExpiry, w.ChargeLease)
 	check(w.DuplicateWindow >= 2*w.RelayLease,
 		"SHOP_DUPLICATE_WINDOW (%s) must be at least twice SHOP_RELAY_LEASE (%s): or a repeated event is stored twice",
 		w.DuplicateWindow, w.RelayLease)

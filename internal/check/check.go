@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/onceshop/onceshop/internal/orders"
+	"github.com/onceshop/onceshop/internal/payments"
 )
 
 // Sources are the database and the witnesses to compare. ProviderURL and MailboxURL are base URLs
@@ -169,7 +170,8 @@ func legalChanges() pgx.NamedArgs {
 	for _, change := range orders.LegalChanges() {
 		event, from, to = append(event, change.Event), append(from, string(change.From)), append(to, string(change.To))
 	}
-	return pgx.NamedArgs{"legal_event": event, "legal_from": from, "legal_to": to, "healing": healing}
+	return pgx.NamedArgs{"legal_event": event, "legal_from": from, "legal_to": to, "healing": healing,
+		"return_tries": payments.MaxReturnTries}
 }
 
 // check runs the invariant's statements and fills in the result.

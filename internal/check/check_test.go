@@ -68,7 +68,7 @@ func makeHistory(t *testing.T) *history {
 	h.refund(t, h.partlyCharge, `{"amount":100,"reason":"a chip"}`)
 	h.pay(t, h.order(t, "unknown"), "pm_error_before_capture", http.StatusAccepted)
 	h.expired = h.order(t, "expired")
-	h.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 s' WHERE id = $1", h.expired)
+	h.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 day' WHERE id = $1", h.expired)
 	if _, err := orders.New(h.Pool, orders.DefaultExpiry, time.Now,
 		slog.New(slog.DiscardHandler)).ExpireOnce(t.Context()); err != nil {
 		t.Fatal(err)
@@ -261,16 +261,16 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"a charge's answer", `UPDATE charges SET answer = '{}' WHERE order_id = '$declined'`, "I3 database"},
 		{"a 201 for a declined charge", `UPDATE charges SET answer_status = 201 WHERE order_id = '$declined'`,
 			"I3 database"},
-		{"a refund without its answer", `ALTER TABLE refunds DROP CONSTRAINT refunds_settled;
-			UPDATE refunds SET answer = NULL WHERE charge_id = '$partlyCharge'`, "I3 database"},
+		{"a refund without its answer", `UPDATE refunds SET answer = NULL, answer_status = NULL
+			WHERE charge_id = '$partlyCharge'`, "I3 database"},
 		{"a cancellation's answer", `UPDATE cancellations SET answer = '' WHERE order_id = '$returned'`, "I3 database"},
 		{"a delivery's answer", `UPDATE deliveries SET answer = ''`, "I3 database"},
 
 		{"captured twice", `DROP INDEX charges_one_live_per_order;
 			INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status,
-				amount, currency, provider_id, lease_until, answer_status, answer, created_at, settled_at)
+				amount, currency, provider, provider_id, lease_until, answer_status, answer, created_at, settled_at)
 			SELECT i.id, c.order_id, c.customer_id, 'other', c.fingerprint, c.payment_method, c.status, c.amount,
-				c.currency, 'cap_2', c.lease_until, 201,
+				c.currency, c.provider, 'cap_2', c.lease_until, 201,
 				convert_to(replace(convert_from(c.answer, 'UTF8'), c.id::text, i.id::text), 'UTF8'),
 				c.created_at, now() + interval '1 h'
 			FROM charges c, gen_random_uuid() AS i (id)
@@ -281,18 +281,25 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"a charge without an order", `ALTER TABLE charges DROP CONSTRAINT charges_order_id_fkey;
 			UPDATE charges SET order_id = gen_random_uuid() WHERE order_id = '$declined'`, "I5 database"},
 
-		{"unpaid and being paid", `UPDATE provider_events SET type = 'none';
+		{"unpaid and being paid", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET status = 'pending', answer = NULL, answer_status = NULL, settled_at = NULL
 				WHERE order_id = '$declined'`, "I6 database"},
-		{"paid without a capture", `UPDATE provider_events SET type = 'none';
+		{"paid without a capture", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`, "I6 database"},
-		{"refunded and kept", `UPDATE provider_events SET type = 'none';
+		{"refunded and owed, which is forgotten", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET amount_refunded = 0 WHERE order_id = '$returned';
 			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges
 				WHERE order_id = '$returned')`, "I6 database, I8 provider"},
-		{"unknown for too long", `UPDATE refunds SET status = 'unknown', answer = NULL, settled_at = NULL,
-			started_at = now() - interval '61 s'
-			WHERE charge_id = '$partlyCharge'`, "I6 database"},
+		{"paid and wholly given back", `UPDATE orders SET status = 'paid' WHERE id = '$refunded';
+			DELETE FROM outbox WHERE order_id = '$refunded' AND type = 'order.refunded'`, "I6 database"},
+		{"placed and captured", `UPDATE provider_events SET state = 'dismissed';
+			UPDATE charges SET order_id = '$declined' WHERE order_id = '$paid' AND status = 'succeeded'`,
+			"I5 database, I5 provider, I6 database, I8 provider"},
+		{"unknown for too long", `UPDATE refunds SET status = 'unknown', answer = NULL, answer_status = NULL,
+				settled_at = NULL, provider_id = NULL, started_at = now() - interval '61 s'
+				WHERE charge_id = '$partlyCharge';
+			UPDATE charges SET refund_reserved = amount_refunded, amount_refunded = 0 WHERE id = '$partlyCharge'`,
+			"I6 database"},
 
 		{"more on the shelf than came", `UPDATE stock SET available = available + 1 WHERE sku = 'MUG-ONCE'`,
 			"I7 database"},
@@ -331,20 +338,21 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 
 		{"gave back more than was captured", `ALTER TABLE charges DROP CONSTRAINT charges_refunds_within_capture;
 			UPDATE charges SET amount_refunded = amount + 1 WHERE id = '$partlyCharge';
-			INSERT INTO refunds (id, charge_id, cause, status, amount, currency, lease_until, created_at)
-			SELECT gen_random_uuid(), id, 'late', 'pending', amount - 99, currency, now(), now() FROM charges
-				WHERE id = '$partlyCharge'`, "I8 database"},
+			INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at,
+				settled_at)
+			SELECT gen_random_uuid(), id, 'outside', 'succeeded', amount - 99, currency, 'ref_more', now(), now(),
+				now() + interval '1 h' FROM charges WHERE id = '$partlyCharge'`, "I8 database"},
 		{"a forgotten refund", `UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`,
 			"I8 database"},
 		{"a refund in another currency",
-			`UPDATE refunds SET currency = 'JPY', status = 'pending', answer = NULL WHERE charge_id = '$partlyCharge'`,
+			`UPDATE refunds SET currency = 'JPY', settled_at = now() + interval '1 h' WHERE charge_id = '$partlyCharge'`,
 			"I8 database"},
-		{"a capture nobody made", `UPDATE provider_events SET type = 'none' WHERE type = 'capture.succeeded';
+		{"a capture nobody made", `UPDATE provider_events SET state = 'dismissed' WHERE type = 'capture.succeeded';
 			UPDATE charges SET provider_id = 'cap_none' WHERE order_id = '$paid'
 				AND status = 'succeeded'`, "I8 provider"},
 		{"a refund nobody made", `INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id,
-			lease_until, answer, created_at, settled_at)
-			SELECT i.id, c.id, 'late', 'succeeded', 1, currency, 'ref_none', now(),
+			lease_until, answer_status, answer, created_at, settled_at)
+			SELECT i.id, c.id, 'late', 'succeeded', 1, currency, 'ref_none', now(), 201,
 				convert_to(format('"id":"%s" "amount":1,', i.id), 'UTF8'), now(), '2020-01-01'
 			FROM charges c, gen_random_uuid() AS i (id) WHERE c.id = '$partlyCharge';
 			UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`, "I8 provider"},
@@ -367,15 +375,21 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			"I11 mailbox"},
 
 		{"an event without its effect", `UPDATE provider_events
-			SET payload = jsonb_set(payload, '{data,id}', '"cap_other"')
-			WHERE type = 'capture.succeeded' AND payload->'data'->>'order_id' = '$paid'`, "I12 database"},
+			SET facts = convert_to(replace(convert_from(facts, 'UTF8'), '"id":"cap_', '"id":"cap_other_'), 'UTF8')
+			WHERE type = 'capture.succeeded' AND position('$paid' IN convert_from(facts, 'UTF8')) > 0`, "I12 database"},
 		{"a success against a decline",
-			`UPDATE provider_events SET type = 'capture.succeeded' WHERE type = 'capture.declined'
-				AND payload->'data'->>'order_id' = '$declined'`, "I12 database"},
-		{"a refund of nobody", `INSERT INTO provider_events (id, type, payload, state)
-			VALUES ('e', 'refund.succeeded', '{"data":{"id":"ref_none"}}', 'applied')`, "I12 database"},
-		{"a quarantined event", `INSERT INTO provider_events (id, type, payload, state)
-			VALUES ('e', 'capture.succeeded', '{}', 'quarantined')`, "I12 database warning"},
+			`UPDATE provider_events
+			SET facts = convert_to(replace(convert_from(facts, 'UTF8'), '"declined"', '"succeeded"'), 'UTF8')
+			WHERE type = 'capture.declined' AND position('$declined' IN convert_from(facts, 'UTF8')) > 0`, "I12 database"},
+		{"a refund of nobody", `INSERT INTO provider_events (id, type, payload, facts, state)
+			VALUES ('e', 'refund.succeeded', '', '{"refund":{"id":"ref_none","status":"succeeded"}}', 'applied')`,
+			"I12 database"},
+		{"a dispute of nothing", `INSERT INTO provider_events (id, type, payload, facts, state)
+			VALUES ('e', 'dispute.opened', '', '{"dispute":{"id":"dp_none"}}', 'applied')`, "I12 database"},
+		{"an event that is never applied", `INSERT INTO provider_events (id, type, payload, facts, state, due_at)
+			VALUES ('e', 'dispute.opened', '', '{}', 'received', now() - interval '61 s')`, "I12 database"},
+		{"a quarantined event", `INSERT INTO provider_events (id, type, payload, facts, state)
+			VALUES ('e', 'capture.succeeded', '', '{}', 'quarantined')`, "I12 database warning"},
 
 		{"a step back", `INSERT INTO outbox (id, type, order_id, payload, sent_at)
 			SELECT gen_random_uuid(), 'order.payment_declined', id, jsonb_build_object('status', 'placed', 'total',
@@ -436,8 +450,8 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 	capture := func(reference, order string, amount int64) func() {
 		return func() {
 			before := h.Count(t, "SELECT count(*) FROM provider_events")
-			if _, err := provider.Capture(t.Context(), uuid.NewString(),
-				payments.CaptureRequest{Reference: reference, OrderID: order, Amount: amount, Currency: "EUR",
+			if _, err := provider.Capture(t.Context(),
+				payments.CaptureRequest{Key: uuid.NewString(), Reference: reference, OrderID: order, Amount: amount, Currency: "EUR",
 					PaymentMethod: "pm_ok"}); err != nil {
 				t.Fatal(err)
 			}
@@ -461,8 +475,8 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 		{"captured too much, and twice", capture(declined.Reference, h.declined, declined.Amount+1),
 			map[string]int64{"I5 provider": 2, "I6 provider": 1, "I12 database warning": 1}},
 		{"given back unasked", func() {
-			if _, err := provider.Refund(t.Context(), uuid.NewString(),
-				payments.RefundRequest{CaptureID: paid.ID, Amount: 5}); err != nil {
+			if _, err := provider.Refund(t.Context(),
+				payments.RefundRequest{Key: uuid.NewString(), CaptureID: paid.ID, Amount: 5}); err != nil {
 				t.Fatal(err)
 			}
 		}, map[string]int64{"I8 provider": 2}},

@@ -13,7 +13,8 @@ const (
 // invariant is an invariant and the statement that finds the rows that break it. Statements return
 // (id, says) and may use these arguments:
 //
-//	@healing                      how long something may be in progress
+//	@healing                      how long something may be on its way
+//	@return_tries                 after how many tries an operator decides about what is owed
 //	@asked                        when the witnesses were asked, by the database's clock
 //	@legal_event, _from, _to      columns of an order's legal steps
 //	@capture_…, @refund_…         columns of the provider's records (Provider only)
@@ -41,7 +42,7 @@ var invariants = []invariant{
 	{name: "I5", source: Provider, says: "the provider captured once per order, its total", rows: captureRows,
 		violations: capturedOnceOutside},
 	{name: "I6", source: Database, says: "paid means captured; nothing hangs", rows: orderRows,
-		violations: paidMeansCaptured},
+		violations: paidMeansCaptured, warnings: owedByOperators},
 	{name: "I6", source: Provider, says: "captured at the provider means charged here", rows: captureRows,
 		violations: capturedMeansCharged},
 	{name: "I7", source: Database, says: "stock is the sum of its movements, each once",
@@ -99,18 +100,22 @@ const ownAnswers = `
 	WHERE position(convert_to(format('"id":"%s"', id), 'UTF8') IN answer) = 0
 		OR position(convert_to(money, 'UTF8') IN answer) = 0
 	UNION ALL
-	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status,
-		coalesce(answer_status::text, 'missing')) FROM charges
-	WHERE (status IN ('succeeded', 'declined')) <> (num_nulls(answer, answer_status) = 0)
+	SELECT id::text, format('the charge is %s, the answer kept for it is %s', status, coalesce(answer_status::text,
+		'missing')) FROM charges
+	WHERE (answer IS NULL AND (status = 'declined' OR status = 'succeeded' AND pays))
+	   OR (answer IS NOT NULL AND settled_at IS NULL)
 	   OR answer_status NOT IN (201, 402) OR (answer_status = 201 AND status <> 'succeeded')
 	UNION ALL
-	SELECT id::text, format('the refund is %s, its answer is %s', status,
-		CASE WHEN answer IS NULL THEN 'missing' ELSE 'final' END) FROM refunds
-	WHERE (status = 'succeeded') <> (answer IS NOT NULL)`
+	SELECT id::text, format('the charge went back whole, its key is not answered') FROM charges
+	WHERE status = 'succeeded' AND answer IS NULL AND amount_refunded = amount
+	UNION ALL
+	SELECT id::text, format('the refund is %s, its answer is %s', status, CASE WHEN answer IS NULL THEN 'missing'
+		ELSE 'final' END) FROM refunds
+	WHERE (settled_at IS NOT NULL AND cause <> 'outside') AND answer IS NULL OR answer_status NOT IN (201, 402)`
 
 const capturedOnce = `
 	SELECT order_id::text, format('%s charges of the order succeeded: %s', count(*), string_agg(id::text, ', '))
-	FROM charges WHERE status = 'succeeded' GROUP BY order_id HAVING count(*) > 1
+	FROM charges WHERE status = 'succeeded' AND pays GROUP BY order_id HAVING count(*) > 1
 	UNION ALL
 	SELECT c.id::text, format('the charge is about %s %s, its order %s about %s', c.amount, c.currency, c.order_id,
 		coalesce(o.total || ' ' || o.currency, 'nothing: there is none'))
@@ -128,10 +133,15 @@ const captured = `
 		AS w (id, charge_id, order_id, status, amount, currency, at)
 	WHERE status = 'succeeded'`
 
+// capturedOnceOutside leaves out money that came too late for its order: it goes back (I6).
 const capturedOnceOutside = `
 	WITH captured AS (` + captured + `)
-	SELECT order_id, format('the provider took money %s times for the order: %s', count(*), string_agg(id, ', '))
-	FROM captured GROUP BY order_id HAVING count(*) > 1
+	SELECT w.order_id, format('the provider took money %s times for the order: %s', count(*), string_agg(w.id, ', '))
+	FROM captured w LEFT JOIN charges c ON c.id::text = w.charge_id
+	WHERE c.id IS NULL OR c.pays AND c.status <> 'declined' GROUP BY w.order_id HAVING count(*) > 1
+	UNION ALL
+	SELECT charge_id, format('the provider took money %s times for the charge: %s', count(*), string_agg(id, ', '))
+	FROM captured GROUP BY charge_id HAVING count(*) > 1
 	UNION ALL
 	SELECT w.id, format('the provider took %s %s for order %s; charge %s is about %s', w.amount, w.currency,
 		w.order_id, w.charge_id, CASE WHEN o.id IS NULL THEN 'nothing: there is none'
@@ -139,31 +149,51 @@ const capturedOnceOutside = `
 	FROM captured w LEFT JOIN charges c ON c.id::text = w.charge_id LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (w.order_id, w.amount, w.currency) IS DISTINCT FROM (o.id::text, o.total, o.currency)`
 
-// paidMeansCaptured also finds charges and refunds that are stuck. An unreachable provider causes
-// these too. Money captured for an order that had ended must be refunded.
+// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back, and
+// money that is owed while nothing is on its way and no operator was asked.
 const paidMeansCaptured = `
 	WITH charged AS (
-		SELECT order_id, bool_or(status = 'succeeded') AS captured, bool_or(status IN ('pending', 'unknown')) AS open,
-			sum(amount - amount_refunded) FILTER (WHERE status = 'succeeded') AS kept
+		SELECT order_id, coalesce(bool_or(status = 'succeeded' AND pays), false) AS captured,
+			bool_or(status IN ('pending', 'unknown', 'requires_action')) AS open,
+			coalesce(sum(amount - amount_refunded) FILTER (WHERE status = 'succeeded' AND pays), 0) AS kept,
+			coalesce(bool_or(owes = 'canceled'), false) AS owes
 		FROM charges GROUP BY order_id
 	)
 	SELECT o.id::text, format('the order is %s, %s, %s', o.status,
 		CASE WHEN c.captured THEN format('%s %s of it are captured and kept', c.kept, o.currency)
-			ELSE 'nothing is captured' END,
+			ELSE 'nothing is captured for it' END,
 		CASE WHEN c.open THEN 'a charge is open' ELSE 'no charge is open' END)
 	FROM orders o LEFT JOIN charged c ON c.order_id = o.id
 	WHERE NOT CASE o.status
-		WHEN 'paid' THEN coalesce(c.captured, false) AND NOT c.open
-		WHEN 'refunded' THEN coalesce(c.captured, false) AND NOT c.open AND c.kept = 0
+		WHEN 'paid' THEN coalesce(c.captured, false) AND NOT c.open AND c.kept > 0
+		WHEN 'refunded' THEN coalesce(c.captured, false) AND NOT c.open AND (c.owes OR c.kept = 0)
 		WHEN 'paying' THEN coalesce(c.open, false) AND NOT c.captured
-		WHEN 'placed' THEN NOT coalesce(c.open, false) AND coalesce(c.kept, 0) = 0
-		ELSE coalesce(c.kept, 0) = 0 END
+		WHEN 'placed' THEN NOT coalesce(c.open, false) AND NOT coalesce(c.captured, false)
+		ELSE NOT coalesce(c.captured, false) END
 	UNION ALL
-	SELECT id::text, format('the %s is %s for %s s: the provider is away, or nobody reconciles', kind, status,
+	SELECT id::text, format('the %s is %s for %s s: the provider is away, or nothing reconciles', kind, status,
 		round(extract(epoch FROM now() - started_at)))
 	FROM (SELECT 'charge' AS kind, id, status, started_at FROM charges WHERE status IN ('pending', 'unknown')
-		UNION ALL SELECT 'refund', id, status, started_at FROM refunds WHERE status IN ('pending', 'unknown')) AS open
-	WHERE started_at < now() - @healing::interval`
+		UNION ALL SELECT 'refund', id, status, started_at FROM refunds
+			WHERE status IN ('pending', 'unknown') AND provider_id IS NULL) AS open
+	WHERE started_at < now() - @healing::interval
+	UNION ALL
+	SELECT id::text, format('the charge owes %s %s, and nothing is on its way', amount - amount_refunded - refund_reserved,
+		currency)
+	FROM charges WHERE ` + owing + ` AND return_due IS NULL AND return_tries < @return_tries::int
+	UNION ALL
+	SELECT id::text, format('the charge should have returned %s %s %s s ago', amount - amount_refunded - refund_reserved,
+		currency, round(extract(epoch FROM now() - return_due)))
+	FROM charges WHERE ` + owing + ` AND return_due < now() - @healing::interval`
+
+// owing is what holds of a charge whose money has to go back and is not on its way.
+const owing = `owes IS NOT NULL AND owed_ended_at IS NULL AND amount_refunded + refund_reserved < amount
+	AND dispute IS DISTINCT FROM 'lost' AND dispute IS DISTINCT FROM 'open'`
+
+const owedByOperators = `
+	SELECT id::text, format('the charge owes %s %s, and an operator has to decide',
+		amount - amount_refunded - refund_reserved, currency)
+	FROM charges WHERE ` + owing + ` AND return_due IS NULL AND return_tries >= @return_tries::int`
 
 // capturedMeansCharged allows time for the provider's event if a charge was given up and captured
 // after all.
@@ -211,25 +241,27 @@ const stockAddsUp = `
 	FROM stock_movements m WHERE NOT EXISTS (SELECT FROM stock s WHERE s.sku = m.sku)`
 
 const refundsWithin = `
-	SELECT c.id::text, format('the charge of %s is %s and gave back %s, its refunds are about %s', c.amount, c.status,
-		c.amount_refunded, coalesce(r.sum, 0))
+	SELECT c.id::text, format('the charge of %s is %s and gave back %s with %s reserved; its refunds are about %s and %s',
+		c.amount, c.status, c.amount_refunded, c.refund_reserved, coalesce(r.given, 0), coalesce(r.open, 0))
 	FROM charges c LEFT JOIN (
-		SELECT charge_id, sum(amount) FILTER (WHERE status <> 'failed') AS sum FROM refunds GROUP BY charge_id
-	) AS r ON r.charge_id = c.id
-	WHERE c.amount_refunded NOT BETWEEN 0 AND c.amount OR c.amount_refunded <> coalesce(r.sum, 0)
-		OR (c.status <> 'succeeded' AND r.sum > 0)
+		SELECT charge_id, sum(amount) FILTER (WHERE status = 'succeeded') AS given,
+			sum(amount) FILTER (WHERE status IN ('pending', 'unknown')) AS open
+		FROM refunds GROUP BY charge_id) AS r ON r.charge_id = c.id
+	WHERE c.amount_refunded + c.refund_reserved > c.amount OR c.amount_refunded <> coalesce(r.given, 0)
+		OR c.refund_reserved <> coalesce(r.open, 0)
+		OR (c.status <> 'succeeded' AND coalesce(r.given, 0) + coalesce(r.open, 0) > 0)
 	UNION ALL
 	SELECT r.id::text, format('the refund is in %s, its charge in %s', r.currency, c.currency)
 	FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.currency <> c.currency`
 
-// moneyAgrees expects the provider to have everything that was settled before it was asked. A
-// refund that only the provider has is allowed while a refund of the same amount is in progress
-// here.
+// moneyAgrees expects of the provider what was settled before it was asked. It gives a refund that
+// the provider made, with us or without, the time in which its event tells us.
 const moneyAgrees = `
 	WITH captured AS (` + captured + `), given AS (
-		SELECT id, capture_id, amount, currency
-		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_amount::bigint[], @refund_currency::text[])
-			AS w (id, capture_id, amount, currency)
+		SELECT id, capture_id, amount, currency, at
+		FROM unnest(@refund_id::text[], @refund_capture::text[], @refund_status::text[], @refund_amount::bigint[],
+			@refund_currency::text[], @refund_at::timestamptz[]) AS w (id, capture_id, status, amount, currency, at)
+		WHERE status = 'succeeded'
 	)
 	SELECT c.id::text, format('the charge was captured as %s for %s %s, which the provider does not know',
 		c.provider_id, c.amount, c.currency)
@@ -243,18 +275,16 @@ const moneyAgrees = `
 	WHERE r.status = 'succeeded' AND r.settled_at <= @asked::timestamptz
 	  AND (w.capture_id, w.amount, w.currency) IS DISTINCT FROM (c.provider_id, r.amount, r.currency)
 	UNION ALL
-	SELECT w.id, format('the provider gave back %s %s of capture %s, we did not ask for it', w.amount, w.currency,
+	SELECT w.id, format('the provider gave back %s %s of capture %s, which is not booked', w.amount, w.currency,
 		w.capture_id)
-	FROM given w LEFT JOIN refunds r ON r.provider_id = w.id
-	WHERE r.id IS NULL AND NOT EXISTS (
-		SELECT FROM refunds o JOIN charges c ON c.id = o.charge_id
-		WHERE c.provider_id = w.capture_id AND o.amount = w.amount AND o.status IN ('pending', 'unknown'))
+	FROM given w LEFT JOIN refunds r ON r.provider_id = w.id AND r.status = 'succeeded'
+	WHERE r.id IS NULL AND w.at < @asked::timestamptz - @healing::interval
 	UNION ALL
 	SELECT w.capture_id, format('the provider gave back %s of the capture, charge %s of %s only %s', w.sum, c.id,
 		c.amount, c.amount_refunded)
 	FROM (SELECT capture_id, sum(amount) AS sum FROM given GROUP BY capture_id) AS w
 		JOIN charges c ON c.provider_id = w.capture_id
-	WHERE w.sum > c.amount_refunded`
+	WHERE w.sum > c.amount_refunded + c.refund_reserved AND w.sum > c.amount`
 
 // steps selects the events of each order in the only sequence that can be legal: paying and
 // declined alternate, and a final state comes last. The ids and created_at do not give the
@@ -325,22 +355,32 @@ const receiptTwins = `
 		count(*))
 	FROM (` + mails + `) AS w GROUP BY order_id HAVING count(*) > 1`
 
-// providerEventsApplied checks only events of the simulated provider.
+// providerEventsApplied reads what was understood of the events, whatever provider sent them.
 const providerEventsApplied = `
 	WITH applied AS (
-		SELECT id, type, payload->'data'->>'id' AS object, payload->'data'->>'reference' AS reference
-		FROM provider_events WHERE state = 'applied'
+		SELECT id, type, convert_from(facts, 'UTF8')::json AS facts FROM provider_events WHERE state = 'applied'
+	), captures AS (
+		SELECT id, type, facts->'capture'->>'id' AS object, facts->'capture'->>'reference' AS reference,
+			facts->'capture'->>'status' AS status
+		FROM applied WHERE facts->'capture' IS NOT NULL
 	)
 	SELECT e.id, format('%s of %s was applied, charge %s is %s', e.type, e.object, e.reference,
 		coalesce(c.status || ' as ' || coalesce(c.provider_id, 'nothing'), 'unknown here'))
-	FROM applied e LEFT JOIN charges c ON c.id::text = e.reference
-	WHERE (e.type = 'capture.succeeded' AND (c.status, c.provider_id) IS DISTINCT FROM ('succeeded', e.object))
-	   OR (e.type = 'capture.declined' AND (c.id IS NULL OR c.status IN ('pending', 'unknown')
+	FROM captures e LEFT JOIN charges c ON c.id::text = e.reference
+	WHERE (e.status = 'succeeded' AND (c.status, c.provider_id) IS DISTINCT FROM ('succeeded', e.object))
+	   OR (e.status <> 'succeeded' AND (c.id IS NULL OR c.status IN ('pending', 'unknown')
 	   	OR (c.status = 'succeeded' AND c.provider_id = e.object)))
 	UNION ALL
-	SELECT e.id, format('%s of %s was applied, no refund here is that', e.type, e.object)
-	FROM applied e LEFT JOIN refunds r ON r.provider_id = e.object
-	WHERE e.type = 'refund.succeeded' AND r.id IS NULL`
+	SELECT e.id, format('%s was applied, no refund here is that', e.type)
+	FROM applied e LEFT JOIN refunds r ON r.provider_id = e.facts->'refund'->>'id'
+	WHERE e.facts->'refund'->>'status' = 'succeeded' AND r.id IS NULL
+	UNION ALL
+	SELECT e.id, format('%s was applied, no dispute here is that', e.type)
+	FROM applied e LEFT JOIN disputes d ON d.id = e.facts->'dispute'->>'id'
+	WHERE e.facts->'dispute' IS NOT NULL AND d.id IS NULL
+	UNION ALL
+	SELECT id, format('%s waits for %s s to be applied: %s', type, round(extract(epoch FROM now() - due_at)), reason)
+	FROM provider_events WHERE state = 'received' AND due_at < now() - @healing::interval`
 
 const quarantined = `
 	SELECT id, format('%s is in quarantine: %s', type, reason) FROM provider_events WHERE state = 'quarantined'`

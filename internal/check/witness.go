@@ -51,6 +51,8 @@ func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 	args["capture_at"] = column(c, func(c payments.Capture) time.Time { return c.CreatedAt })
 	args["refund_id"] = column(r, func(r payments.ProviderRefund) string { return r.ID })
 	args["refund_capture"] = column(r, func(r payments.ProviderRefund) string { return r.CaptureID })
+	args["refund_status"] = column(r, func(r payments.ProviderRefund) string { return r.Status })
+	args["refund_at"] = column(r, func(r payments.ProviderRefund) time.Time { return r.CreatedAt })
 	args["refund_amount"] = column(r, func(r payments.ProviderRefund) int64 { return r.Amount })
 	args["refund_currency"] = column(r, func(r payments.ProviderRefund) string { return r.Currency })
 	return nil

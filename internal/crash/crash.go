@@ -20,6 +20,7 @@ const (
 	RefundSettled Point = "refund.settled"
 
 	CancelCommitted Point = "cancel.committed"
+	WebhookStored   Point = "webhook.stored"
 	WebhookApplied  Point = "webhook.applied"
 	ReconcileBegun  Point = "reconcile.begun"
 

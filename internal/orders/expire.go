@@ -49,7 +49,8 @@ func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
 	var order Order
 	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
-		due := pg.Later(tx, ordersdb.New(tx).LockExpired, 1)
+		due := pg.Later(tx, ordersdb.New(tx).LockExpired,
+			ordersdb.LockExpiredParams{Expiry: s.expiry, Most: 1})
 		if err := tx.Flush(ctx); err != nil {
 			return fmt.Errorf("find an expired order: %w", err)
 		}

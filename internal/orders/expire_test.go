@@ -18,7 +18,7 @@ import (
 // late lets the time of all orders run out.
 func (b *bundle) late(t testing.TB) {
 	t.Helper()
-	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 millisecond'")
+	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 day'")
 }
 
 func (b *bundle) status(t testing.TB, id uuid.UUID) orders.Status {
@@ -122,9 +122,9 @@ func TestExpiryOnTwoNodes(t *testing.T) {
 	}
 }
 
-// A buyer who starts to pay at the last moment has the whole time again; the time is the setting's,
-// by the database's clock.
-func TestPayingMovesTheExpiryOn(t *testing.T) {
+// An order that is being paid has the expiry twice, a declined one only once. The time is the
+// setting's, by the database's clock.
+func TestPayingDelaysTheExpiryOnce(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.deliver(t, line("CUP", 2))
@@ -135,18 +135,42 @@ func TestPayingMovesTheExpiryOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := func() time.Duration {
-		return time.Duration(b.count(t, "SELECT extract(epoch FROM expires_at - now())::int FROM orders WHERE id = $1",
-			answer.ID)) * time.Second
+	change := func(to orders.Status) {
+		t.Helper()
+		if err := change(t, b.pool, shop, answer.ID, to); err != nil {
+			t.Fatal(err)
+		}
 	}
-	near := func(d time.Duration) bool { return d > 4*time.Minute && d <= 5*time.Minute }
-	if !near(left()) {
-		t.Errorf("a new order has %s", left())
+	pass := func(minutes int) {
+		b.exec(t, "UPDATE orders SET expires_at = expires_at - make_interval(mins => $1)", minutes)
 	}
-	b.exec(t, "UPDATE orders SET expires_at = now() + interval '1 second'")
-	if err := change(t, b.pool, shop, answer.ID, orders.Paying); err != nil || !near(left()) {
-		t.Errorf("an order that is being paid has %s, %v", left(), err)
+	pass(4)
+	expireOnce(t, shop, 0)
+	change(orders.Paying)
+	pass(5) // 9 minutes old
+	expireOnce(t, shop, 0)
+	change(orders.Placed)
+	change(orders.Paying)
+	expireOnce(t, shop, 0)
+	pass(2) // 11 minutes old
+	expireOnce(t, shop, 1)
+	if is := b.status(t, answer.ID); is != orders.Expired {
+		t.Errorf("the order is %s", is)
 	}
+}
+
+func TestDeclineDoesNotMoveTheExpiry(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.deliver(t, line("CUP", 2))
+	id := b.place(t, b.order("k", line("CUP", 1))).ID
+	for _, to := range []orders.Status{orders.Paying, orders.Placed} {
+		if err := change(t, b.pool, b.shop, id, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 second'")
+	expireOnce(t, b.shop, 1)
 }
 
 // An order that somebody works on is left alone, and has its end when they are done.

@@ -94,7 +94,8 @@ type Service struct {
 const DefaultExpiry = 30 * time.Minute
 
 // New returns a service on the pool's database. An unpaid order reserves its stock for the time
-// expiry, by the database's clock. The clock now only sets the times that clients see.
+// expiry, and up to twice as long while it is being paid, by the database's clock. The clock now
+// only sets the times that clients see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
 	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
 	s.looking = coalesce.New(maxBatch, maxWaiting, s.look)

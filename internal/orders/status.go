@@ -110,10 +110,9 @@ type Change struct {
 }
 
 // ChangeStatusTx queues the changes of locked orders, with the stock movements and events that
-// belong to them. An order changes at most once in a transaction. An order that starts to be paid
-// keeps its stock for another expiry period.
+// belong to them. An order changes at most once in a transaction.
 func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locked, changes ...Change) error {
-	statuses := ordersdb.ChangeStatusesParams{Expiry: s.expiry}
+	var statuses ordersdb.ChangeStatusesParams
 	var moves ordersdb.MoveStockParams
 	var events []outbox.NewEvent
 	for _, change := range changes {

@@ -21,6 +21,8 @@ import (
 type CancelOrder struct {
 	CustomerID uuid.UUID `json:"-"`
 	Key        dedup.Key `json:"-"`
+	// Admin may cancel any customer's order, at any time.
+	Admin bool `json:"-"`
 
 	OrderID uuid.UUID `json:"order_id"`
 }
@@ -29,12 +31,12 @@ type CancelOrder struct {
 func (c CancelOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
 // Cancel cancels an order, once per customer and key, and returns 200 with the order. Its stock
-// comes back. An unpaid order becomes canceled; if its charge still captures money, that is
-// refunded. A paid order becomes refunded: the refund is stored with it, and carried out by the
-// reconciler if the provider does not answer now. orders.ErrNotFound and ErrOrderNotCancelable
-// leave the key unused; the other errors are those of orders.Place. See docs/decisions.md, D23.
+// comes back. An unpaid order becomes canceled; if its charge still captures money, that goes back. A
+// paid order becomes refunded: its charge owes the money, which is returned now or by the reconciler.
+// orders.ErrNotFound, ErrOrderNotCancelable and ErrDisputed leave the key unused; the other errors
+// are those of orders.Place. See docs/decisions.md, D23.
 func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, error) {
-	var refund *paymentsdb.Refund
+	var owing *paymentsdb.Charge
 	answer, err := dedup.Once(ctx, dedup.Request{
 		Fingerprint: c.Fingerprint(),
 		Find: func(ctx context.Context) (dedup.Row, error) {
@@ -42,13 +44,11 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 		},
 		Do: func(ctx context.Context) (answer dedup.Answer, err error) {
 			err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
-				answer, refund, err = s.cancelTx(ctx, tx, c)
+				answer, owing, err = s.cancelTx(ctx, tx, c)
 				return err
 			})
 			if err != nil {
-				// After a lost COMMIT the order may be canceled by a twin, with a refund of its
-				// own: only the reconciler carries out what is stored.
-				refund = nil
+				owing = nil // after a lost COMMIT a twin may have canceled: the reconciler returns what is owed
 			}
 			return answer, err
 		},
@@ -57,12 +57,12 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 		return answer, err
 	}
 	crash.At(crash.CancelCommitted)
-	if refund != nil {
-		ctx, cancel := detach(ctx, s.timing.ProviderTimeout+2*settleTimeout)
+	if owing != nil {
+		ctx, cancel := detach(ctx, 2*s.policy.ProviderTimeout+3*settleTimeout)
 		defer cancel()
-		if _, err := s.attemptRefund(ctx, *refund, firstLook); err != nil {
-			s.log.WarnContext(ctx, "the refund of a canceled order is left to the reconciler",
-				"order_id", c.OrderID, "refund_id", refund.ID, "error", err)
+		if err := s.returnOwed(ctx, *owing); err != nil {
+			s.log.WarnContext(ctx, "the money of a canceled order is left to the reconciler",
+				"order_id", c.OrderID, "charge_id", owing.ID, "error", err)
 		}
 	}
 	return answer, nil
@@ -84,25 +84,28 @@ func findCancellation(ctx context.Context, db *paymentsdb.Queries, c CancelOrder
 
 // cancelTx looks for the key again under the lock: the order may have been canceled by this
 // request's own twin.
-func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (dedup.Answer, *paymentsdb.Refund, error) {
+func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (dedup.Answer, *paymentsdb.Charge, error) {
 	db := paymentsdb.New(tx)
 	locked := s.orders.LockTx(tx, c.OrderID)
 	if _, err := findCancellation(ctx, db, c); !errors.Is(err, dedup.ErrNoRow) {
 		return dedup.Answer{}, nil, taken(err)
 	}
 	order, err := locked.Order(c.OrderID)
-	if err == nil && order.CustomerID != c.CustomerID {
+	if err == nil && order.CustomerID != c.CustomerID && !c.Admin {
 		err = orders.ErrNotFound
 	}
 	if err != nil {
 		return dedup.Answer{}, nil, err
 	}
-	var refund *paymentsdb.Refund
+	var owing *paymentsdb.Charge
 	switch order.Status {
 	case orders.Placed, orders.Paying:
 		err = s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: order.ID, To: orders.Canceled})
+		if err == nil { // a charge that waits for its buyer need not wait any longer
+			err = db.HurryCharges(ctx, order.ID)
+		}
 	case orders.Paid:
-		refund, err = s.giveBackTx(ctx, tx, locked, order.ID)
+		owing, err = s.giveBackTx(ctx, tx, locked, order.ID, c.Admin)
 	default:
 		err = ErrOrderNotCancelable
 	}
@@ -125,37 +128,31 @@ func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (ded
 	if err != nil {
 		return dedup.Answer{}, nil, fmt.Errorf("insert the cancellation: %w", err)
 	}
-	return canceledAnswer(order.ID, body), refund, nil
+	return canceledAnswer(order.ID, body), owing, nil
 }
 
-// giveBackTx ends a paid order: its stock comes back, and a refund of what is left of its money
-// starts.
-func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
-	orderID uuid.UUID) (*paymentsdb.Refund, error) {
+// giveBackTx ends a paid order: its stock comes back, and its charge owes what is left of the money.
+// It returns the charge as claimed by the caller, for the lease.
+func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, orderID uuid.UUID,
+	admin bool) (*paymentsdb.Charge, error) {
 	db := paymentsdb.New(tx)
-	charge, err := db.FindLiveCharge(ctx, orderID)
+	charge, err := db.LockPaidCharge(ctx, orderID)
 	if err != nil {
-		return nil, fmt.Errorf("find the charge of the paid order: %w", err)
+		return nil, fmt.Errorf("lock the charge of the paid order: %w", err)
 	}
-	if charge, err = db.LockCharge(ctx, charge.ID); err != nil {
-		return nil, fmt.Errorf("lock the charge: %w", err)
+	switch {
+	case value(charge.Charge.Dispute) == DisputeOpen:
+		return nil, ErrDisputed
+	case !admin && s.policy.CancelWindow > 0 && seconds(charge.PaidFor) > s.policy.CancelWindow:
+		return nil, ErrOrderNotCancelable
 	}
-	var refund *paymentsdb.Refund
-	if charge.AmountRefunded < charge.Amount {
-		inserted, err := s.insertOwnRefundTx(tx, charge, causeCanceled)
-		if err == nil {
-			err = tx.Flush(ctx)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("insert the refund: %w", err)
-		}
-		row := paymentsdb.Refund((*inserted)[0])
-		refund = &row
+	if err := db.Owe(ctx, paymentsdb.OweParams{ID: charge.Charge.ID, Why: owedCanceled, Lease: s.policy.Lease}); err != nil {
+		return nil, fmt.Errorf("note what the charge owes: %w", err)
 	}
 	if err := s.orders.ReturnStockTx(ctx, tx, orderID); err != nil {
 		return nil, err
 	}
-	return refund, s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: orderID, To: orders.Refunded})
+	return &charge.Charge, s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: orderID, To: orders.Refunded})
 }
 
 func canceledAnswer(orderID uuid.UUID, body []byte) dedup.Answer {

@@ -1,10 +1,12 @@
 package payments
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"regexp"
 	"time"
@@ -44,9 +46,10 @@ type ChargeOrder struct {
 func (c ChargeOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
 // Charge pays for an order, once per customer and key, and at most once per order. It returns 201
-// or 402, which are final and replayed to the key, or 202 while the outcome is unknown. These
-// errors leave the key unused: problem.InvalidError, orders.ErrNotFound, InProgressError,
-// AlreadyPaidError and ErrOrderNotPayable. dedup.ErrKeyReused reports a key that belongs to a
+// or 402, which are final and replayed to the key, or 202 while the outcome is open: unknown, or
+// waiting for the buyer, or too late for its order and on its way back. These errors leave the key
+// unused: problem.InvalidError, orders.ErrNotFound, InProgressError, AlreadyPaidError,
+// ErrOrderNotPayable and ErrTooManyAttempts. dedup.ErrKeyReused reports a key that belongs to a
 // different request, and dedup.ErrInProgress that the first request with the key is still running.
 // If pg.IsUnavailable holds for an error, the charge may exist: retry.
 func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, error) {
@@ -76,15 +79,23 @@ func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, erro
 	crash.At(crash.ChargeStarted)
 
 	// The charge runs to its end even if the client has gone.
-	ctx, cancel := detach(ctx, s.timing.ProviderTimeout+settleTimeout)
+	ctx, cancel := detach(ctx, s.policy.ProviderTimeout+settleTimeout)
 	defer cancel()
-	capture, err := s.capture(ctx, charge) // no tx
+	capture, err := s.captureUnlessSettled(ctx, charge) // no tx
 	crash.At(crash.ChargeCaptured)
-	if err != nil {
+	switch {
+	case errors.Is(err, errSettled):
+		s.recorder.Stopped(charge.ID, timeline.Stop{Kind: timeline.SettledMeanwhile})
+		charge, err = s.reread(ctx, charge.ID)
+	case errors.Is(err, ErrRefused): // the first and only request of this charge
+		s.log.WarnContext(ctx, "the provider refused a charge",
+			"order_id", charge.OrderID, "charge_id", charge.ID, "error", err)
+		charge, err = s.settle(ctx, charge, Capture{Status: CaptureDeclined, DeclineCode: declinedAsRefused})
+	case err != nil:
 		s.log.WarnContext(ctx, "the outcome of a charge is unknown",
 			"order_id", charge.OrderID, "charge_id", charge.ID, "error", err)
-		charge, err = s.markUnknown(ctx, charge, firstLook)
-	} else {
+		charge, err = s.markUnknown(ctx, charge, capture.ID, firstLook)
+	default:
 		charge, err = s.settle(ctx, charge, capture) // tx B
 	}
 	if err != nil {
@@ -183,7 +194,8 @@ func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrd
 }
 
 func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertChargesParams, error) {
-	p := paymentsdb.InsertChargesParams{Lease: s.timing.Lease, CreatedAt: s.timestamp()}
+	p := paymentsdb.InsertChargesParams{Lease: s.policy.Lease, CreatedAt: s.timestamp(), Provider: s.provider.Name(),
+		MostDeclined: int32(cmp.Or(s.policy.PayAttempts, math.MaxInt32))} //nolint:gosec // a handful
 	for _, c := range requests {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -201,7 +213,7 @@ func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertCharges
 }
 
 // refuseTx sets why charges were not inserted. It reads under the locks under which they were
-// refused.
+// refused, so that the reason is true of the order.
 func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, requests []ChargeOrder,
 	refused []int, outcomes []started) error {
 	db := paymentsdb.New(tx)
@@ -213,17 +225,17 @@ func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Lock
 		orderIDs = append(orderIDs, requests[i].OrderID)
 	}
 	used := pg.Later(tx, db.FindUsedKeys, keys)
-	live := pg.Later(tx, db.FindLiveCharges, orderIDs)
+	rows := pg.Later(tx, db.ListChargesOfOrders, orderIDs)
 	if err := tx.Flush(ctx); err != nil {
-		return fmt.Errorf("find the keys and the live charges of the orders: %w", err)
+		return fmt.Errorf("find the keys and the charges of the orders: %w", err)
 	}
 	taken := make(map[paymentsdb.FindUsedKeysRow]bool, len(*used))
 	for _, key := range *used {
 		taken[key] = true
 	}
-	charges := make(map[uuid.UUID]paymentsdb.Charge, len(*live))
-	for _, charge := range *live {
-		charges[charge.OrderID] = charge
+	charges := make(map[uuid.UUID][]paymentsdb.Charge, len(refused))
+	for _, charge := range *rows {
+		charges[charge.OrderID] = append(charges[charge.OrderID], charge)
 	}
 	for _, i := range refused {
 		c := requests[i]
@@ -240,20 +252,32 @@ func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Lock
 	return nil
 }
 
-// refusal returns why no charge can start for the order, whose live charge is the zero Charge if it
-// has none.
-func refusal(c ChargeOrder, order orders.Order, live paymentsdb.Charge) error {
-	switch {
-	case order.CustomerID != c.CustomerID:
+// refusal returns why no charge can start for the order, which has these charges.
+func refusal(c ChargeOrder, order orders.Order, charges []paymentsdb.Charge) error {
+	if order.CustomerID != c.CustomerID {
 		return orders.ErrNotFound
-	case live.Status == string(Pending), live.Status == string(Unknown):
-		return InProgressError{ChargeID: live.ID}
-	case live.Status == string(Succeeded) && order.Status == orders.Paid:
-		return AlreadyPaidError{ChargeID: live.ID}
-	default:
+	}
+	for _, charge := range charges {
+		switch {
+		case !live(charge):
+		case charge.Status != string(Succeeded):
+			return InProgressError{ChargeID: charge.ID}
+		case order.Status == orders.Paid:
+			return AlreadyPaidError{ChargeID: charge.ID}
+		}
+	}
+	switch order.Status {
+	case orders.Canceled, orders.Expired, orders.Refunded:
 		return ErrOrderNotPayable
+	case orders.Placed:
+		return ErrTooManyAttempts
+	default:
+		return fmt.Errorf("payments: order %s is %s and has no live charge", order.ID, order.Status)
 	}
 }
+
+// live reports whether the charge pays for its order, or still can.
+func live(charge paymentsdb.Charge) bool { return charge.Pays && charge.Status != string(Declined) }
 
 // recordRefusal records a request that the order's live charge has stopped.
 func (s *Service) recordRefusal(err error) {
@@ -265,34 +289,71 @@ func (s *Service) recordRefusal(err error) {
 	}
 }
 
-// capture asks the provider for the money of a charge. Every try has the same key, derived from the
-// stored charge. After an error the outcome is unknown.
-func (s *Service) capture(ctx context.Context, charge paymentsdb.Charge) (Capture, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
-	defer cancel()
-	capture, err := s.provider.Capture(ctx, "charge_"+charge.ID.String(), CaptureRequest{
-		Reference: charge.ID.String(), OrderID: charge.OrderID.String(),
-		Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: charge.PaymentMethod})
-	if errors.Is(err, ErrRefused) {
-		s.log.WarnContext(ctx, "the provider refused a charge",
-			"order_id", charge.OrderID, "charge_id", charge.ID, "error", err)
-		return Capture{Status: CaptureDeclined, DeclineCode: "refused_by_provider"}, nil
+// errSettled ends a call to the provider whose outcome is stored already.
+var errSettled = errors.New("payments: a webhook or another worker has settled the charge")
+
+const (
+	// lookAfter is when a buyer who waits for the provider begins to look for news from elsewhere.
+	lookAfter = 500 * time.Millisecond
+	lookEvery = 250 * time.Millisecond
+)
+
+// captureUnlessSettled is capture, but it returns errSettled as soon as a webhook or another node
+// has settled the charge. A provider that answers in time costs no look.
+func (s *Service) captureUnlessSettled(ctx context.Context, charge paymentsdb.Charge) (Capture, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(lookAfter, func() {
+		for ctx.Err() == nil {
+			if now, err := s.db.GetCharge(ctx, charge.ID); err == nil && now.SettledAt != nil {
+				cancel(errSettled)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookEvery):
+			}
+		}
+	})
+	defer timer.Stop()
+	capture, err := s.capture(ctx, charge)
+	if err != nil && errors.Is(context.Cause(ctx), errSettled) {
+		err = errSettled
 	}
 	return capture, err
 }
 
+// capture asks the provider for the money of a charge.
+func (s *Service) capture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
+	defer measure("capture", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
+	defer cancel()
+	return s.provider.Capture(ctx, s.captureRequest(charge))
+}
+
+// captureRequest is the same each time: its key is derived from the stored charge.
+func (s *Service) captureRequest(charge paymentsdb.Charge) CaptureRequest {
+	r := CaptureRequest{Key: "charge_" + charge.ID.String(), ID: value(charge.ProviderID),
+		Reference: charge.ID.String(), OrderID: charge.OrderID.String(), Amount: charge.Amount,
+		Currency: charge.Currency, PaymentMethod: charge.PaymentMethod}
+	if s.policy.ReturnURL != "" {
+		r.ReturnURL = s.policy.ReturnURL + charge.OrderID.String()
+	}
+	return r
+}
+
 // markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns
-// the charge as it stands.
-func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge,
+// the charge as it stands. The provider's id is kept if it is known.
+func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge, providerID string,
 	pause time.Duration) (paymentsdb.Charge, error) {
-	marked, err := s.db.MarkUnknown(ctx,
-		paymentsdb.MarkUnknownParams{ID: charge.ID, Attempt: charge.Attempt, Pause: pause})
+	marked, err := s.db.MarkUnknown(ctx, paymentsdb.MarkUnknownParams{ID: charge.ID, Attempt: charge.Attempt,
+		Pause: pause, ProviderID: providerID})
 	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
 		marked, err = s.db.GetCharge(ctx, charge.ID)
 	}
 	if err != nil {
 		return charge, fmt.Errorf("mark the charge as unknown: %w", err)
 	}
+	outcomes.WithLabelValues("charge", marked.Status).Inc()
 	return marked, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
@@ -41,7 +40,6 @@ type tale struct {
 	refund   *payments.ProviderRefund // once the provider has made it
 	repays   chan error
 	repaid   chan struct{}
-	again    []payments.Event // refused as early: the provider will send them again
 	heard    map[string]bool
 	silenced bool
 }
@@ -113,10 +111,7 @@ func (s *tale) answer(err error) {
 
 func (s *tale) receive(t testing.TB, event payments.Event) {
 	t.Helper()
-	switch err := s.b.shop.Receive(t.Context(), event); {
-	case errors.Is(err, payments.ErrNotApplicableYet):
-		s.again = append(s.again, event)
-	case err != nil:
+	if err := s.b.shop.Receive(t.Context(), event); err != nil {
 		t.Errorf("%s: %v", event.Type, err)
 	}
 }
@@ -152,8 +147,7 @@ func (s *tale) repay(t testing.TB) {
 	s.b.line.onRefund(nil)
 }
 
-// finish ends what is open, with the refund's answer lost or not, and sends the early events again.
-// It returns the trail.
+// finish ends what is open, with the refund's answer lost or not, and returns the trail.
 func (s *tale) finish(t testing.TB, lost bool) string {
 	t.Helper()
 	s.answer(errCut)
@@ -175,14 +169,7 @@ func (s *tale) finish(t testing.TB, lost bool) string {
 	if s.heard[refunded] {
 		s.receive(t, refundEvent(*s.refund))
 	}
-	early := s.again
-	s.again = nil
-	for _, event := range early {
-		s.receive(t, event)
-	}
-	if len(s.again) > 0 {
-		t.Errorf("still early when all is settled: %+v", s.again)
-	}
+	s.b.settleAll(t)
 	return s.b.trail(t, s.order)
 }
 
@@ -282,28 +269,33 @@ func TestContradictionsAreQuarantined(t *testing.T) {
 	done := b.charge(t, paid, "p", 201)
 	before, beforePaid := b.trail(t, order), b.trail(t, paid)
 
-	old := func(refund payments.ProviderRefund) payments.Event {
-		event := refundEvent(refund)
-		event.At = time.Now().Add(-72 * time.Hour)
-		return event
-	}
+	kept := b.line.captures(t, done.ID)[0]
 	changed := func(change func(*payments.Capture)) payments.Event {
 		c := capture
 		change(&c)
 		return captureEvent(c)
 	}
 	for what, event := range map[string]payments.Event{
-		"another amount":         changed(func(c *payments.Capture) { c.Amount++ }),
-		"another currency":       changed(func(c *payments.Capture) { c.Currency = "USD" }),
-		"an unknown charge":      changed(func(c *payments.Capture) { c.Reference = uuid.NewString() }),
-		"a reference of no sort": changed(func(c *payments.Capture) { c.Reference = "basket 7" }),
-		"no id":                  changed(func(c *payments.Capture) { c.ID = "" }),
-		"no status":              changed(func(c *payments.Capture) { c.Status = "" }),
-		"a status of no sort":    changed(func(c *payments.Capture) { c.Status = "perhaps" }),
-		"a second capture":       changed(func(c *payments.Capture) { c.Reference = done.ID.String() }),
-		"a refund of none of ours": old(payments.ProviderRefund{ID: "ref_x", CaptureID: capture.ID, Amount: 5,
-			Currency: "EUR"}),
-		"news of another kind": {Type: "payout.paid", At: time.Now(), Payload: []byte("{}")},
+		"another amount":           changed(func(c *payments.Capture) { c.Amount++ }),
+		"another currency":         changed(func(c *payments.Capture) { c.Currency = "USD" }),
+		"an unknown charge":        changed(func(c *payments.Capture) { c.Reference = uuid.NewString() }),
+		"a reference of no sort":   changed(func(c *payments.Capture) { c.Reference = "basket 7" }),
+		"no id":                    changed(func(c *payments.Capture) { c.ID = "" }),
+		"no status":                changed(func(c *payments.Capture) { c.Status = "" }),
+		"a status of no sort":      changed(func(c *payments.Capture) { c.Status = "perhaps" }),
+		"a second capture":         changed(func(c *payments.Capture) { c.Reference = done.ID.String() }),
+		"another charge's capture": changed(func(c *payments.Capture) { c.ID = kept.ID }),
+		"a decline of what succeeded": changed(func(c *payments.Capture) {
+			*c = kept
+			c.Status = payments.CaptureDeclined
+		}),
+		"a refund of more than there is": refundEvent(payments.ProviderRefund{ID: "ref_x", CaptureID: kept.ID,
+			Status: payments.RefundSucceeded, Amount: 500, Currency: "EUR"}),
+		"a refund in another currency": refundEvent(payments.ProviderRefund{ID: "ref_y", CaptureID: kept.ID,
+			Status: payments.RefundSucceeded, Amount: 5, Currency: "USD"}),
+		"what no table can hold":  changed(func(c *payments.Capture) { c.DeclineCode = "a\x00b" }),
+		"what nobody understands": {Type: "capture.succeeded", Payload: []byte("\xff\x00"), Unreadable: "no JSON"},
+		"news of another kind":    {Type: "payout.paid", Payload: []byte("{}")},
 	} {
 		event.ID = "evt " + what
 		for range 2 {
@@ -322,8 +314,8 @@ func TestContradictionsAreQuarantined(t *testing.T) {
 	b.expectTrail(t, order, "paid | succeeded 0 | reserved sold | placed paying paid")
 }
 
-// A refund that we have not heard of may be one whose answer is still on the way.
-func TestYoungRefundIsEarly(t *testing.T) {
+// The event of a refund whose answer is lost names our refund, and settles it.
+func TestEventSettlesARefund(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	order := b.place(t)
@@ -340,22 +332,15 @@ func TestYoungRefundIsEarly(t *testing.T) {
 	}
 	b.line.heal()
 	event := refundEvent(<-made)
-	if err := b.shop.Receive(t.Context(), event); !errors.Is(err, payments.ErrNotApplicableYet) {
-		t.Errorf("before ours is settled: %v", err)
-	}
-	if n := b.count(t, "SELECT count(*) FROM provider_events"); n != 0 {
-		t.Errorf("%d events are kept of one that was early", n)
-	}
-	b.settleAll(t)
-	if err := b.shop.Receive(t.Context(), event); err != nil {
-		t.Error(err)
-	}
 	wrong := event
 	wrong.ID = "evt_wrong"
-	wrong.Refund = &payments.ProviderRefund{ID: event.Refund.ID, CaptureID: event.Refund.CaptureID, Amount: 99,
-		Currency: "EUR"}
-	if err := b.shop.Receive(t.Context(), wrong); err != nil {
-		t.Error(err)
+	wrong.Refund = new(payments.ProviderRefund)
+	*wrong.Refund = *event.Refund
+	wrong.Refund.Amount = 99
+	for _, event := range []payments.Event{wrong, event, event} {
+		if err := b.shop.Receive(t.Context(), event); err != nil {
+			t.Error(err)
+		}
 	}
 	states := b.text(t, "SELECT string_agg(state, ' ' ORDER BY id) FROM provider_events")
 	if states != "applied quarantined" {

@@ -1,7 +1,9 @@
 package payments
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,23 +18,46 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// Event is a webhook of the provider whose signature was checked. Exactly one of Capture and Refund
-// is set; otherwise the event is quarantined. ID is unique among the provider's events.
+// An event of the provider takes two steps:
+//
+//	store  insert the event under its id, COMMIT; the provider is answered 204
+//	apply  lock the event, write its effect, mark it as applied, COMMIT
+//
+// An event that comes too early is tried again later. One that contradicts what is stored, or that
+// cannot be understood, is quarantined: it changes nothing and waits for an operator.
+
+// Event is a webhook of the provider whose signature was checked. ID is unique among the provider's
+// events. At most one of Capture, Refund and Dispute is set. If none is, the event is quarantined
+// for the reason Unreadable, unless it is Ignored.
 type Event struct {
-	ID      string
-	Type    string
-	At      time.Time
-	Capture *Capture
-	Refund  *ProviderRefund
-	// Ignored is whether the event is of a type that we do not follow. It is accepted and not kept.
-	Ignored bool
+	ID         string          `json:"-"`
+	Type       string          `json:"-"`
+	Capture    *Capture        `json:"capture,omitempty"`
+	Refund     *ProviderRefund `json:"refund,omitempty"`
+	Dispute    *Dispute        `json:"dispute,omitempty"`
+	Unreadable string          `json:"-"`
+	// Shared is whether the object may belong to another user of the provider's account. If no charge
+	// of ours ever has its capture, the event is dismissed and not quarantined.
+	Shared bool `json:"shared,omitempty"`
+	// Ignored is whether the event is not about a payment of ours. It is accepted and not kept.
+	Ignored bool `json:"-"`
 	// Payload is the body as it arrived, kept for operators.
-	Payload []byte
+	Payload []byte `json:"-"`
 }
 
-// patience is how old an event may be that waits for what it is about. An older one is not early
-// but wrong.
-const patience = 10 * time.Minute
+// States of a stored event.
+const (
+	eventReceived    = "received"
+	eventApplied     = "applied"
+	eventQuarantined = "quarantined"
+	eventDismissed   = "dismissed"
+)
+
+// errEarly reports an event about something that is not stored or not settled yet.
+var errEarly = errors.New("payments: the event is early")
+
+// errNoCharge reports an event about a capture that no charge of ours has, or has not yet.
+var errNoCharge = fmt.Errorf("%w: no charge has its capture", errEarly)
 
 // contradictionError reports that an answer of the provider contradicts what is stored. An event
 // with it is quarantined, and a charge with it stays as it is.
@@ -40,39 +65,52 @@ type contradictionError struct{ reason string }
 
 func (e contradictionError) Error() string { return "payments: " + e.reason }
 
-// Receive applies an event once: its id and its effect are stored in one transaction. An event that
-// was applied before changes nothing. An event that contradicts what is stored is kept in
-// quarantine and changes nothing. ErrNotApplicableYet asks the provider to send it again.
+const (
+	// applyTimeout bounds the first try to apply an event, for which its sender waits.
+	applyTimeout   = 2 * time.Second
+	eventBatch     = 32
+	firstEventWait = time.Second
+	// longestEventWait and maxEventTries let an early event wait for some two days.
+	longestEventWait = time.Hour
+	maxEventTries    = 60
+)
+
+// Receive stores the event once and tries to apply it. If it cannot be applied now, RunInbox does so
+// later. An error means that the event may not be stored.
 func (s *Service) Receive(ctx context.Context, event Event) error {
 	if event.Ignored {
 		return nil
 	}
-	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
-		db := paymentsdb.New(tx)
-		_, err := db.InsertEvent(ctx, event.row()) // ON CONFLICT DO NOTHING
-		if errors.Is(err, pgx.ErrNoRows) {
-			return s.seenBefore(ctx, db, event)
-		}
-		if err != nil {
-			return fmt.Errorf("insert the event: %w", err)
-		}
-		err = s.applyTx(ctx, tx, event)
-		if wrong, ok := errors.AsType[contradictionError](err); ok {
-			s.log.ErrorContext(ctx, "event quarantined",
-				"event_id", event.ID, "type", event.Type, "reason", wrong.reason)
-			return db.QuarantineEvent(ctx, paymentsdb.QuarantineEventParams{ID: event.ID, Reason: wrong.reason})
-		}
+	row, err := event.row()
+	if err != nil {
 		return err
-	})
-	if err == nil {
-		crash.At(crash.WebhookApplied)
 	}
-	return err
+	row.Provider = s.provider.Name()
+	_, err = s.db.InsertEvent(ctx, row) // ON CONFLICT DO NOTHING
+	if errors.Is(err, pgx.ErrNoRows) {
+		s.seenBefore(ctx, event)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("insert the event: %w", err)
+	}
+	crash.At(crash.WebhookStored)
+	if row.State == eventQuarantined {
+		quarantined.Inc()
+		s.log.ErrorContext(ctx, "event quarantined", "event_id", event.ID, "type", event.Type, "reason", row.Reason)
+		return nil
+	}
+	ctx, cancel := detach(ctx, applyTimeout)
+	defer cancel()
+	if err := s.apply(ctx, event.ID); err != nil {
+		s.log.WarnContext(ctx, "an event is applied later", "event_id", event.ID, "type", event.Type, "error", err)
+	}
+	return nil
 }
 
-// row names the charge or the capture that the event is about, if it is about one.
-func (e Event) row() paymentsdb.InsertEventParams {
-	row := paymentsdb.InsertEventParams{ID: e.ID, Type: e.Type, Payload: e.Payload}
+// row is the event as it is stored. It names the charge or the capture that the event is about.
+func (e Event) row() (paymentsdb.InsertEventParams, error) {
+	row := paymentsdb.InsertEventParams{ID: e.ID, Type: e.Type, Payload: e.Payload, State: eventReceived}
 	switch {
 	case e.Capture != nil:
 		if id, err := uuid.Parse(e.Capture.Reference); err == nil {
@@ -80,20 +118,108 @@ func (e Event) row() paymentsdb.InsertEventParams {
 		}
 	case e.Refund != nil:
 		row.CaptureID = e.Refund.CaptureID
+	case e.Dispute != nil:
+		row.CaptureID = e.Dispute.CaptureID
+	default:
+		row.State, row.Reason = eventQuarantined, e.Unreadable
+		if row.Reason == "" {
+			row.Reason = "events of the type " + e.Type + " are not known"
+		}
 	}
-	return row
+	var err error
+	if row.Facts, err = json.Marshal(e); err != nil {
+		return row, fmt.Errorf("encode the event: %w", err)
+	}
+	if bytes.Contains(row.Facts, []byte(`\u0000`)) {
+		row.State, row.Reason, row.Facts = eventQuarantined, "it contains U+0000, which no text column holds", []byte("{}")
+		row.ChargeID, row.CaptureID = nil, ""
+	}
+	return row, nil
 }
 
-func (s *Service) seenBefore(ctx context.Context, db *paymentsdb.Queries, event Event) error {
-	charge, err := db.ChargeOfEvent(ctx, event.ID)
-	if err != nil {
-		return fmt.Errorf("read the event's charge: %w", err)
+func (s *Service) seenBefore(ctx context.Context, event Event) {
+	if charge, err := s.db.ChargeOfEvent(ctx, event.ID); err == nil && charge != nil {
+		s.recorder.Stopped(*charge, timeline.Stop{Kind: timeline.EventSeen, EventID: event.ID, EventType: event.Type})
 	}
-	if charge != nil {
-		s.recorder.Stopped(*charge,
-			timeline.Stop{Kind: timeline.EventSeen, EventID: event.ID, EventType: event.Type})
+}
+
+// RunInbox applies events until ctx ends. It logs failures and tries again.
+func (s *Service) RunInbox(ctx context.Context) error {
+	for ctx.Err() == nil {
+		applied, err := s.ApplyOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "the inbox cannot be read; trying again", "error", err)
+		}
+		if err == nil && applied == eventBatch {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
 	}
 	return nil
+}
+
+// ApplyOnce tries to apply up to a batch of events that are due, and returns how many. An event that
+// fails does not hold up the others.
+func (s *Service) ApplyOnce(ctx context.Context) (int, error) {
+	ids, err := s.db.ListDueEvents(ctx, eventBatch)
+	if err != nil {
+		return 0, fmt.Errorf("list the events that are due: %w", err)
+	}
+	for _, id := range ids {
+		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+		if err := s.apply(ctx, id); err != nil {
+			s.log.WarnContext(ctx, "an event is applied later", "event_id", id, "error", err)
+		}
+		cancel()
+	}
+	return len(ids), nil
+}
+
+// apply writes the effect of a stored event, once. After an error the event comes due again.
+func (s *Service) apply(ctx context.Context, id string) error {
+	var event Event
+	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
+		db := paymentsdb.New(tx)
+		row, err := db.LockDueEvent(ctx, id) // SKIP LOCKED
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // another worker has it, or it is applied
+		}
+		if err != nil {
+			return fmt.Errorf("lock the event: %w", err)
+		}
+		event = Event{ID: row.ID, Type: row.Type}
+		if err := json.Unmarshal(row.Facts, &event); err != nil {
+			return contradictionError{"its stored facts cannot be read"}
+		}
+		if err := s.applyTx(ctx, tx, event); err != nil {
+			return err
+		}
+		return db.MarkEventApplied(ctx, id)
+	})
+	wrong, contradicts := errors.AsType[contradictionError](err)
+	switch {
+	case err == nil:
+		crash.At(crash.WebhookApplied)
+		return nil
+	case pg.Violates(err, "charges_one_per_capture"), pg.Violates(err, "refunds_one_per_provider_id"):
+		wrong, contradicts = contradictionError{"its object belongs to another row of ours"}, true
+	}
+	ctx, cancel := detach(ctx, settleTimeout)
+	defer cancel()
+	if contradicts {
+		quarantined.Inc()
+		s.log.ErrorContext(ctx, "event quarantined", "event_id", id, "reason", wrong.reason)
+		return s.db.QuarantineEvent(ctx, paymentsdb.QuarantineEventParams{ID: id, Reason: wrong.reason})
+	}
+	p := paymentsdb.PostponeEventParams{ID: id, FirstWait: firstEventWait, LongestWait: longestEventWait,
+		MaxTries: maxEventTries, EndState: eventQuarantined, Reason: "it never became applicable: " + err.Error()}
+	if event.Shared && errors.Is(err, errNoCharge) {
+		p.EndState, p.Reason = eventDismissed, "it is about another user's payment of the provider's account"
+	}
+	return errors.Join(err, s.db.PostponeEvent(ctx, p))
 }
 
 func (s *Service) applyTx(ctx context.Context, tx *pg.Pipe, event Event) error {
@@ -101,20 +227,21 @@ func (s *Service) applyTx(ctx context.Context, tx *pg.Pipe, event Event) error {
 	case event.Capture != nil:
 		return s.applyCaptureTx(ctx, tx, *event.Capture)
 	case event.Refund != nil:
-		return s.applyRefundTx(ctx, tx, *event.Refund, event.At)
+		return s.bookRefundTx(ctx, tx, *event.Refund)
 	default:
-		return contradictionError{"events of the type " + event.Type + " are not known"}
+		return s.applyDisputeTx(ctx, tx, *event.Dispute)
 	}
 }
 
 // applyCaptureTx settles the charge of a capture. The charge was stored before the provider was
 // asked, so a capture without one is not ours.
 func (s *Service) applyCaptureTx(ctx context.Context, tx *pg.Pipe, capture Capture) error {
+	db := paymentsdb.New(tx)
 	id, err := uuid.Parse(capture.Reference)
 	if err != nil {
 		return contradictionError{fmt.Sprintf("capture %s has no charge of ours as its reference", capture.ID)}
 	}
-	charge, err := paymentsdb.New(tx).GetCharge(ctx, id)
+	charge, err := db.GetCharge(ctx, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return contradictionError{fmt.Sprintf("capture %s is for the unknown charge %s", capture.ID, id)}
 	}
@@ -124,65 +251,67 @@ func (s *Service) applyCaptureTx(ctx context.Context, tx *pg.Pipe, capture Captu
 	if err := fits(charge, capture); err != nil {
 		return err
 	}
-	if charge.Answer == nil && capture.Status == CaptureDeclined {
-		// A later try may have succeeded. Only the answer to our own call, or the reconciler's look
-		// at everything that the provider holds, proves that no money will move.
-		return ErrNotApplicableYet
+	if charge.SettledAt == nil && capture.Status != CaptureSucceeded {
+		// A later try may have succeeded. The reconciler looks at what the provider holds, soon.
+		if err := s.db.HurryCharge(ctx, charge.ID); err != nil {
+			return fmt.Errorf("hurry the charge: %w", err)
+		}
+		return errEarly
 	}
 	settled, err := s.settleTx(ctx, tx, outcome{charge.ID, charge.OrderID, capture, unfenced})
 	if err != nil {
 		return err
 	}
-	if settled[0].Err != nil {
-		return settled[0].Err
-	}
-	return agree(settled[0].Answer.charge, capture)
+	return settled[0].Err
 }
 
 // fits checks that a capture can belong to the charge.
 func fits(row paymentsdb.Charge, capture Capture) error {
-	if capture.ID == "" || capture.Status != CaptureSucceeded && capture.Status != CaptureDeclined {
+	switch capture.Status {
+	case CaptureDeclined, CaptureCanceled:
+		return nil
+	case CaptureSucceeded, CaptureRequiresAction:
+	default:
 		return contradictionError{fmt.Sprintf("capture %q of charge %s has the status %q",
 			capture.ID, row.ID, capture.Status)}
 	}
-	if ours := (money.Money{Minor: row.Amount, Currency: row.Currency}); capture.Money() != ours {
-		return contradictionError{fmt.Sprintf("capture %s is about %s, charge %s about %s",
-			capture.ID, capture.Money(), row.ID, ours)}
+	ours := money.Money{Minor: row.Amount, Currency: row.Currency}
+	if capture.Money() != ours || capture.OrderID != row.OrderID.String() {
+		return contradictionError{fmt.Sprintf("capture %s is about %s for order %s, charge %s about %s for order %s",
+			capture.ID, capture.Money(), capture.OrderID, row.ID, ours, row.OrderID)}
+	}
+	if capture.ID == "" || capture.Status == CaptureRequiresAction && capture.NextAction == nil {
+		return contradictionError{fmt.Sprintf("the capture of charge %s has no id, or no action", row.ID)}
 	}
 	return nil
 }
 
-// agree checks that a settled charge does not contradict a capture. A decline after a success does
-// not: it is old news of another try.
-func agree(row paymentsdb.Charge, capture Capture) error {
-	succeeded := row.Status == string(Succeeded)
-	if succeeded && capture.Status == CaptureSucceeded && *row.ProviderID != capture.ID {
-		return contradictionError{fmt.Sprintf("charge %s was captured twice: %s and %s", row.ID, *row.ProviderID,
-			capture.ID)}
-	}
-	if !succeeded && capture.Status == CaptureSucceeded {
-		return contradictionError{fmt.Sprintf("charge %s is declined, capture %s succeeded", row.ID, capture.ID)}
-	}
-	return nil
-}
-
-// applyRefundTx checks that a refund is one of ours, and changes nothing: refunds are settled by
-// the provider's answer. While one of ours waits for its answer, the event is early.
-func (s *Service) applyRefundTx(ctx context.Context, tx *pg.Pipe, given ProviderRefund, at time.Time) error {
+// applyDisputeTx writes down a dispute and where it stands. The events of one may arrive in any
+// order: a closed dispute stays closed.
+func (s *Service) applyDisputeTx(ctx context.Context, tx *pg.Pipe, dispute Dispute) error {
 	db := paymentsdb.New(tx)
-	row, err := db.FindRefundByProviderID(ctx, given.ID)
-	if err == nil {
-		if ours := (money.Money{Minor: row.Amount, Currency: row.Currency}); given.Money() != ours {
-			return contradictionError{fmt.Sprintf("refund %s is about %s, ours about %s", given.ID, given.Money(),
-				ours)}
-		}
-		return nil
+	charge, err := db.FindChargeByCapture(ctx,
+		paymentsdb.FindChargeByCaptureParams{Provider: s.provider.Name(), ProviderID: dispute.CaptureID})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errNoCharge
 	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("find the refund: %w", err)
+	if err != nil {
+		return fmt.Errorf("find the charge of the dispute: %w", err)
 	}
-	if s.now().Sub(at) < patience {
-		return ErrNotApplicableYet
+	locked := s.orders.LockTx(tx, charge.OrderID)
+	if charge, err = db.LockCharge(ctx, charge.ID); err != nil {
+		return fmt.Errorf("lock the charge: %w", err)
 	}
-	return contradictionError{fmt.Sprintf("refund %s of capture %s is none of ours", given.ID, given.CaptureID)}
+	status, err := db.UpsertDispute(ctx, paymentsdb.UpsertDisputeParams{ID: dispute.ID, ChargeID: charge.ID,
+		Status: dispute.Status, Amount: dispute.Amount, Currency: dispute.Currency})
+	if err != nil {
+		return fmt.Errorf("store the dispute: %w", err)
+	}
+	if err := db.SetDispute(ctx, paymentsdb.SetDisputeParams{ID: charge.ID, Dispute: &status}); err != nil {
+		return fmt.Errorf("note the dispute: %w", err)
+	}
+	s.log.WarnContext(ctx, "a charge is disputed", "charge_id", charge.ID, "order_id", charge.OrderID,
+		"dispute", dispute.ID, "status", status)
+	charge.Dispute = &status
+	return s.afterRefundTx(ctx, tx, locked, charge)
 }

@@ -1,6 +1,7 @@
 package payments_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,10 +52,10 @@ type sale struct {
 	attempts []*attempt
 }
 
-// live is the charge that was not declined, of which an order has at most one, or nil.
+// live is the charge that pays or still can, of which an order has at most one, or nil.
 func (s *sale) live() *attempt {
 	for _, a := range s.attempts {
-		if a.status != payments.Declined {
+		if a.status != payments.Declined && !a.late {
 			return a
 		}
 	}
@@ -64,7 +65,10 @@ func (s *sale) live() *attempt {
 func (s *sale) String() string {
 	told := string(s.status)
 	for _, a := range s.attempts {
-		told += fmt.Sprintf(" %s-%d/%d", a.status, a.refunded, a.open)
+		told += fmt.Sprintf(" %s-%d/%d", a.status, a.refunded(), a.reserved())
+		if a.owes {
+			told += "!"
+		}
 	}
 	return told
 }
@@ -76,14 +80,38 @@ type attempt struct {
 	amount   int64
 	status   payments.Status
 	held     payments.Status // by the provider, "" for nothing
-	refunded int64
-	open     int // refunds whose answer nobody knows
-	aged     bool
+	canceled bool            // at the provider
+	late     bool            // captured, and does not pay
+	owes     bool
+	answer   int // of its key, 0 while it is open
+	refunds  []*back
+}
+
+// back is a refund. Made is whether the provider holds it, done whether the shop knows.
+type back struct {
+	amount     int64
+	made, done bool
+}
+
+func (a *attempt) refunded() int64 { return a.sum(true) }
+func (a *attempt) reserved() int64 { return a.sum(false) }
+func (a *attempt) left() int64     { return a.amount - a.refunded() - a.reserved() }
+
+func (a *attempt) sum(done bool) (sum int64) {
+	for _, r := range a.refunds {
+		if r.done == done {
+			sum += r.amount
+		}
+	}
+	return sum
 }
 
 // outcome is what the provider makes of the payment method.
 func (a *attempt) outcome() payments.Status {
-	if a.charge.PaymentMethod == "pm_declined" {
+	switch {
+	case a.canceled:
+		return ""
+	case a.charge.PaymentMethod == "pm_declined":
 		return payments.Declined
 	}
 	return payments.Succeeded
@@ -149,7 +177,7 @@ func (m *machine) take(r *rapid.T, s step) {
 	case "hear":
 		m.hear(r, s0)
 	case "reconcile":
-		m.reconcile(r, s.Line, s.Amount > 125)
+		m.reconcile(r, s.Line)
 	}
 }
 
@@ -167,6 +195,7 @@ func (m *machine) set(line string) {
 			}
 			return payments.ProviderRefund{}, errCut
 		})
+		m.b.line.onFindRefunds(errCut)
 	}
 }
 
@@ -227,7 +256,7 @@ func (m *machine) charge(r *rapid.T, s *sale, how step) {
 	if how.Line == healthy {
 		m.settle(s, a)
 	}
-	if want := statusOf(a); answer.Status != want {
+	if want := cmp.Or(a.answer, 202); answer.Status != want {
 		r.Fatalf("charge: %d %s, want %d", answer.Status, answer.Body, want)
 	}
 }
@@ -236,11 +265,10 @@ func (m *machine) charge(r *rapid.T, s *sale, how step) {
 func (m *machine) again(r *rapid.T, s *sale) {
 	for _, a := range s.attempts {
 		answer, err := m.b.shop.Charge(m.t.Context(), a.charge)
-		final := a.status != payments.Unknown
-		// A charge that was given up and captured after all keeps the answer of its key up to date.
-		if err != nil || answer.ID != a.id || answer.Final != final || !answer.Replayed ||
-			answer.Status != statusOf(a) {
-			r.Fatalf("again: %+v %s, %v; want %d", answer, answer.Body, err, statusOf(a))
+		want := cmp.Or(a.answer, 202)
+		if err != nil || answer.ID != a.id || answer.Final != (a.answer != 0) || !answer.Replayed ||
+			answer.Status != want {
+			r.Fatalf("again: %+v %s, %v; want %d", answer, answer.Body, err, want)
 		}
 		other := a.charge
 		other.PaymentMethod += "_2"
@@ -250,22 +278,20 @@ func (m *machine) again(r *rapid.T, s *sale) {
 	}
 }
 
-// statusOf is what the charge's key is answered with.
-func statusOf(a *attempt) int {
-	return map[payments.Status]int{payments.Succeeded: 201, payments.Declined: 402, payments.Unknown: 202}[a.status]
-}
-
 // settle is what follows when the shop hears what the provider holds.
 func (m *machine) settle(s *sale, a *attempt) {
 	a.status = a.held
+	paying := s.status == orders.Paying
 	switch {
-	case s.status == orders.Paying && a.held == payments.Succeeded:
-		s.status = orders.Paid
-	case s.status == orders.Paying:
-		s.status = orders.Placed
+	case paying && a.held == payments.Succeeded:
+		s.status, a.answer = orders.Paid, 201
 	case a.held == payments.Succeeded: // too late: all of it goes back
-		a.refunded = a.amount
-		a.open++
+		a.late, a.owes = true, true
+	default:
+		a.answer = 402
+		if paying {
+			s.status = orders.Placed
+		}
 	}
 }
 
@@ -275,16 +301,21 @@ func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	if a == nil {
 		return
 	}
-	left := a.amount - a.refunded
+	amount := &how.Amount
+	if how.Amount == 0 {
+		amount = nil
+		if how.Line == healthy && a.status == payments.Succeeded { // the shop asks what the provider holds
+			for _, refund := range a.refunds {
+				refund.done = refund.made
+			}
+			s.close(a)
+		}
+	}
+	left := a.left()
 	if a.status != payments.Succeeded {
 		left = 0
 	}
-	asked, amount := left, &how.Amount
-	if how.Amount == 0 {
-		amount = nil
-	} else {
-		asked = how.Amount
-	}
+	asked := cmp.Or(how.Amount, left)
 	_, err := m.b.shop.Refund(m.t.Context(), m.b.refund(payments.Charge{ID: a.id}, dedup.Key(uuid.NewString()), amount))
 	if left == 0 || asked > left {
 		if _, exceeds := errors.AsType[payments.RefundExceedsError](err); !exceeds {
@@ -295,16 +326,17 @@ func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	a.refunded += asked
-	if how.Line != healthy {
-		a.open++
-	}
+	a.refunds = append(a.refunds, &back{amount: asked, made: how.Line != cut, done: how.Line == healthy})
 	s.close(a)
 }
 
 // close ends a paid order all of whose money is back.
 func (s *sale) close(a *attempt) {
-	if s.status == orders.Paid && a.open == 0 && a.refunded == a.amount {
+	if a.refunded() < a.amount {
+		return
+	}
+	a.answer = cmp.Or(a.answer, 201)
+	if s.status == orders.Paid {
 		s.status = orders.Refunded
 	}
 }
@@ -317,10 +349,10 @@ func (m *machine) cancel(r *rapid.T, s *sale, line string) {
 		s.status = orders.Canceled
 	case orders.Paid:
 		a := s.live()
-		if a.refunded < a.amount && line != healthy {
-			a.open++
+		a.owes, s.status = true, orders.Refunded
+		if line == healthy {
+			m.giveBack(s, a)
 		}
-		a.refunded, s.status = a.amount, orders.Refunded
 	default:
 		if !errors.Is(err, payments.ErrOrderNotCancelable) {
 			r.Fatalf("cancel of the order %s: %v", s, err)
@@ -333,8 +365,20 @@ func (m *machine) cancel(r *rapid.T, s *sale, line string) {
 	}
 }
 
+// giveBack is what follows when the shop returns what a charge owes: first it asks what the provider
+// holds.
+func (m *machine) giveBack(s *sale, a *attempt) {
+	for _, refund := range a.refunds {
+		refund.done = refund.made
+	}
+	if left := a.left(); left > 0 {
+		a.refunds = append(a.refunds, &back{amount: left, made: true, done: true})
+	}
+	s.close(a)
+}
+
 func (m *machine) expire(r *rapid.T, s *sale) {
-	m.b.exec(m.t, "UPDATE orders SET expires_at = now() - interval '1 second' WHERE id = $1", s.id)
+	m.b.exec(m.t, "UPDATE orders SET expires_at = now() - interval '1 day' WHERE id = $1", s.id)
 	if _, err := m.b.orders.ExpireOnce(m.t.Context()); err != nil {
 		r.Fatal(err)
 	}
@@ -350,9 +394,9 @@ func (m *machine) arrive(r *rapid.T, s *sale) {
 		if a.held != "" {
 			continue
 		}
-		_, err := m.b.line.provider.Capture(m.t.Context(), "charge_"+a.id.String(),
-			payments.CaptureRequest{Reference: a.id.String(), OrderID: s.id.String(),
-				Amount: a.amount, Currency: "EUR", PaymentMethod: a.charge.PaymentMethod})
+		_, err := m.b.line.provider.Capture(m.t.Context(), payments.CaptureRequest{Key: "charge_" + a.id.String(),
+			Reference: a.id.String(), OrderID: s.id.String(), Amount: a.amount, Currency: "EUR",
+			PaymentMethod: a.charge.PaymentMethod})
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -360,16 +404,15 @@ func (m *machine) arrive(r *rapid.T, s *sale) {
 	}
 }
 
-// hear brings all that the provider can tell about the order.
+// hear brings all that the provider can tell about the order. A decline of an open charge waits for
+// the reconciler.
 func (m *machine) hear(r *rapid.T, s *sale) {
 	for _, a := range s.attempts {
 		for _, capture := range m.b.line.captures(m.t, a.id) {
-			early := a.status == payments.Unknown && a.held == payments.Declined
-			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); errors.Is(err,
-				payments.ErrNotApplicableYet) != early || (err != nil && !early) {
+			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); err != nil {
 				r.Fatalf("%s of a charge that is %s: %v", capture.Status, a.status, err)
 			}
-			if a.status != a.held && !early {
+			if a.status != a.held && a.held == payments.Succeeded {
 				m.settle(s, a)
 			}
 			refunds, err := m.b.line.provider.FindRefunds(m.t.Context(), capture.ID)
@@ -377,33 +420,49 @@ func (m *machine) hear(r *rapid.T, s *sale) {
 				r.Fatal(err)
 			}
 			for _, refund := range refunds {
-				if err := m.b.shop.Receive(m.t.Context(), refundEvent(refund)); err != nil &&
-					(a.open == 0 || !errors.Is(err, payments.ErrNotApplicableYet)) {
-					r.Fatalf("refund with %d open: %v", a.open, err)
+				if err := m.b.shop.Receive(m.t.Context(), refundEvent(refund)); err != nil {
+					r.Fatalf("refund: %v", err)
 				}
 			}
+			for _, refund := range a.refunds {
+				refund.done = refund.made
+			}
+			s.close(a)
 		}
 	}
 }
 
-// reconcile ends all pauses first. After a long time, what the provider does not know is given up.
-func (m *machine) reconcile(r *rapid.T, line string, long bool) {
+// reconcile ends all pauses first.
+func (m *machine) reconcile(r *rapid.T, line string) {
 	m.b.timePasses(m.t)
-	if long {
-		m.b.exec(m.t, "UPDATE charges SET asked_at = now() - interval '31 seconds'")
+	m.b.exec(m.t, "UPDATE charges SET return_tries = 0") // no operator comes
+	owing := map[*attempt]bool{}
+	for _, s := range m.sales {
+		for _, a := range s.attempts {
+			owing[a] = a.owes
+		}
 	}
 	if _, err := m.b.shop.ReconcileOnce(m.t.Context()); err != nil {
 		r.Fatal(err)
 	}
+	if _, err := m.b.shop.ApplyOnce(m.t.Context()); err != nil {
+		r.Fatal(err)
+	}
 	for _, s := range m.sales {
 		for _, a := range s.attempts {
-			a.aged = a.aged || long
 			if line == cut {
 				continue
 			}
-			if line == healthy && a.open > 0 {
-				a.open = 0
-				s.close(a)
+			if line == healthy {
+				for _, refund := range a.refunds {
+					refund.made, refund.done = true, true
+				}
+				if owing[a] {
+					m.giveBack(s, a)
+				}
+				if a.status == payments.Succeeded {
+					s.close(a)
+				}
 			}
 			if a.status == payments.Unknown {
 				m.lookUp(s, a, line)
@@ -418,12 +477,11 @@ func (m *machine) lookUp(s *sale, a *attempt, line string) {
 		m.settle(s, a)
 	case s.status == orders.Paying:
 		a.held = a.outcome()
-		a.aged = false
 		if line == healthy {
 			m.settle(s, a)
 		}
-	case a.aged:
-		a.status = payments.Declined
+	default: // given up, at the provider too
+		a.status, a.canceled, a.answer = payments.Declined, true, 402
 	}
 }
 
@@ -432,9 +490,8 @@ func (m *machine) compare(r *rapid.T, after step) {
 	var want, got strings.Builder
 	for _, s := range m.sales {
 		fmt.Fprintln(&want, s)
-		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s',
-			c.status, c.amount_refunded,
-			(SELECT count(*) FROM refunds WHERE charge_id = c.id AND status IN ('pending', 'unknown'))), ' '
+		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s%s',
+			c.status, c.amount_refunded, c.refund_reserved, CASE WHEN c.owes IS NOT NULL THEN '!' END), ' '
 				ORDER BY c.id)
 			FROM charges c WHERE c.order_id = o.id)) FROM orders o WHERE o.id = $1`, s.id))
 	}
@@ -447,8 +504,8 @@ func (m *machine) compare(r *rapid.T, after step) {
 
 // finish heals everything and counts the money.
 func (m *machine) finish(r *rapid.T, late bool) {
-	for range 3 { // the charges, the refunds of late ones, and those of charges that were given up
-		m.reconcile(r, healthy, true)
+	for range 4 { // the charges, and what late ones owe
+		m.reconcile(r, healthy)
 		for _, s := range m.sales {
 			if late {
 				m.arrive(r, s)
@@ -462,10 +519,10 @@ func (m *machine) finish(r *rapid.T, late bool) {
 		for _, a := range s.attempts {
 			took, gave := m.b.provider(m.t, a.id)
 			kept += took - gave
-			if s.status == orders.Paid && a.status == payments.Succeeded {
-				due = a.amount - a.refunded
+			if s.status == orders.Paid && a.status == payments.Succeeded && !a.late {
+				due = a.amount - a.refunded()
 			}
-			if a.open != 0 || a.status == payments.Unknown {
+			if a.reserved() != 0 || a.answer == 0 || a.owes && a.left() > 0 {
 				r.Fatalf("never settled: %s", s)
 			}
 		}

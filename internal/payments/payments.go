@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,13 +26,14 @@ var (
 	ErrNotFound = errors.New("payments: no such charge")
 	// ErrOrderNotPayable reports an order that was canceled, expired or refunded.
 	ErrOrderNotPayable = errors.New("payments: the order cannot be paid any more")
-	// ErrOrderNotCancelable reports an order that has ended: canceled, expired or refunded.
+	// ErrOrderNotCancelable reports an order that has ended, or was paid too long ago.
 	ErrOrderNotCancelable = errors.New("payments: the order cannot be canceled any more")
 	// ErrNotSigned reports a webhook without a valid, recent signature of the provider.
 	ErrNotSigned = errors.New("payments: the webhook has no valid, recent signature")
-	// ErrNotApplicableYet reports an event that arrived before what it is about. It must be sent
-	// again.
-	ErrNotApplicableYet = errors.New("payments: the event cannot be applied yet")
+	// ErrDisputed reports a refund of a charge with an open dispute: the money may leave twice.
+	ErrDisputed = errors.New("payments: the charge is disputed")
+	// ErrTooManyAttempts reports an order with as many declined charges as it may have.
+	ErrTooManyAttempts = errors.New("payments: too many declined charges")
 )
 
 // RefundExceedsError reports a refund of more than the charge can still give back.
@@ -56,37 +58,43 @@ func (e AlreadyPaidError) Error() string {
 	return fmt.Sprintf("payments: charge %s has paid the order", e.ChargeID)
 }
 
-// Status of a charge or refund: Pending and Unknown are live, the others final.
+// Status of a charge or refund.
 type Status string
 
 const (
-	// Pending means that the provider is being asked.
+	// Pending means that the provider is being asked, or that it works on a refund.
 	Pending Status = "pending"
 	// Unknown means that the provider was asked and its answer did not arrive.
 	Unknown Status = "unknown"
+	// RequiresAction means that the buyer has to act at the provider before money can move.
+	RequiresAction Status = "requires_action"
 	// Succeeded means that the money moved.
 	Succeeded Status = "succeeded"
-	// Declined means that the provider refused a charge: no money moved or will move.
+	// Declined means that no money moved for a charge. If it moves after all, the charge becomes
+	// Succeeded and the money goes back.
 	Declined Status = "declined"
-	// Failed means that the provider refused a refund.
+	// Failed means that a refund gave nothing back.
 	Failed Status = "failed"
 )
 
-// Charge as the API shows it. Amounts are in minor units of Currency.
+// Charge as the API shows it. Amounts are in minor units of Currency. AmountRefunded is what the
+// provider has given back.
 type Charge struct {
-	ID             uuid.UUID `json:"id"`
-	CustomerID     uuid.UUID `json:"-"`
-	OrderID        uuid.UUID `json:"order_id"`
-	Status         Status    `json:"status"`
-	Amount         int64     `json:"amount"`
-	AmountRefunded int64     `json:"amount_refunded"`
-	Currency       string    `json:"currency"`
-	DeclineCode    string    `json:"decline_code,omitempty"`
-	CreatedAt      time.Time `json:"created_at"`
+	ID             uuid.UUID   `json:"id"`
+	CustomerID     uuid.UUID   `json:"-"`
+	OrderID        uuid.UUID   `json:"order_id"`
+	Status         Status      `json:"status"`
+	Amount         int64       `json:"amount"`
+	AmountRefunded int64       `json:"amount_refunded"`
+	Currency       string      `json:"currency"`
+	DeclineCode    string      `json:"decline_code,omitempty"`
+	NextAction     *NextAction `json:"next_action,omitempty"`
+	Dispute        string      `json:"dispute,omitempty"`
+	CreatedAt      time.Time   `json:"created_at"`
 }
 
-// Timing limits how long things may take. app checks that the times nest.
-type Timing struct {
+// Policy holds the limits of the shop. app checks that the times nest.
+type Policy struct {
 	// ProviderTimeout bounds one call to the provider.
 	ProviderTimeout time.Duration
 	// Lease is how long a worker that asks the provider holds a charge or refund: longer than a
@@ -95,6 +103,13 @@ type Timing struct {
 	// Horizon is how long the provider may be asked again under the same key: shorter than the
 	// provider remembers it.
 	Horizon time.Duration
+	// PayAttempts is how many declined charges an order may have, 0 for any number.
+	PayAttempts int
+	// CancelWindow is how long after the payment a customer may cancel, 0 for any time.
+	CancelWindow time.Duration
+	// ReturnURL is where a buyer comes back to after an action at the provider; the order's id is
+	// appended.
+	ReturnURL string
 }
 
 // settleTimeout bounds the transaction after a provider call.
@@ -106,7 +121,7 @@ type Service struct {
 	db       *paymentsdb.Queries
 	orders   *orders.Service
 	provider Provider
-	timing   Timing
+	policy   Policy
 	now      func() time.Time
 	recorder *timeline.Recorder
 	log      *slog.Logger
@@ -117,9 +132,9 @@ type Service struct {
 
 // New returns a service on the pool's database. Leases use the database's clock; now dates what
 // people see. The recorder of stopped twins may be nil.
-func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, timing Timing, now func() time.Time,
+func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, policy Policy, now func() time.Time,
 	recorder *timeline.Recorder, log *slog.Logger) *Service {
-	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, timing: timing,
+	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, policy: policy,
 		now: now, recorder: recorder, log: log}
 	s.starting = coalesce.New(maxBatch, maxWaiting, s.start)
 	s.settling = coalesce.New(maxBatch, maxWaiting, s.settleAll)
@@ -137,7 +152,23 @@ func detach(ctx context.Context, timeout time.Duration) (context.Context, contex
 }
 
 func view(row paymentsdb.Charge) Charge {
-	return Charge{ID: row.ID, CustomerID: row.CustomerID, OrderID: row.OrderID, Status: Status(row.Status),
+	charge := Charge{ID: row.ID, CustomerID: row.CustomerID, OrderID: row.OrderID, Status: Status(row.Status),
 		Amount: row.Amount, AmountRefunded: row.AmountRefunded, Currency: row.Currency,
-		DeclineCode: value(row.DeclineCode), CreatedAt: row.CreatedAt.UTC()}
+		DeclineCode: shown(value(row.DeclineCode)), Dispute: value(row.Dispute), CreatedAt: row.CreatedAt.UTC()}
+	if charge.Status == RequiresAction {
+		charge.NextAction = &NextAction{Type: "redirect", URL: value(row.ActionUrl)}
+	}
+	return charge
+}
+
+// hidden are decline codes that would help a thief: the buyer sees declined.
+var hidden = []string{"fraudulent", "lost_card", "stolen_card", "pickup_card", "merchant_blacklist", "security_violation",
+	"restricted_card"}
+
+// shown is the decline code that a buyer may see.
+func shown(code string) string {
+	if slices.Contains(hidden, code) {
+		return "declined"
+	}
+	return code
 }

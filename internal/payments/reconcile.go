@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/crash"
@@ -17,26 +15,26 @@ import (
 )
 
 const (
-	reconcileBatch   = 32
 	reconcileWorkers = 8
 	reconcileIdle    = time.Second
 	// firstLook is when to ask about an outcome that did not arrive.
 	firstLook = 2 * time.Second
 	// longestPause lets a charge heal well within a minute of the provider.
 	longestPause = 15 * time.Second
-	// inFlight is how long the last request may still be on its way to the provider. Until then,
-	// "not found" proves nothing.
-	inFlight = 30 * time.Second
+	// actionPause is how often to ask whether the buyer has acted. An event is usually faster.
+	actionPause = 5 * time.Second
+	// longestPendingPause is how often to ask for a refund that the provider works on for days.
+	longestPendingPause = time.Hour
 )
 
-// RunReconciler settles unknown outcomes until ctx ends. Failures are logged and tried again.
+// RunReconciler settles open outcomes until ctx ends. It logs failures and tries again.
 func (s *Service) RunReconciler(ctx context.Context) error {
 	for ctx.Err() == nil {
 		taken, err := s.ReconcileOnce(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "reconciling failed; trying again", "error", err)
 		}
-		if err == nil && taken >= reconcileBatch {
+		if err == nil && taken >= reconcileWorkers {
 			continue
 		}
 		select {
@@ -47,111 +45,129 @@ func (s *Service) RunReconciler(ctx context.Context) error {
 	return nil
 }
 
-// ReconcileOnce takes over charges and refunds whose lease has run out, asks the provider about
-// each, and returns how many it took.
+// ReconcileOnce takes over charges and refunds whose lease has run out, and charges that owe money,
+// and works on all of them at the same time, so that no lease runs out in a queue. It returns how
+// many it took.
 func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
 	charges, err := s.db.ClaimUnsettledCharges(ctx,
-		paymentsdb.ClaimUnsettledChargesParams{Lease: s.timing.Lease, Most: reconcileBatch})
+		paymentsdb.ClaimUnsettledChargesParams{Lease: s.policy.Lease, Most: reconcileWorkers})
 	if err != nil {
 		return 0, fmt.Errorf("claim unsettled charges: %w", err)
 	}
 	refunds, err := s.db.ClaimUnsettledRefunds(ctx,
-		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.timing.Lease, Most: reconcileBatch})
+		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.policy.Lease, Most: reconcileWorkers})
 	if err != nil {
 		return len(charges), fmt.Errorf("claim unsettled refunds: %w", err)
 	}
-	if len(charges)+len(refunds) > 0 {
+	owing, err := s.db.ClaimOwing(ctx, paymentsdb.ClaimOwingParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	if err != nil {
+		return len(charges) + len(refunds), fmt.Errorf("claim charges that owe money: %w", err)
+	}
+	taken := len(charges) + len(refunds) + len(owing)
+	if taken > 0 {
 		crash.At(crash.ReconcileBegun)
 	}
+	// A claimed row is worked on to its end, also when the service stops: a look at the provider, a
+	// call, and the transactions around them.
+	ctx, cancel := detach(ctx, 2*s.policy.ProviderTimeout+3*settleTimeout)
+	defer cancel()
 	var group errgroup.Group
-	group.SetLimit(reconcileWorkers)
 	for _, charge := range charges {
-		group.Go(func() error {
-			ctx, cancel := s.detachClaimed(ctx)
-			defer cancel()
-			return s.reconcileCharge(ctx, charge)
-		})
+		group.Go(func() error { return s.reconcileCharge(ctx, charge) })
 	}
 	for _, refund := range refunds {
-		group.Go(func() error {
-			ctx, cancel := s.detachClaimed(ctx)
-			defer cancel()
-			return s.reconcileRefund(ctx, refund)
-		})
+		group.Go(func() error { return s.reconcileRefund(ctx, refund) })
 	}
-	return len(charges) + len(refunds), group.Wait()
+	for _, charge := range owing {
+		group.Go(func() error { return s.returnOwed(ctx, charge) })
+	}
+	return taken, group.Wait()
 }
 
-// detachClaimed returns a context for work on one claimed charge or refund: a look at the provider,
-// a call, and the transactions around them. It goes on when the service stops.
-func (s *Service) detachClaimed(ctx context.Context) (context.Context, context.CancelFunc) {
-	return detach(ctx, 2*s.timing.ProviderTimeout+3*settleTimeout)
-}
-
-// reconcileCharge asks by reference first. It asks for the money again, under the same key, only if
-// the provider does not know the charge, the order waits for it, and the provider still remembers
-// the key: otherwise the money could move twice. See docs/decisions.md, D25.
+// reconcileCharge asks the provider what it holds. If that is nothing, it asks for the money again,
+// under the same key, while the order waits for the charge and the provider remembers the key. It
+// gives up by canceling at the provider: after that, no money can move. See docs/decisions.md, D25.
 func (s *Service) reconcileCharge(ctx context.Context, charge paymentsdb.Charge) error {
-	captures, err := s.findCaptures(ctx, charge)
-	if err != nil {
-		return s.postpone(ctx, charge, err)
+	if charge.Provider != s.provider.Name() {
+		return s.postpone(ctx, charge, "", fmt.Errorf("it belongs to the provider %s", charge.Provider))
 	}
-	if len(captures) > 0 {
-		found := pick(captures)
-		if err := fits(charge, found); err != nil {
-			return s.postpone(ctx, charge, err)
-		}
-		return s.settled(ctx, charge, found)
+	found, err := s.findCapture(ctx, charge)
+	if err != nil {
+		return s.postpone(ctx, charge, found.ID, err)
 	}
 	order, err := s.orders.Get(ctx, charge.OrderID)
 	if err != nil {
-		return s.postpone(ctx, charge, err)
+		return s.postpone(ctx, charge, "", err)
 	}
-	ages, err := s.db.ChargeAges(ctx, charge.ID)
+	age, err := s.db.ChargeAgeSeconds(ctx, charge.ID)
 	if err != nil {
-		return s.postpone(ctx, charge, err)
+		return s.postpone(ctx, charge, "", err)
 	}
-	if order.Status == orders.Paying && seconds(ages.Started) < s.timing.Horizon {
+	if charge.ProviderID == nil {
+		charge.ProviderID = optional(found.ID)
+	}
+	waits := order.Status == orders.Paying
+	switch {
+	case found.Status != CaptureNone && found.Status != CaptureRequiresAction,
+		found.Status == CaptureRequiresAction && waits:
+		return s.settled(ctx, charge, found)
+	case found.Status == CaptureNone && waits && seconds(age) < s.policy.Horizon:
 		return s.askAgain(ctx, charge)
+	default:
+		return s.giveUp(ctx, charge)
 	}
-	if seconds(ages.Asked) < inFlight {
-		return s.postpone(ctx, charge, errors.New("the provider does not know the charge yet"))
-	}
-	return s.settled(ctx, charge, Capture{Status: CaptureDeclined, DeclineCode: notCaptured})
 }
 
-// askAgain asks for the money once more, if the charge is still held.
+// askAgain asks for the money once more, if the charge is still held. A refusal is no evidence about
+// the requests before this one: only a cancellation ends them.
 func (s *Service) askAgain(ctx context.Context, charge paymentsdb.Charge) error {
 	held, err := s.db.MarkAsked(ctx, paymentsdb.MarkAskedParams{ID: charge.ID, Attempt: charge.Attempt})
 	if err != nil || held == 0 {
 		return err
 	}
 	capture, err := s.capture(ctx, charge)
-	if err != nil {
-		return s.postpone(ctx, charge, err)
+	switch {
+	case errors.Is(err, ErrRefused):
+		return s.giveUp(ctx, charge)
+	case err != nil:
+		return s.postpone(ctx, charge, capture.ID, err)
 	}
 	return s.settled(ctx, charge, capture)
 }
 
-func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
-
-func (s *Service) findCaptures(ctx context.Context, charge paymentsdb.Charge) ([]Capture, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
-	defer cancel()
-	return s.provider.FindCaptures(ctx, charge.ID.String())
+// giveUp cancels the charge at the provider, or learns that the money has moved.
+func (s *Service) giveUp(ctx context.Context, charge paymentsdb.Charge) error {
+	ended, err := s.cancelCapture(ctx, charge)
+	if err != nil {
+		return s.postpone(ctx, charge, ended.ID, err)
+	}
+	return s.settled(ctx, charge, ended)
 }
 
-// pick prefers the capture that took money.
-func pick(captures []Capture) Capture {
-	if i := slices.IndexFunc(captures, func(c Capture) bool { return c.Status == CaptureSucceeded }); i >= 0 {
-		return captures[i]
-	}
-	return captures[0]
+func (s *Service) cancelCapture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
+	defer measure("cancel capture", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
+	defer cancel()
+	return s.provider.CancelCapture(ctx, s.captureRequest(charge))
+}
+
+func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+
+func (s *Service) findCapture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
+	defer measure("find capture", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
+	defer cancel()
+	return s.provider.FindCapture(ctx, s.captureRequest(charge))
 }
 
 func (s *Service) settled(ctx context.Context, charge paymentsdb.Charge, capture Capture) error {
+	if err := fits(charge, capture); err != nil {
+		return s.postpone(ctx, charge, "", err)
+	}
+	ctx, cancel := detach(ctx, settleTimeout)
+	defer cancel()
 	after, err := s.settle(ctx, charge, capture)
-	if err == nil {
+	if err == nil && after.SettledAt != nil {
 		s.log.InfoContext(ctx, "reconciled a charge", "charge_id", charge.ID, "order_id", charge.OrderID,
 			"attempt", charge.Attempt, "status", after.Status)
 	}
@@ -159,63 +175,73 @@ func (s *Service) settled(ctx context.Context, charge paymentsdb.Charge, capture
 }
 
 // postpone gives the charge back for a while. The cause is only logged: the next try deals with it.
-func (s *Service) postpone(ctx context.Context, charge paymentsdb.Charge, cause error) error {
-	s.log.WarnContext(ctx, "a charge stays unknown", "charge_id", charge.ID, "order_id", charge.OrderID,
+func (s *Service) postpone(ctx context.Context, charge paymentsdb.Charge, providerID string, cause error) error {
+	s.log.WarnContext(ctx, "a charge stays open", "charge_id", charge.ID, "order_id", charge.OrderID,
 		"attempt", charge.Attempt, "error", cause)
-	_, err := s.markUnknown(ctx, charge, pauseAfter(charge.Attempt))
+	ctx, cancel := detach(ctx, settleTimeout)
+	defer cancel()
+	_, err := s.markUnknown(ctx, charge, providerID, pauseAfter(charge.Attempt))
 	return err
 }
 
-// reconcileRefund asks again under the same key while the provider remembers it. After that it only
-// looks for a refund at the provider that fits. Without one the refund stays unknown: an operator
-// has to decide.
+// reconcileRefund asks the provider what it holds. If that is nothing, it asks again under the same
+// key while the provider remembers it. A refund fails if the provider does not hold it and no
+// request can be on its way any more, after a refusal or when the key is too old.
 func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund) error {
-	age, err := s.db.RefundAgeSeconds(ctx, refund.ID)
-	if err != nil {
-		return fmt.Errorf("read the refund's age: %w", err)
-	}
-	if seconds(age) < s.timing.Horizon {
-		_, err := s.attemptRefund(ctx, refund, pauseAfter(refund.Attempt))
-		return err
-	}
 	charge, err := s.db.GetCharge(ctx, refund.ChargeID)
 	if err != nil {
 		return fmt.Errorf("read the charge: %w", err)
 	}
-	given, err := s.findGiven(ctx, charge, refund)
-	if err != nil || given == nil {
-		s.log.ErrorContext(ctx, "a refund stays unknown past the provider's key lifetime",
-			"refund_id", refund.ID, "charge_id", refund.ChargeID, "error", err)
-		_, err = s.markRefundUnknown(ctx, refund, longestPause)
+	postpone := func(cause error) error {
+		s.log.WarnContext(ctx, "a refund stays open", "refund_id", refund.ID, "charge_id", refund.ChargeID,
+			"attempt", refund.Attempt, "error", cause)
+		_, err := s.markRefundUnknown(ctx, refund, pauseAfter(refund.Attempt), false)
 		return err
 	}
-	_, err = s.settleRefund(ctx, charge, refund, given)
-	return err
-}
-
-// findGiven returns a refund of the same amount at the provider that belongs to no row of ours, or
-// nil.
-func (s *Service) findGiven(ctx context.Context, charge paymentsdb.Charge,
-	refund paymentsdb.Refund) (*ProviderRefund, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
-	defer cancel()
-	all, err := s.provider.FindRefunds(ctx, value(charge.ProviderID))
+	if charge.Provider != s.provider.Name() {
+		return postpone(fmt.Errorf("it belongs to the provider %s", charge.Provider))
+	}
+	all, err := s.findRefunds(ctx, charge)
 	if err != nil {
-		return nil, err
+		return postpone(err)
 	}
 	for _, given := range all {
-		if given.Amount != refund.Amount {
-			continue
-		}
-		if _, err := s.db.FindRefundByProviderID(ctx, given.ID); errors.Is(err, pgx.ErrNoRows) {
-			return &given, nil
+		if given.Reference == refund.ID.String() || given.ID != "" && given.ID == value(refund.ProviderID) {
+			_, err := s.settleRefund(ctx, charge, refund, given)
+			return err
 		}
 	}
-	return nil, nil
+	ages, err := s.db.RefundAges(ctx, refund.ID)
+	if err != nil {
+		return fmt.Errorf("read the refund's age: %w", err)
+	}
+	switch {
+	case !refund.Refused && seconds(ages.Started) < s.policy.Horizon:
+		if held, err := s.db.MarkRefundAsked(ctx,
+			paymentsdb.MarkRefundAskedParams{ID: refund.ID, Attempt: refund.Attempt}); err != nil || held == 0 {
+			return err
+		}
+		_, err := s.attemptRefund(ctx, refund, pauseAfter(refund.Attempt))
+		return err
+	case seconds(ages.Asked) < s.inFlight():
+		return postpone(errors.New("a request may still be on its way to the provider"))
+	default:
+		_, err := s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: "not_refunded"})
+		return err
+	}
 }
+
+// inFlight is how long a request may still be on its way to the provider after we began it. Until
+// then, "not found" proves nothing.
+func (s *Service) inFlight() time.Duration { return s.policy.ProviderTimeout + 30*time.Second }
 
 // pauseAfter doubles with every attempt. The jitter keeps nodes from asking together.
 func pauseAfter(attempt int32) time.Duration {
 	pause := min(firstLook<<min(attempt, 8), longestPause)
 	return pause/2 + rand.N(pause/2) //nolint:gosec // jitter needs no secrecy
+}
+
+// pendingPause is how long to wait for a refund that the provider works on.
+func pendingPause(attempt int32) time.Duration {
+	return min(firstLook<<min(attempt, 16), longestPendingPause)
 }

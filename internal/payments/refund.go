@@ -21,12 +21,13 @@ import (
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
-// Causes of a refund: a client asked for it, the order was canceled, or the money was captured
-// after the order had ended.
+// Causes of a refund: a client asked for it, the order was canceled, the money was captured too
+// late for its order, or the provider made it without us.
 const (
 	causeRequested = "requested"
-	causeCanceled  = "canceled"
-	causeLate      = "late"
+	causeCanceled  = owedCanceled
+	causeLate      = owedLate
+	causeOutside   = "outside"
 )
 
 // RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil.
@@ -45,19 +46,21 @@ func (c RefundCharge) Fingerprint() dedup.Fingerprint { return dedup.Fingerprint
 
 // Refund as the API shows it. Amount is in minor units of Currency.
 type Refund struct {
-	ID        uuid.UUID `json:"id"`
-	ChargeID  uuid.UUID `json:"charge_id"`
-	Status    Status    `json:"status"`
-	Amount    int64     `json:"amount"`
-	Currency  string    `json:"currency"`
-	CreatedAt time.Time `json:"created_at"`
+	ID          uuid.UUID `json:"id"`
+	ChargeID    uuid.UUID `json:"charge_id"`
+	Status      Status    `json:"status"`
+	Amount      int64     `json:"amount"`
+	Currency    string    `json:"currency"`
+	FailureCode string    `json:"failure_code,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
 }
 
-// Refund gives money back, once per customer and key, in the three phases of Charge. It returns
-// 201, which is final and replayed to the key, or 202 while the outcome is unknown.
-// problem.InvalidError, ErrNotFound and RefundExceedsError leave the key unused; the other errors
-// are those of Charge. The first phase takes the amount off what the charge can still refund, so
-// that concurrent refunds stay within the capture. See docs/decisions.md, D22.
+// Refund gives money back, once per customer and key, in the three phases of Charge. It returns 201,
+// or 402 if the provider refused for good, which are final and replayed to the key, or 202 while the
+// outcome is open. problem.InvalidError, ErrNotFound, ErrDisputed and RefundExceedsError leave the
+// key unused; the other errors are those of Charge. The first phase reserves the amount, so that
+// concurrent refunds stay within the capture. Without an amount it first asks the provider what is
+// left. See docs/decisions.md, D22.
 func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
@@ -69,8 +72,19 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 			return findRefund(ctx, s.db, c)
 		},
 		Do: func(ctx context.Context) (dedup.Answer, error) {
-			err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) { // tx A
-				refund, err = s.startRefundTx(ctx, tx, c)
+			charge, err := s.db.GetCharge(ctx, c.ChargeID)
+			switch {
+			case errors.Is(err, pgx.ErrNoRows):
+				return dedup.Answer{}, ErrNotFound
+			case err != nil:
+				return dedup.Answer{}, fmt.Errorf("read the charge: %w", err)
+			case c.Amount == nil && charge.ProviderID != nil:
+				if err := s.bookRefunds(ctx, charge); err != nil { // then the provider refuses what it has given
+					s.log.WarnContext(ctx, "the provider's refunds are unknown", "charge_id", charge.ID, "error", err)
+				}
+			}
+			err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) { // tx A
+				refund, err = s.startRefundTx(ctx, tx, charge.OrderID, c)
 				return err
 			})
 			return dedup.Answer{ID: refund.ID}, err
@@ -82,14 +96,10 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 	crash.At(crash.RefundStarted)
 
 	// The refund runs to its end even if the client has gone.
-	ctx, cancel := detach(ctx, s.timing.ProviderTimeout+2*settleTimeout)
+	ctx, cancel := detach(ctx, s.policy.ProviderTimeout+2*settleTimeout)
 	defer cancel()
 	refund, err = s.attemptRefund(ctx, refund, firstLook) // no tx, then tx B
 	crash.At(crash.RefundSettled)
-	if err == nil && refund.Status == string(Failed) {
-		err = RefundExceedsError{Asked: money.Money{Minor: refund.Amount, Currency: refund.Currency},
-			Refundable: money.Money{Currency: refund.Currency}}
-	}
 	if err != nil {
 		return dedup.Answer{}, err
 	}
@@ -120,7 +130,7 @@ func findRefund(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (de
 		return dedup.Row{}, fmt.Errorf("find the refund by its key: %w", err)
 	}
 	row := dedup.Row{ID: refund.ID, Fingerprint: refund.Fingerprint}
-	if refund.Status != string(Pending) {
+	if refund.Status != string(Pending) || refund.ProviderID != nil {
 		row.Answer, err = refundAnswerOf(refund)
 	}
 	return row, err
@@ -128,32 +138,29 @@ func findRefund(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (de
 
 // startRefundTx inserts the refund under its key. It looks for the key again under the lock: a
 // charge with nothing left to refund may owe that to this request's own twin.
-func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, c RefundCharge) (paymentsdb.Refund, error) {
+func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, orderID uuid.UUID,
+	c RefundCharge) (paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
-	charge, err := db.GetCharge(ctx, c.ChargeID)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return paymentsdb.Refund{}, ErrNotFound
-	}
+	s.orders.LockTx(tx, orderID)
+	charge, err := db.LockCharge(ctx, c.ChargeID)
 	if err != nil {
-		return paymentsdb.Refund{}, fmt.Errorf("read the charge: %w", err)
-	}
-	s.orders.LockTx(tx, charge.OrderID)
-	if charge, err = db.LockCharge(ctx, c.ChargeID); err != nil {
 		return paymentsdb.Refund{}, fmt.Errorf("lock the charge: %w", err)
 	}
 	if _, err := findRefund(ctx, db, c); !errors.Is(err, dedup.ErrNoRow) {
 		return paymentsdb.Refund{}, taken(err)
 	}
-	refundable := charge.Amount - charge.AmountRefunded
-	if charge.Status != string(Succeeded) {
-		refundable = 0
+	if value(charge.Dispute) == DisputeOpen {
+		return paymentsdb.Refund{}, ErrDisputed
 	}
-	amount := refundable
+	left := refundable(charge)
+	amount := left
 	if c.Amount != nil {
 		amount = *c.Amount
 	}
-	if refundable == 0 {
-		return paymentsdb.Refund{}, exceeds(charge, amount, 0)
+	if amount > left || left == 0 {
+		return paymentsdb.Refund{}, RefundExceedsError{
+			Asked:      money.Money{Minor: amount, Currency: charge.Currency},
+			Refundable: money.Money{Minor: left, Currency: charge.Currency}}
 	}
 	fingerprint := c.Fingerprint()
 	key := string(c.Key)
@@ -163,8 +170,6 @@ func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, c RefundCharge
 		err = tx.Flush(ctx)
 	}
 	switch {
-	case pg.Violates(err, "charges_refunds_within_capture"):
-		return paymentsdb.Refund{}, exceeds(charge, amount, refundable)
 	case err != nil:
 		return paymentsdb.Refund{}, fmt.Errorf("insert the refund: %w", err)
 	case len(*inserted) == 0: // another charge's refund has taken the key
@@ -173,20 +178,21 @@ func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, c RefundCharge
 	return paymentsdb.Refund((*inserted)[0]), nil
 }
 
+// refundable is what the charge can still give back: not what it has given back, nor what is on its
+// way, nor what the buyer's bank took back.
+func refundable(charge paymentsdb.Charge) int64 {
+	if charge.Status != string(Succeeded) || value(charge.Dispute) == DisputeLost {
+		return 0
+	}
+	return charge.Amount - charge.AmountRefunded - charge.RefundReserved
+}
+
 // taken is the result of a second look for a key, under a lock, that did not return dedup.ErrNoRow.
 func taken(err error) error {
 	if err == nil {
 		return dedup.ErrKeyTaken
 	}
 	return err
-}
-
-// insertOwnRefundTx queues a refund of the rest of a charge that the shop owes. The reconciler
-// carries it out if the caller does not.
-func (s *Service) insertOwnRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
-	cause string) (*[]paymentsdb.InsertRefundRow, error) {
-	return s.insertRefundTx(tx, charge,
-		paymentsdb.InsertRefundParams{Cause: cause, Amount: charge.Amount - charge.AmountRefunded})
 }
 
 // insertRefundTx queues a refund, which is known after the next Flush. It is missing if its key is
@@ -198,67 +204,85 @@ func (s *Service) insertRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
 		return nil, fmt.Errorf("make a refund id: %w", err)
 	}
 	r.ID, r.ChargeID, r.Currency, r.CreatedAt = id, charge.ID, charge.Currency, s.timestamp()
-	if r.Cause != causeLate { // a late refund has no caller that carries it out: the reconciler may take it at once
-		r.Lease = s.timing.Lease
-	}
+	r.Lease = s.policy.Lease
 	return pg.Later(tx, paymentsdb.New(tx).InsertRefund, r), nil
 }
 
-func exceeds(charge paymentsdb.Charge, asked, refundable int64) error {
-	return RefundExceedsError{Asked: money.Money{Minor: asked, Currency: charge.Currency},
-		Refundable: money.Money{Minor: refundable, Currency: charge.Currency}}
-}
-
 // attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the
-// outcome is unknown, the reconciler asks again after the pause.
+// outcome is open, the reconciler asks again after the pause. A refusal is believed only of the
+// first request: an earlier one may still be on its way.
 func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
 	pause time.Duration) (paymentsdb.Refund, error) {
 	charge, err := s.db.GetCharge(ctx, refund.ChargeID)
 	if err != nil {
 		return refund, fmt.Errorf("read the charge: %w", err)
 	}
-	if charge.ProviderID == nil {
-		return refund, fmt.Errorf("charge %s has no capture to refund", charge.ID)
+	if charge.Provider != s.provider.Name() || charge.ProviderID == nil {
+		return s.markRefundUnknown(ctx, refund, longestPause, false)
 	}
 	given, err := s.giveBack(ctx, refund, *charge.ProviderID)
 	crash.At(crash.RefundGiven)
+	refused := errors.Is(err, ErrRefused)
 	switch {
-	case errors.Is(err, ErrRefused):
-		s.log.ErrorContext(ctx, "the provider refused a refund",
+	case refused && refund.Attempt == 1:
+		s.log.WarnContext(ctx, "the provider refused a refund",
 			"charge_id", charge.ID, "refund_id", refund.ID, "error", err)
-		return s.settleRefund(ctx, charge, refund, nil)
+		return s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: declinedAsRefused})
 	case err != nil:
 		s.log.WarnContext(ctx, "the outcome of a refund is unknown",
 			"charge_id", charge.ID, "refund_id", refund.ID, "error", err)
-		return s.markRefundUnknown(ctx, refund, pause)
+		return s.markRefundUnknown(ctx, refund, pause, refused)
 	default:
-		return s.settleRefund(ctx, charge, refund, &given)
+		return s.settleRefund(ctx, charge, refund, given)
 	}
 }
 
 // giveBack asks the provider for the refund. Every try has the same key, derived from the stored
 // refund.
-func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund, captureID string) (ProviderRefund, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.ProviderTimeout)
+func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund,
+	captureID string) (_ ProviderRefund, err error) {
+	defer measure("refund", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
 	defer cancel()
-	return s.provider.Refund(ctx, "refund_"+refund.ID.String(),
-		RefundRequest{CaptureID: captureID, Amount: refund.Amount})
+	return s.provider.Refund(ctx, RefundRequest{Key: "refund_" + refund.ID.String(), CaptureID: captureID,
+		Reference: refund.ID.String(), Amount: refund.Amount})
 }
 
-// settleRefund stores the provider's answer, or with nil its refusal, and returns the refund as it
-// stands.
+// markRefundUnknown leaves the refund to the reconciler, which asks again after the pause.
+func (s *Service) markRefundUnknown(ctx context.Context, refund paymentsdb.Refund,
+	pause time.Duration, refused bool) (paymentsdb.Refund, error) {
+	marked, err := s.db.MarkRefundUnknown(ctx, paymentsdb.MarkRefundUnknownParams{ID: refund.ID,
+		Attempt: refund.Attempt, Pause: pause, Refused: refused})
+	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
+		marked, err = s.db.GetRefund(ctx, refund.ID)
+	}
+	if err != nil {
+		return refund, fmt.Errorf("mark the refund as unknown: %w", err)
+	}
+	outcomes.WithLabelValues("refund", marked.Status).Inc()
+	return marked, nil
+}
+
+// settleRefund stores what the provider holds, and returns the refund as it stands.
 func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, refund paymentsdb.Refund,
-	given *ProviderRefund) (paymentsdb.Refund, error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	given ProviderRefund) (paymentsdb.Refund, error) {
+	ctx, cancel := detach(ctx, settleTimeout)
 	defer cancel()
 	settled := refund
 	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
-		settled, err = s.settleRefundTx(ctx, tx, charge, refund, given)
+		settled, err = s.settleRefundTx(ctx, tx, charge, refund.ID, refund.Attempt, given)
 		return err
 	})
+	if wrong, ok := errors.AsType[contradictionError](err); ok {
+		contradictions.Inc()
+		s.log.ErrorContext(ctx, "the provider contradicts itself", "refund_id", refund.ID, "charge_id", charge.ID,
+			"reason", wrong.reason)
+		return settled, nil
+	}
 	if errors.Is(err, errStale) {
 		s.log.WarnContext(ctx, "a stale worker was refused",
 			"refund_id", refund.ID, "charge_id", refund.ChargeID, "attempt", refund.Attempt)
+		staleWrites.WithLabelValues("refund").Inc()
 		s.recorder.Stopped(refund.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: refund.Attempt})
 	}
 	if errors.Is(err, errStale) || errors.Is(err, pg.ErrCommitUnknown) {
@@ -271,72 +295,117 @@ func (s *Service) settleRefund(ctx context.Context, charge paymentsdb.Charge, re
 	return settled, err
 }
 
-func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymentsdb.Charge,
-	refund paymentsdb.Refund, given *ProviderRefund) (paymentsdb.Refund, error) {
+// settleRefundTx stores what the provider holds of a refund, and what follows for its charge and
+// order. A success is written down whatever was believed before.
+func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymentsdb.Charge, id uuid.UUID,
+	attempt int32, given ProviderRefund) (paymentsdb.Refund, error) {
 	db := paymentsdb.New(tx)
 	locked := s.orders.LockTx(tx, charge.OrderID)
 	charge, err := db.LockCharge(ctx, charge.ID)
 	if err != nil {
-		return refund, fmt.Errorf("lock the order and the charge: %w", err)
+		return paymentsdb.Refund{}, fmt.Errorf("lock the order and the charge: %w", err)
 	}
-	attempt := refund.Attempt
-	if refund, err = db.LockRefund(ctx, refund.ID); err != nil {
+	refund, err := db.LockRefund(ctx, id)
+	if err != nil {
 		return refund, fmt.Errorf("lock the refund: %w", err)
 	}
+	before := Status(refund.Status)
 	switch {
-	case refund.Status == string(Succeeded), refund.Status == string(Failed):
+	case string(before) == given.Status && before != Pending, before == Failed && given.Status == RefundPending,
+		before == Succeeded && given.Status == RefundPending:
 		return refund, nil
-	case refund.Attempt != attempt:
+	case given.Status != RefundSucceeded && attempt != unfenced && attempt != refund.Attempt:
 		return refund, errStale
-	case given == nil:
-		refund.Status = string(Failed)
-		return refund, db.FailRefund(ctx, refund.ID)
 	}
-	refund.Status, refund.ProviderID = string(Succeeded), &given.ID
-	if refund.Answer, err = json.Marshal(viewRefund(refund)); err != nil {
-		return refund, fmt.Errorf("encode the refund: %w", err)
+	refund.Status = given.Status
+	if given.ID != "" {
+		refund.ProviderID = &given.ID
 	}
-	if err := db.SettleRefund(ctx, paymentsdb.SettleRefundParams{ID: refund.ID, ProviderID: refund.ProviderID,
-		Answer: refund.Answer}); err != nil {
+	refund.FailureCode = optional(given.FailureCode)
+	switch before {
+	case Pending, Unknown:
+		charge.RefundReserved -= refund.Amount
+	case Succeeded:
+		charge.AmountRefunded -= refund.Amount
+	}
+	switch given.Status {
+	case RefundPending:
+		charge.RefundReserved += refund.Amount
+	case RefundSucceeded:
+		charge.AmountRefunded += refund.Amount
+	}
+	if charge.AmountRefunded+charge.RefundReserved > charge.Amount {
+		return refund, contradictionError{fmt.Sprintf("refund %s of capture %s gives back more than is left",
+			given.ID, value(charge.ProviderID))}
+	}
+	if given.Status != RefundPending && refund.Answer == nil {
+		if err := answerRefund(&refund); err != nil {
+			return refund, err
+		}
+	}
+	if err := db.SettleRefund(ctx, paymentsdb.SettleRefundParams{ID: refund.ID, Status: refund.Status,
+		ProviderID: refund.ProviderID, FailureCode: refund.FailureCode, Answer: refund.Answer,
+		AnswerStatus: refund.AnswerStatus, Pause: pendingPause(refund.Attempt)}); err != nil {
 		return refund, fmt.Errorf("settle the refund: %w", err)
 	}
-	order, err := locked.Order(charge.OrderID)
-	if err == nil && order.Status == orders.Paid && charge.AmountRefunded == charge.Amount {
-		err = s.closeTx(ctx, tx, locked, charge)
-	}
-	return refund, err
+	outcomes.WithLabelValues("refund", refund.Status).Inc()
+	return refund, s.afterRefundTx(ctx, tx, locked, charge)
 }
 
-// closeTx ends a paid order when all its money is back.
-func (s *Service) closeTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, charge paymentsdb.Charge) error {
-	live, err := paymentsdb.New(tx).HasLiveRefund(ctx, charge.ID)
-	if err != nil {
-		return fmt.Errorf("look for live refunds of the charge: %w", err)
+// afterRefundTx writes what the charge has given back, and what follows: a debt that is paid answers
+// the charge's key, one that is not comes due again, and a paid order ends when all its money is
+// back.
+func (s *Service) afterRefundTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
+	charge paymentsdb.Charge) error {
+	p := paymentsdb.UpdateRefundedParams{ID: charge.ID, AmountRefunded: charge.AmountRefunded,
+		RefundReserved: charge.RefundReserved, Answer: charge.Answer, AnswerStatus: charge.AnswerStatus}
+	if charge.Owes != nil && charge.OwedEndedAt == nil && refundable(charge) > 0 {
+		p.DueIn = returnPause(charge.ReturnTries)
 	}
-	if live {
-		return nil
+	if charge.Answer == nil && owesNothing(charge) {
+		status, body, err := finalAnswer(view(charge))
+		if err != nil {
+			return err
+		}
+		p.Answer, p.AnswerStatus = body, &status
+	}
+	if err := paymentsdb.New(tx).UpdateRefunded(ctx, p); err != nil {
+		return fmt.Errorf("update the charge: %w", err)
+	}
+	order, err := locked.Order(charge.OrderID)
+	if err != nil || order.Status != orders.Paid || !charge.Pays || charge.AmountRefunded < charge.Amount {
+		return err
 	}
 	return s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: charge.OrderID, To: orders.Refunded})
 }
 
-// markRefundUnknown leaves the refund to the reconciler, which asks again after the pause.
-func (s *Service) markRefundUnknown(ctx context.Context, refund paymentsdb.Refund,
-	pause time.Duration) (paymentsdb.Refund, error) {
-	marked, err := s.db.MarkRefundUnknown(ctx,
-		paymentsdb.MarkRefundUnknownParams{ID: refund.ID, Attempt: refund.Attempt, Pause: pause})
-	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
-		marked, err = s.db.GetRefund(ctx, refund.ID)
+// owesNothing reports whether no money of a captured charge can go back any more.
+func owesNothing(charge paymentsdb.Charge) bool {
+	return charge.Status == string(Succeeded) && charge.RefundReserved == 0 &&
+		(refundable(charge) == 0 || charge.OwedEndedAt != nil)
+}
+
+// answerRefund sets what the refund's key is answered with from now on.
+func answerRefund(refund *paymentsdb.Refund) (err error) {
+	status := int32(http.StatusCreated)
+	if refund.Status == string(Failed) {
+		status = http.StatusPaymentRequired
+		failed := problem.New(http.StatusPaymentRequired, "refund_failed", "The refund failed",
+			fmt.Sprintf("The provider did not give the money back (%s). Nothing was refunded: try again with a new "+
+				"idempotency key, or another way.", value(refund.FailureCode)), true)
+		failed.Refund = viewRefund(*refund)
+		refund.Answer = failed.Body()
+	} else if refund.Answer, err = json.Marshal(viewRefund(*refund)); err != nil {
+		return fmt.Errorf("encode the refund: %w", err)
 	}
-	if err != nil {
-		return refund, fmt.Errorf("mark the refund as unknown: %w", err)
-	}
-	return marked, nil
+	refund.AnswerStatus = &status
+	return nil
 }
 
 // refundAnswerOf returns the final answer of a settled refund, or 202 with the refund as it stands.
 func refundAnswerOf(refund paymentsdb.Refund) (dedup.Answer, error) {
 	if refund.Answer != nil {
-		return dedup.Answer{ID: refund.ID, Status: http.StatusCreated, Body: refund.Answer, Final: true}, nil
+		return dedup.Answer{ID: refund.ID, Status: int(*refund.AnswerStatus), Body: refund.Answer, Final: true}, nil
 	}
 	body, err := json.Marshal(viewRefund(refund))
 	if err != nil {
@@ -347,5 +416,5 @@ func refundAnswerOf(refund paymentsdb.Refund) (dedup.Answer, error) {
 
 func viewRefund(row paymentsdb.Refund) Refund {
 	return Refund{ID: row.ID, ChargeID: row.ChargeID, Status: Status(row.Status), Amount: row.Amount,
-		Currency: row.Currency, CreatedAt: row.CreatedAt.UTC()}
+		Currency: row.Currency, FailureCode: value(row.FailureCode), CreatedAt: row.CreatedAt.UTC()}
 }

@@ -1,6 +1,7 @@
 package payments
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,14 +42,26 @@ func (s *Service) settle(ctx context.Context, charge paymentsdb.Charge, capture 
 	case errors.Is(err, errStale):
 		s.log.WarnContext(ctx, "a stale worker was refused",
 			"charge_id", charge.ID, "order_id", charge.OrderID, "attempt", charge.Attempt)
+		staleWrites.WithLabelValues("charge").Inc()
 		s.recorder.Stopped(charge.ID, timeline.Stop{Kind: timeline.StaleWorker, Attempt: charge.Attempt})
 		return s.reread(ctx, charge.ID)
 	case errors.Is(err, pg.ErrCommitUnknown):
-		if stands, rereadErr := s.reread(ctx, charge.ID); rereadErr == nil && stands.Answer != nil {
+		if stands, rereadErr := s.reread(ctx, charge.ID); rereadErr == nil && stands.SettledAt != nil {
 			return stands, nil
 		}
+	case pg.Violates(err, "charges_one_per_capture"):
+		contradictions.Inc()
+		s.log.ErrorContext(ctx, "the provider named a capture that belongs to another charge",
+			"charge_id", charge.ID, "order_id", charge.OrderID, "capture", capture.ID)
+		return s.markUnknown(ctx, charge, "", longestPause)
 	case v.late:
 		s.recorder.Stopped(charge.ID, timeline.Stop{Kind: timeline.SettledAlready})
+	}
+	if wrong, ok := errors.AsType[contradictionError](err); ok {
+		contradictions.Inc()
+		s.log.ErrorContext(ctx, "the provider contradicts itself", "charge_id", charge.ID, "order_id", charge.OrderID,
+			"reason", wrong.reason)
+		return v.charge, nil
 	}
 	return v.charge, err
 }
@@ -124,54 +137,62 @@ type verdict struct {
 	charge paymentsdb.Charge // as it stands afterwards
 	write  bool              // whether the outcome changes the charge
 	order  orders.Status     // the order's new status, or ""
-	refund bool              // whether the money goes back
 	late   bool              // whether the charge was settled before
 }
 
-// notCaptured is the decline code of a charge that we gave up because the provider did not know it.
-const notCaptured = "not_captured"
+// Decline codes of ours.
+const (
+	// declinedAsCanceled is the code of a charge that we ended because its outcome stayed open.
+	declinedAsCanceled = "not_captured"
+	declinedAsRefused  = "refused_by_provider"
+)
 
-// decide returns what follows from an outcome, or errStale, or a contradictionError.
+// decide returns what follows from an outcome, or errStale, or a contradictionError. Money that has
+// moved is always written down. It pays for the order if the order waits for this charge; otherwise
+// it goes back.
 func (p *payment) decide(o outcome) (verdict, error) {
 	charge := p.charges[o.chargeID]
 	captured := o.capture.Status == CaptureSucceeded
-	if charge.Answer != nil { // settled already, and the key keeps its answer
-		v := verdict{charge: charge, late: true}
-		if captured && charge.Status == string(Declined) && value(charge.DeclineCode) == notCaptured {
-			// We gave the charge up, and the money moved after all.
-			if other := p.live(); other != uuid.Nil {
-				return v, contradictionError{fmt.Sprintf(
-					"charge %s was given up and captured after all, while charge %s is live", charge.ID, other)}
-			}
-			v.charge, v.write, v.refund = conclude(charge, o.capture), true, true
-		}
-		return v, nil
-	}
-	if o.attempt != unfenced && o.attempt != charge.Attempt {
+	switch {
+	case charge.Status == string(Succeeded):
+		return verdict{charge: charge, late: true}, agree(charge, o.capture)
+	case charge.Status == string(Declined) && !captured:
+		return verdict{charge: charge, late: true}, nil
+	case !captured && o.attempt != unfenced && o.attempt != charge.Attempt:
 		return verdict{charge: charge}, errStale
 	}
 	v := verdict{charge: conclude(charge, o.capture), write: true}
 	switch {
-	case p.order == orders.Paying && captured:
+	case o.capture.Status == CaptureRequiresAction:
+		return v, nil
+	case captured && (p.order != orders.Paying || !live(charge)):
+		// The order has ended, or the charge was given up. Its key is answered when the money is back,
+		// unless it was answered before.
+		v.charge.Pays, v.charge.Owes = false, optional(owedLate)
+		return v, nil
+	case captured:
 		v.order = orders.Paid
 	case p.order == orders.Paying:
 		v.order = orders.Placed
-	case captured: // the order was canceled or has expired meanwhile
-		v.refund = true
 	}
 	status, body, err := finalAnswer(view(v.charge))
 	v.charge.AnswerStatus, v.charge.Answer = &status, body
 	return v, err
 }
 
-// live returns the id of the order's live charge, if it has one.
-func (p *payment) live() uuid.UUID {
-	for id, charge := range p.charges {
-		if charge.Status != string(Declined) {
-			return id
-		}
+// agree checks that a succeeded charge does not contradict a capture. A decline under another id
+// does not: it is old news of another try.
+func agree(charge paymentsdb.Charge, capture Capture) error {
+	same := capture.ID == value(charge.ProviderID)
+	switch {
+	case capture.Status == CaptureSucceeded && !same:
+		return contradictionError{fmt.Sprintf("charge %s was captured twice: %s and %s", charge.ID,
+			value(charge.ProviderID), capture.ID)}
+	case capture.Status != CaptureSucceeded && same:
+		return contradictionError{fmt.Sprintf("charge %s succeeded, and its capture %s is %s", charge.ID, capture.ID,
+			capture.Status)}
 	}
-	return uuid.Nil
+	return nil
 }
 
 func (p *payment) apply(v verdict) {
@@ -181,11 +202,23 @@ func (p *payment) apply(v verdict) {
 	}
 }
 
-// conclude ends the charge as the provider answered.
+// conclude sets what the provider answered.
 func conclude(charge paymentsdb.Charge, capture Capture) paymentsdb.Charge {
-	charge.Status = capture.Status
-	charge.ProviderID = optional(capture.ID)
-	charge.DeclineCode = optional(capture.DeclineCode)
+	if capture.ID != "" {
+		charge.ProviderID = &capture.ID
+	}
+	charge.ActionUrl = nil
+	switch capture.Status {
+	case CaptureRequiresAction:
+		charge.Status = string(RequiresAction)
+		charge.ActionUrl = &capture.NextAction.URL
+	case CaptureSucceeded:
+		charge.Status = string(Succeeded)
+		charge.DeclineCode = nil
+	default:
+		charge.Status = string(Declined)
+		charge.DeclineCode = optional(cmp.Or(capture.DeclineCode, declinedAsCanceled))
+	}
 	return charge
 }
 
@@ -209,7 +242,6 @@ func finalAnswer(charge Charge) (status int32, body []byte, err error) {
 type effects struct {
 	charges map[uuid.UUID]paymentsdb.Charge // one outcome can follow another for the same charge
 	changes []orders.Change
-	refunds []paymentsdb.Charge
 }
 
 func (e *effects) add(orderID uuid.UUID, v verdict) {
@@ -222,32 +254,28 @@ func (e *effects) add(orderID uuid.UUID, v verdict) {
 	if v.order != "" {
 		e.changes = append(e.changes, orders.Change{OrderID: orderID, To: v.order})
 	}
-	if v.refund {
-		e.refunds = append(e.refunds, v.charge)
-	}
 }
 
-// writeTx queues the writes. The refunds are left to the reconciler.
+// writeTx queues the writes. What is owed is returned by the reconciler.
 func (s *Service) writeTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, e effects) error {
 	if len(e.charges) == 0 {
 		return nil
 	}
-	var p paymentsdb.SettleChargesParams
+	p := paymentsdb.SettleChargesParams{ActionPause: actionPause}
 	for id, charge := range e.charges {
 		p.Ids = append(p.Ids, id)
 		p.Statuses = append(p.Statuses, charge.Status)
+		p.Pays = append(p.Pays, charge.Pays)
+		p.Owes = append(p.Owes, value(charge.Owes))
 		p.ProviderIds = append(p.ProviderIds, value(charge.ProviderID))
 		p.DeclineCodes = append(p.DeclineCodes, value(charge.DeclineCode))
-		p.AnswerStatuses = append(p.AnswerStatuses, *charge.AnswerStatus)
+		p.ActionUrls = append(p.ActionUrls, value(charge.ActionUrl))
+		p.AnswerStatuses = append(p.AnswerStatuses, value(charge.AnswerStatus))
 		p.Answers = append(p.Answers, charge.Answer)
+		outcomes.WithLabelValues("charge", charge.Status).Inc()
 	}
 	if err := paymentsdb.New(tx).SettleCharges(ctx, p); err != nil {
 		return fmt.Errorf("settle the charges: %w", err)
-	}
-	for _, charge := range e.refunds {
-		if _, err := s.insertOwnRefundTx(tx, charge, causeLate); err != nil {
-			return err
-		}
 	}
 	if len(e.changes) == 0 {
 		return nil
@@ -262,9 +290,9 @@ func optional(s string) *string {
 	return &s
 }
 
-func value(s *string) string {
-	if s == nil {
-		return ""
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
-	return *s
+	return v
 }

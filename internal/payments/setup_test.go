@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +29,7 @@ import (
 // within bounds every wait for something that must happen, on a machine with other work.
 const within = 30 * time.Second
 
-var timing = payments.Timing{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
+var policy = payments.Policy{ProviderTimeout: 5 * time.Second, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
 
 var errCut = errors.New("the line was cut")
 
@@ -71,7 +73,7 @@ const stock = 1_000_000
 // node is another worker of the same shop with a line of its own to the provider.
 func (b *bundle) node(t testing.TB, provider payments.Provider) *payments.Service {
 	t.Helper()
-	return payments.New(b.pool, b.orders, provider, timing, time.Now, nil, slog.New(slog.NewTextHandler(b.log, nil)))
+	return payments.New(b.pool, b.orders, provider, policy, time.Now, nil, slog.New(slog.NewTextHandler(b.log, nil)))
 }
 
 func (b *bundle) exec(t testing.TB, sql string, args ...any) {
@@ -152,10 +154,10 @@ func (b *bundle) cancel(t testing.TB, order orders.Order, key dedup.Key) (dedup.
 // timePasses ends every lease and pause.
 func (b *bundle) timePasses(t testing.TB) {
 	t.Helper()
-	for _, table := range []string{"charges", "refunds"} {
-		b.exec(t, "UPDATE "+table+" SET lease_until = now() - interval '1 second' WHERE status IN ('pending', "+
-			"'unknown')")
-	}
+	b.exec(t, `UPDATE charges SET lease_until = now() - interval '1 second' WHERE settled_at IS NULL`)
+	b.exec(t, `UPDATE charges SET return_due = now() - interval '1 second' WHERE return_due IS NOT NULL`)
+	b.exec(t, `UPDATE refunds SET lease_until = now() - interval '1 second' WHERE settled_at IS NULL`)
+	b.exec(t, `UPDATE provider_events SET due_at = now() - interval '1 second' WHERE state = 'received'`)
 }
 
 // settleAll lets time pass and reconciles until nothing is open.
@@ -174,6 +176,9 @@ func (b *bundle) settleAll(t testing.TB) {
 func (b *bundle) reconcile(t testing.TB) {
 	t.Helper()
 	if _, err := b.shop.ReconcileOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.shop.ApplyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -214,12 +219,12 @@ func decode[T any](t testing.TB, body []byte) (v T) {
 
 // captureEvent is what the provider tells about a capture.
 func captureEvent(capture payments.Capture) payments.Event {
-	return payments.Event{ID: "evt_" + capture.ID, Type: "capture." + capture.Status, At: time.Now(),
+	return payments.Event{ID: "evt_" + capture.ID, Type: "capture." + capture.Status,
 		Capture: &capture, Payload: payload(capture)}
 }
 
 func refundEvent(refund payments.ProviderRefund) payments.Event {
-	return payments.Event{ID: "evt_" + refund.ID, Type: "refund.succeeded", At: time.Now(), Refund: &refund,
+	return payments.Event{ID: "evt_" + refund.ID, Type: "refund." + refund.Status, Refund: &refund,
 		Payload: payload(refund)}
 }
 
@@ -235,48 +240,51 @@ func payload(data any) []byte {
 type line struct {
 	address  string
 	provider *psp.Client
-	asked    struct{ captures, finds, refunds atomic.Int32 }
+	asked    struct{ captures, finds, cancels, refunds atomic.Int32 }
 
-	mu      sync.Mutex
-	capture captureFunc
-	find    findFunc
-	refund  refundFunc
+	mu          sync.Mutex
+	capture     captureFunc
+	find        captureFunc
+	cancel      captureFunc
+	refund      refundFunc
+	findRefunds error
 }
 
 type (
 	captureFunc func(ctx context.Context, ask func() (payments.Capture, error)) (payments.Capture, error)
-	findFunc    func(ctx context.Context, ask func() ([]payments.Capture, error)) ([]payments.Capture, error)
 	refundFunc  func(ctx context.Context, ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error)
 )
 
 func newLine(t testing.TB) *line {
 	t.Helper()
 	address := shoptest.Provider(t, shoptest.ProviderOptions{})
-	l := &line{address: address, provider: psp.NewClient(address, timing.ProviderTimeout)}
+	l := &line{address: address, provider: psp.NewClient(address, policy.ProviderTimeout)}
 	t.Cleanup(l.provider.CloseIdleConnections)
 	return l
 }
 
 // again is another line to the same provider.
-func (l *line) again() *line { return &line{provider: l.provider} }
+func (l *line) again() *line { return &line{address: l.address, provider: l.provider} }
 
-// onCapture sets what happens to captures from now on; nil heals the line. Likewise onFind and
-// onRefund.
+// onCapture sets what happens to captures from now on; nil heals the line. Likewise the others.
 func (l *line) onCapture(f captureFunc) { l.mu.Lock(); defer l.mu.Unlock(); l.capture = f }
-func (l *line) onFind(f findFunc)       { l.mu.Lock(); defer l.mu.Unlock(); l.find = f }
+func (l *line) onFind(f captureFunc)    { l.mu.Lock(); defer l.mu.Unlock(); l.find = f }
+func (l *line) onCancel(f captureFunc)  { l.mu.Lock(); defer l.mu.Unlock(); l.cancel = f }
 func (l *line) onRefund(f refundFunc)   { l.mu.Lock(); defer l.mu.Unlock(); l.refund = f }
+func (l *line) onFindRefunds(err error) { l.mu.Lock(); defer l.mu.Unlock(); l.findRefunds = err }
 
 // cut lets nothing through, in either direction.
 func (l *line) cut() {
-	l.onCapture(func(context.Context, func() (payments.Capture, error)) (payments.Capture, error) {
+	nothing := func(context.Context, func() (payments.Capture, error)) (payments.Capture, error) {
 		return payments.Capture{}, errCut
-	})
-	l.onFind(func(context.Context, func() ([]payments.Capture, error)) ([]payments.Capture, error) {
-		return nil, errCut
-	})
+	}
+	l.onCapture(nothing)
+	l.onFind(nothing)
+	l.onCancel(nothing)
 	l.onRefund(func(context.Context, func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
 		return payments.ProviderRefund{}, errCut
 	})
+	l.onFindRefunds(errCut)
 }
 
 // hold stops the next capture before it reaches the provider: arrived says that it has come, goOn
@@ -295,7 +303,13 @@ func (l *line) hold() (arrived chan struct{}, goOn chan error) {
 }
 
 // heal lets everything through.
-func (l *line) heal() { l.onCapture(nil); l.onFind(nil); l.onRefund(nil) }
+func (l *line) heal() {
+	l.onCapture(nil)
+	l.onFind(nil)
+	l.onCancel(nil)
+	l.onRefund(nil)
+	l.onFindRefunds(nil)
+}
 
 // loseAnswer moves the money and loses the answer.
 func loseAnswer(_ context.Context, ask func() (payments.Capture, error)) (payments.Capture, error) {
@@ -305,23 +319,27 @@ func loseAnswer(_ context.Context, ask func() (payments.Capture, error)) (paymen
 	return payments.Capture{}, errCut
 }
 
-func (l *line) Capture(ctx context.Context, key string, r payments.CaptureRequest) (payments.Capture, error) {
+func (l *line) Name() string { return l.provider.Name() }
+
+func (l *line) Capture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
 	l.asked.captures.Add(1)
-	ask := func() (payments.Capture, error) { return l.provider.Capture(ctx, key, r) }
-	l.mu.Lock()
-	hand := l.capture
-	l.mu.Unlock()
-	if hand == nil {
-		return ask()
-	}
-	return hand(ctx, ask)
+	return l.hand(ctx, &l.capture, func() (payments.Capture, error) { return l.provider.Capture(ctx, r) })
 }
 
-func (l *line) FindCaptures(ctx context.Context, reference string) ([]payments.Capture, error) {
+func (l *line) FindCapture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
 	l.asked.finds.Add(1)
-	ask := func() ([]payments.Capture, error) { return l.provider.FindCaptures(ctx, reference) }
+	return l.hand(ctx, &l.find, func() (payments.Capture, error) { return l.provider.FindCapture(ctx, r) })
+}
+
+func (l *line) CancelCapture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
+	l.asked.cancels.Add(1)
+	return l.hand(ctx, &l.cancel, func() (payments.Capture, error) { return l.provider.CancelCapture(ctx, r) })
+}
+
+func (l *line) hand(ctx context.Context, on *captureFunc, ask func() (payments.Capture, error)) (payments.Capture,
+	error) {
 	l.mu.Lock()
-	hand := l.find
+	hand := *on
 	l.mu.Unlock()
 	if hand == nil {
 		return ask()
@@ -329,9 +347,9 @@ func (l *line) FindCaptures(ctx context.Context, reference string) ([]payments.C
 	return hand(ctx, ask)
 }
 
-func (l *line) Refund(ctx context.Context, key string, r payments.RefundRequest) (payments.ProviderRefund, error) {
+func (l *line) Refund(ctx context.Context, r payments.RefundRequest) (payments.ProviderRefund, error) {
 	l.asked.refunds.Add(1)
-	ask := func() (payments.ProviderRefund, error) { return l.provider.Refund(ctx, key, r) }
+	ask := func() (payments.ProviderRefund, error) { return l.provider.Refund(ctx, r) }
 	l.mu.Lock()
 	hand := l.refund
 	l.mu.Unlock()
@@ -342,17 +360,28 @@ func (l *line) Refund(ctx context.Context, key string, r payments.RefundRequest)
 }
 
 func (l *line) FindRefunds(ctx context.Context, captureID string) ([]payments.ProviderRefund, error) {
+	l.mu.Lock()
+	err := l.findRefunds
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	return l.provider.FindRefunds(ctx, captureID)
 }
 
 // captures are what the provider itself holds for a charge, whatever the line does.
 func (l *line) captures(t testing.TB, charge uuid.UUID) []payments.Capture {
 	t.Helper()
-	found, err := l.provider.FindCaptures(t.Context(), charge.String())
+	answer, err := http.Get(l.address + "/v1/captures?reference=" + charge.String()) //nolint:noctx // in a test
 	if err != nil {
 		t.Fatal(err)
 	}
-	return found
+	defer answer.Body.Close()
+	var held struct{ Captures []payments.Capture }
+	if err := json.NewDecoder(answer.Body).Decode(&held); err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(held.Captures, func(c payments.Capture) bool { return c.Status == payments.CaptureCanceled })
 }
 
 // record is a log that a test can read.

@@ -24,6 +24,9 @@ type Problem struct {
 	Items    any    `json:"items,omitempty"`
 	Charge   any    `json:"charge,omitempty"`
 	ChargeID string `json:"charge_id,omitempty"`
+	Refund   any    `json:"refund,omitempty"`
+	// Refundable is in minor units.
+	Refundable *int64 `json:"refundable,omitempty"`
 }
 
 // New returns a problem. Its type is derived from the code.

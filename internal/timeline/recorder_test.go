@@ -236,6 +236,7 @@ func TestStopsAreDescribed(t *testing.T) {
 		{Kind: EventSeen, EventID: "e1", EventType: "t"}: "unique key: The provider's event e1 (t) was delivered",
 		{Kind: StaleWorker, Attempt: 3}:                  "fencing token: Attempt 3 ended after",
 		{Kind: SettledAlready}:                           "fencing token: The provider's answer came after",
+		{Kind: SettledMeanwhile}:                         "webhook: The provider's answer did not come in time.",
 		{Kind: BrokerDuplicate}:                          "broker: The relay published the event again",
 		{Kind: ClaimDone}:                                "redis: The paid event was delivered again: Redis",
 		{Kind: ClaimBusy}:                                "redis: The paid event was delivered again while",

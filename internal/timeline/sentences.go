@@ -25,6 +25,8 @@ var stops = map[Kind]struct{ layer, sentence string }{
 	EventSeen:      {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
 	StaleWorker:    {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
 	SettledAlready: {Fencing, "The provider's answer came after the charge had been settled."},
+	SettledMeanwhile: {Webhook, "The provider's answer did not come in time. Its event, or the reconciler, settled the " +
+		"charge while the buyer waited."},
 	BrokerDuplicate: {Broker, "The relay published the event again under the same message id: the stream holds it " +
 		"once."},
 	ClaimDone:     {Redis, "The paid event was delivered again: Redis had the receipt marked as sent."},
@@ -97,6 +99,8 @@ func (t *story) charge(row timelinedb.ChargesRow) {
 		t.add(row.AskedAt, Provider, "asked again", "Under the same key, so that money moves once.")
 	}
 	switch {
+	case row.SettledAt == nil && row.Status == "requires_action":
+		t.add(row.AskedAt, Provider, "waiting", "The buyer has to confirm the payment at the provider first.")
 	case row.SettledAt == nil:
 	case row.Status == "succeeded":
 		t.add(*row.SettledAt, Provider, row.Status, "Capture %s took the money, on attempt %d.",
@@ -117,7 +121,8 @@ func (t *story) unknown(at *time.Time) {
 var refundCauses = map[string]string{
 	"requested": "an admin asked for it",
 	"canceled":  "the order was canceled",
-	"late":      "the money came after the order had ended",
+	"late":      "the money came too late to pay for the order",
+	"outside":   "the provider had made it without us",
 }
 
 func (t *story) refund(row timelinedb.RefundsRow) {
@@ -136,7 +141,16 @@ func (t *story) refund(row timelinedb.RefundsRow) {
 		t.add(*row.SettledAt, Provider, "refunded", "Refund %s gave back %s, on attempt %d.",
 			value(row.ProviderID), amount, row.Attempt)
 	default:
-		t.add(*row.SettledAt, Provider, "declined", "The provider refused to give back %s.", amount)
+		t.add(*row.SettledAt, Provider, "failed", "The provider did not give back %s (%s).", amount,
+			value(row.FailureCode))
+	}
+}
+
+func (t *story) dispute(row timelinedb.DisputesRow) {
+	t.add(row.OpenedAt, Provider, "disputed", "The buyer disputes %s at the bank (%s). Nothing is refunded meanwhile.",
+		money.Format(row.Amount, row.Currency), row.ID)
+	if row.ClosedAt != nil {
+		t.add(*row.ClosedAt, Provider, "dispute "+row.Status, "The dispute %s is over.", row.ID)
 	}
 }
 

@@ -26,9 +26,11 @@ const (
 	EventSeen       Kind = "event_seen"        // the provider's event was stored before; EventID, EventType
 	StaleWorker     Kind = "stale_worker"      // a later attempt had taken over; Attempt
 	SettledAlready  Kind = "settled_already"   // a charge was settled before the provider's answer came
-	BrokerDuplicate Kind = "broker_duplicate"  // the broker had stored the event's message id before
-	ClaimDone       Kind = "claim_done"        // Redis had the receipt marked as sent
-	ClaimBusy       Kind = "claim_busy"        // another sender held the claim in Redis
-	ReceiptSent     Kind = "receipt_sent"      // the receipt's row was marked as sent
-	ReceiptLeased   Kind = "receipt_leased"    // another sender held the lease of the receipt's row
+	// SettledMeanwhile: while a request waited for the provider, something else settled its charge.
+	SettledMeanwhile Kind = "settled_meanwhile"
+	BrokerDuplicate  Kind = "broker_duplicate" // the broker had stored the event's message id before
+	ClaimDone        Kind = "claim_done"       // Redis had the receipt marked as sent
+	ClaimBusy        Kind = "claim_busy"       // another sender held the claim in Redis
+	ReceiptSent      Kind = "receipt_sent"     // the receipt's row was marked as sent
+	ReceiptLeased    Kind = "receipt_leased"   // another sender held the lease of the receipt's row
 )

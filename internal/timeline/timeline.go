@@ -67,6 +67,7 @@ func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
 			func() error { return each(db.ProviderEvents(ctx, orderID))(t.webhook) },
 			func() error { return each(db.Charges(ctx, orderID))(t.charge) },
 			func() error { return each(db.Refunds(ctx, orderID))(t.refund) },
+			func() error { return each(db.Disputes(ctx, orderID))(t.dispute) },
 			func() error { return each(db.Movements(ctx, orderID))(t.movement) },
 			func() error { return each(db.OutboxEvents(ctx, orderID))(t.outboxEvent) },
 			func() error { return each(db.Receipt(ctx, orderID))(t.receipt) },

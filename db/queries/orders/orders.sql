@@ -30,12 +30,14 @@ WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> s
 ORDER BY id DESC
 LIMIT 1;
 
--- LockExpired skips orders that another transaction has locked. The next run finds them.
+-- LockExpired finds orders that were not paid in time. An order that is being paid has the time
+-- expiry once more. It skips orders that another transaction has locked: the next run finds them.
 -- name: LockExpired :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE status IN ('placed', 'paying') AND expires_at < now()
+  AND (status = 'placed' OR expires_at < now() - sqlc.arg(expiry)::interval)
 ORDER BY expires_at
-LIMIT $1
+LIMIT sqlc.arg(most)
 FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: ListAllOrders :many

@@ -10,11 +10,9 @@ CROSS JOIN LATERAL (
            orders.created_at
     FROM orders WHERE orders.id = k.id LIMIT 1 FOR NO KEY UPDATE) AS o;
 
--- ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its
--- stock for the time expiry.
+-- ChangeStatuses expects rows that LockOrders locked.
 -- name: ChangeStatuses :exec
-UPDATE orders SET status = c.status, expires_at = CASE c.status
-    WHEN 'paying' THEN greatest(orders.expires_at, now() + sqlc.arg(expiry)::interval) ELSE orders.expires_at END
+UPDATE orders SET status = c.status
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id, unnest(sqlc.arg(statuses)::text[]) AS status) AS c
 WHERE orders.id = c.id;
 

@@ -4,21 +4,27 @@ SELECT * FROM charges WHERE customer_id = $1 AND idempotency_key = $2;
 -- name: GetCharge :one
 SELECT * FROM charges WHERE id = $1;
 
--- name: FindLiveCharge :one
-SELECT * FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded');
+-- name: FindChargeByCapture :one
+SELECT * FROM charges WHERE provider = sqlc.arg(provider)::text AND provider_id = sqlc.arg(provider_id)::text;
 
 -- name: LockCharge :one
 SELECT * FROM charges WHERE id = $1 FOR NO KEY UPDATE;
+
+-- LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in seconds.
+-- name: LockPaidCharge :one
+SELECT sqlc.embed(charges), extract(epoch FROM now() - settled_at)::float8 AS paid_for
+FROM charges WHERE order_id = $1 AND pays AND status = 'succeeded' FOR NO KEY UPDATE;
 
 -- name: ListCharges :many
 SELECT * FROM charges WHERE order_id = $1 ORDER BY id;
 
 -- MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when
--- to ask again.
+-- to ask again. A charge that waits for its buyer goes on waiting.
 -- name: MarkUnknown :one
-UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
-    lease_until = now() + sqlc.arg(pause)::interval
-WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
+UPDATE charges SET status = CASE status WHEN 'requires_action' THEN status ELSE 'unknown' END,
+    provider_id = coalesce(provider_id, nullif(sqlc.arg(provider_id)::text, '')),
+    unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
+WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action')
 RETURNING *;
 
 -- ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences
@@ -26,21 +32,53 @@ RETURNING *;
 -- name: ClaimUnsettledCharges :many
 UPDATE charges SET attempt = attempt + 1, lease_until = now() + sqlc.arg(lease)::interval
 WHERE id IN (
-    SELECT c.id FROM charges c WHERE c.status IN ('pending', 'unknown') AND c.lease_until < now()
+    SELECT c.id FROM charges c
+    WHERE c.status IN ('pending', 'unknown', 'requires_action') AND c.lease_until < now()
     ORDER BY c.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
--- name: ChargeAges :one
-SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
-FROM charges WHERE id = $1;
+-- HurryCharge makes the reconciler look at a charge now, unless a worker is asking about it.
+-- name: HurryCharge :exec
+UPDATE charges SET lease_until = now() WHERE id = $1 AND status IN ('unknown', 'requires_action');
+
+-- name: HurryCharges :exec
+UPDATE charges SET lease_until = now() WHERE order_id = $1 AND status IN ('unknown', 'requires_action');
+
+-- name: ChargeAgeSeconds :one
+SELECT extract(epoch FROM now() - started_at)::float8 FROM charges WHERE id = $1;
 
 -- MarkAsked comes before the provider is asked again. It changes nothing for a stale worker.
 -- name: MarkAsked :execrows
-UPDATE charges SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown');
+UPDATE charges SET asked_at = now()
+WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action');
 
--- ListUnsettled lists unknown charges before pending ones, the oldest first.
+-- Owe makes the charge owe its money. The caller has the lease to return it.
+-- name: Owe :exec
+UPDATE charges SET owes = sqlc.arg(why)::text, return_due = now() + sqlc.arg(lease)::interval WHERE id = $1;
+
+-- ClaimOwing takes charges that are due to return what they owe.
+-- name: ClaimOwing :many
+UPDATE charges SET return_tries = return_tries + 1, return_due = now() + sqlc.arg(lease)::interval
+WHERE id IN (
+    SELECT c.id FROM charges c
+    WHERE c.owes IS NOT NULL AND c.owed_ended_at IS NULL AND c.amount_refunded < c.amount AND c.return_due < now()
+    ORDER BY c.return_due LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- PostponeReturn without a pause leaves the next try to an operator.
+-- name: PostponeReturn :exec
+UPDATE charges SET return_due = now() + nullif(sqlc.arg(pause)::interval, interval '0')
+WHERE id = $1 AND return_due IS NOT NULL;
+
+-- UpdateRefunded writes what a locked charge has given back. Without due_in nothing is due.
+-- name: UpdateRefunded :exec
+UPDATE charges SET amount_refunded = $2, refund_reserved = $3, answer = $4, answer_status = $5,
+    return_due = now() + nullif(sqlc.arg(due_in)::interval, interval '0')
+WHERE id = $1;
+
+-- ListUnsettled lists unknown charges before the others, the oldest first.
 -- name: ListUnsettled :many
-SELECT * FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1;
+SELECT * FROM charges WHERE status IN ('pending', 'unknown', 'requires_action') ORDER BY status DESC, id LIMIT $1;
 
 -- name: ListAllCharges :many
 SELECT * FROM charges WHERE id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -51,13 +89,14 @@ ORDER BY id DESC LIMIT $1;
 -- the planner assumes for the tables.
 
 -- InsertCharges inserts and returns the charges that can start: the order belongs to the customer
--- and waits for a payment, the key is free, and the order has no live charge. It inserts in the
--- order of the keys: two nodes with the same keys cannot deadlock.
+-- and waits for a payment, the key is free, and the order has no live charge and not too many
+-- declined ones. It inserts in the order of the keys: two nodes with the same keys cannot deadlock.
 -- name: InsertCharges :many
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
-                     status, amount, currency, lease_until, created_at)
+                     provider, status, amount, currency, lease_until, created_at)
 SELECT c.id, o.id, o.customer_id, c.idempotency_key, c.fingerprint, c.payment_method,
-       'pending', o.total, o.currency, now() + sqlc.arg(lease)::interval, sqlc.arg(created_at)::timestamptz
+       sqlc.arg(provider)::text, 'pending', o.total, o.currency, now() + sqlc.arg(lease)::interval,
+       sqlc.arg(created_at)::timestamptz
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(order_ids)::uuid[]) AS order_id,
              unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
@@ -68,6 +107,7 @@ CROSS JOIN LATERAL (
     SELECT orders.id, orders.customer_id, orders.status, orders.total, orders.currency
     FROM orders WHERE orders.id = c.order_id LIMIT 1) AS o
 WHERE o.customer_id = c.customer_id AND o.status = 'placed'
+  AND (SELECT count(*) FROM charges d WHERE d.order_id = o.id AND d.status = 'declined') < sqlc.arg(most_declined)::int
 ORDER BY c.customer_id, c.idempotency_key, c.id
 ON CONFLICT DO NOTHING
 RETURNING *;
@@ -80,21 +120,31 @@ CROSS JOIN LATERAL (
     SELECT charges.customer_id, charges.idempotency_key FROM charges
     WHERE charges.customer_id = k.customer_id AND charges.idempotency_key = k.idempotency_key LIMIT 1) AS c;
 
--- name: FindLiveCharges :many
-SELECT * FROM charges
-WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[]) AND status IN ('pending', 'unknown', 'succeeded');
+-- name: ListChargesOfOrders :many
+SELECT * FROM charges WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[]);
 
 -- LockCharges locks all charges of the orders.
 -- name: LockCharges :many
 SELECT * FROM charges WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[]) FOR NO KEY UPDATE;
 
+-- SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked at
+-- again after the pause.
 -- name: SettleCharges :exec
-UPDATE charges SET status = s.status, provider_id = nullif(s.provider_id, ''),
-    decline_code = nullif(s.decline_code, ''), answer_status = s.answer_status, answer = s.answer, settled_at = now()
+UPDATE charges SET status = s.status, pays = s.pays, provider_id = nullif(s.provider_id, ''),
+    decline_code = nullif(s.decline_code, ''), action_url = nullif(s.action_url, ''),
+    answer_status = nullif(s.answer_status, 0), answer = s.answer,
+    owes = coalesce(charges.owes, nullif(s.owes, '')),
+    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN now() ELSE charges.return_due END,
+    lease_until = CASE s.status WHEN 'requires_action' THEN now() + sqlc.arg(action_pause)::interval
+        ELSE charges.lease_until END,
+    settled_at = CASE WHEN s.status <> 'requires_action' THEN now() END
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(statuses)::text[]) AS status,
+             unnest(sqlc.arg(pays)::boolean[]) AS pays,
+             unnest(sqlc.arg(owes)::text[]) AS owes,
              unnest(sqlc.arg(provider_ids)::text[]) AS provider_id,
              unnest(sqlc.arg(decline_codes)::text[]) AS decline_code,
+             unnest(sqlc.arg(action_urls)::text[]) AS action_url,
              unnest(sqlc.arg(answer_statuses)::int[]) AS answer_status,
              unnest(sqlc.arg(answers)::bytea[]) AS answer) AS s
 WHERE charges.id = s.id;

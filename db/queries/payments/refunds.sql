@@ -5,7 +5,16 @@ WHERE customer_id = sqlc.arg(customer_id)::uuid AND idempotency_key = sqlc.arg(i
 -- name: GetRefund :one
 SELECT * FROM refunds WHERE id = $1;
 
--- InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails
+-- name: FindRefundByProviderID :one
+SELECT * FROM refunds WHERE provider_id = sqlc.arg(provider_id)::text;
+
+-- name: LockRefund :one
+SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: ListRefunds :many
+SELECT * FROM refunds WHERE charge_id = $1 ORDER BY id;
+
+-- InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It fails
 -- by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 -- name: InsertRefund :many
 WITH refund AS (
@@ -15,33 +24,37 @@ WITH refund AS (
     ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
     RETURNING *
 ), charge AS (
-    UPDATE charges SET amount_refunded = charges.amount_refunded + refund.amount
+    UPDATE charges SET refund_reserved = charges.refund_reserved + refund.amount
     FROM refund WHERE charges.id = refund.charge_id
 )
 SELECT * FROM refund;
 
--- name: LockRefund :one
-SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
+-- InsertOutsideRefund inserts a refund that the provider made without us, once.
+-- name: InsertOutsideRefund :many
+INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at, settled_at)
+VALUES ($1, $2, 'outside', sqlc.arg(status)::text, $3, $4, $5, now(), $6,
+    CASE WHEN sqlc.arg(status)::text <> 'pending' THEN now() END)
+ON CONFLICT DO NOTHING
+RETURNING id;
 
+-- SettleRefund expects a row that LockRefund locked. A pending refund is looked at again after the
+-- pause.
 -- name: SettleRefund :exec
-UPDATE refunds SET status = 'succeeded', provider_id = $2, answer = $3, settled_at = now() WHERE id = $1;
-
--- FailRefund gives the amount back to the charge, and the key back to the customer: nothing
--- happened under it.
--- name: FailRefund :exec
-WITH refund AS (
-    UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now()
-    WHERE refunds.id = $1
-    RETURNING refunds.charge_id, refunds.amount
-)
-UPDATE charges SET amount_refunded = charges.amount_refunded - refund.amount
-FROM refund WHERE charges.id = refund.charge_id;
+UPDATE refunds SET status = sqlc.arg(status)::text, provider_id = $2, failure_code = $3, answer = $4,
+    answer_status = $5, lease_until = now() + sqlc.arg(pause)::interval,
+    settled_at = CASE WHEN sqlc.arg(status)::text <> 'pending' THEN now() END
+WHERE id = $1;
 
 -- name: MarkRefundUnknown :one
-UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
-    lease_until = now() + sqlc.arg(pause)::interval
+UPDATE refunds SET status = CASE WHEN provider_id IS NULL THEN 'unknown' ELSE status END,
+    refused = refused OR sqlc.arg(refused)::boolean,
+    unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING *;
+
+-- MarkRefundAsked comes before the provider is asked again. It changes nothing for a stale worker.
+-- name: MarkRefundAsked :execrows
+UPDATE refunds SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown');
 
 -- name: ClaimUnsettledRefunds :many
 UPDATE refunds SET attempt = attempt + 1, lease_until = now() + sqlc.arg(lease)::interval
@@ -50,11 +63,6 @@ WHERE id IN (
     ORDER BY r.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
--- name: RefundAgeSeconds :one
-SELECT extract(epoch FROM now() - started_at)::float8 FROM refunds WHERE id = $1;
-
--- name: HasLiveRefund :one
-SELECT EXISTS (SELECT FROM refunds WHERE charge_id = $1 AND status IN ('pending', 'unknown'));
-
--- name: FindRefundByProviderID :one
-SELECT * FROM refunds WHERE provider_id = sqlc.arg(provider_id)::text;
+-- name: RefundAges :one
+SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
+FROM refunds WHERE id = $1;

@@ -16,7 +16,7 @@ SELECT id, idempotency_key, payment_method, status, amount, currency, decline_co
 FROM charges WHERE order_id = $1 ORDER BY id;
 
 -- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt,
+SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.failure_code, r.attempt,
     r.started_at, r.unknown_at, r.settled_at
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id;
@@ -24,10 +24,15 @@ WHERE c.order_id = $1 ORDER BY r.id;
 -- ProviderEvents dates an applied event no earlier than the charge it settled: it can have waited.
 -- name: ProviderEvents :many
 SELECT e.id, e.type, e.state, e.reason,
-    greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at,
-    coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+    coalesce(e.applied_at, e.received_at)::timestamptz AS received_at,
+    coalesce(c.settled_at = e.applied_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at;
+
+-- name: Disputes :many
+SELECT d.id, d.status, d.amount, d.currency, d.opened_at, d.closed_at
+FROM disputes d JOIN charges c ON c.id = d.charge_id
+WHERE c.order_id = $1 ORDER BY d.opened_at;
 
 -- name: Cancellation :many
 SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at

@@ -3,20 +3,13 @@ package psp
 import (
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/onceshop/onceshop/internal/payments"
 )
-
-// capture is a capture as the provider answers, lists, logs and announces it. It never changes.
-type capture struct {
-	payments.Capture
-	PaymentMethod string `json:"payment_method"`
-}
 
 // createCapture serves POST /v1/captures. Of two requests at once with one key the second waits
 // for the first one's capture and replays it.
@@ -25,7 +18,7 @@ func (s *Server) createCapture(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var req payments.CaptureRequest
+	var req captureRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
@@ -33,20 +26,28 @@ func (s *Server) createCapture(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	b := behaviors[req.PaymentMethod]
-	c, verdict, err := s.ledger.capture(key, req, b, s.cfg.Now())
+	now := s.cfg.Now()
+	c, verdict, err := s.ledger.capture(key, req, b, now)
 	if err != nil {
 		return err
 	}
 	switch verdict {
 	case done:
+	case known:
+		return writeJSON(w, http.StatusOK, "application/json", shown(r, c))
 	case replayed:
 		w.Header().Set("Idempotent-Replayed", "true")
-		return writeJSON(w, http.StatusOK, "application/json", c)
+		return writeJSON(w, http.StatusOK, "application/json", shown(r, c))
 	case faulted:
 		return s.strike(r.Context(), b.before)
 	}
-	if err := s.announce(r.Context(), captureEvent(c), b); err != nil {
-		return err
+	if c.Status != requiresAction {
+		if err := s.announce(r.Context(), captureEvent(c, now), b); err != nil {
+			return err
+		}
+	}
+	if b.disputed {
+		s.openLater(c)
 	}
 	if b.slow {
 		s.wait(r.Context(), s.cfg.Slow)
@@ -54,10 +55,10 @@ func (s *Server) createCapture(w http.ResponseWriter, r *http.Request) error {
 	if err := s.strike(r.Context(), b.after); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, "application/json", c)
+	return writeJSON(w, http.StatusOK, "application/json", shown(r, c))
 }
 
-func validCapture(req payments.CaptureRequest) error {
+func validCapture(req captureRequest) error {
 	invalid := func(code, format string, args ...any) error {
 		return newProblem(http.StatusBadRequest, code, format, args...)
 	}
@@ -71,6 +72,8 @@ func validCapture(req payments.CaptureRequest) error {
 		return invalid("invalid_request", "amount must be above 0, in minor units")
 	case len(req.Currency) != 3 || strings.ContainsFunc(req.Currency, notCapital):
 		return invalid("invalid_request", "currency must be an ISO 4217 code of three capital letters, like EUR")
+	case req.ReturnURL != "" && !absoluteHTTP(req.ReturnURL):
+		return invalid("invalid_request", "return_url must be an absolute http or https address")
 	}
 	if _, ok := behaviors[req.PaymentMethod]; !ok {
 		known := slices.Sorted(maps.Keys(behaviors))
@@ -80,14 +83,36 @@ func validCapture(req payments.CaptureRequest) error {
 	return nil
 }
 
+func absoluteHTTP(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
 // listCaptures serves GET /v1/captures: those of ?order_id= and ?reference=, or all, oldest first.
 func (s *Server) listCaptures(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	found := s.ledger.findCaptures(func(c capture) bool {
+	found := find(s.ledger, &s.ledger.captures, func(c capture) bool {
 		return (!q.Has("order_id") || c.OrderID == q.Get("order_id")) &&
 			(!q.Has("reference") || c.Reference == q.Get("reference"))
 	})
+	for i, c := range found {
+		found[i] = shown(r, c)
+	}
 	return writeJSON(w, http.StatusOK, "application/json", map[string][]capture{"captures": found})
+}
+
+// shown is c as it is answered to r. The address of its page is the one that r reached the
+// provider at, which another start of the provider may not have.
+func shown(r *http.Request, c capture) capture {
+	if c.Status == requiresAction {
+		page := url.URL{Scheme: "http", Host: r.Host, Path: "/action/" + c.ID}
+		if r.TLS != nil {
+			page.Scheme = "https"
+		}
+		c.NextAction = &nextAction{Type: "redirect", URL: page.String()}
+	}
+	c.ReturnURL = ""
+	return c
 }
 
 // verdict is what the ledger made of a request.
@@ -95,13 +120,14 @@ type verdict int
 
 const (
 	done     verdict = iota // the effect happened now
+	known                   // the key is new, but its answer stood already: nothing happened
 	replayed                // it had happened before, under this key
 	faulted                 // first try of a key that fails before its effect: nothing happened
 )
 
-// capture moves the money of req under key once, unless b fails this try before that. It
-// returns with the outcome in the log and on disk.
-func (l *ledger) capture(key string, req payments.CaptureRequest, b behavior, now time.Time) (capture, verdict, error) {
+// capture moves the money of req under key once, unless b fails this try before that or the
+// reference is canceled. It returns with the outcome in the log and on disk.
+func (l *ledger) capture(key string, req captureRequest, b behavior, now time.Time) (capture, verdict, error) {
 	meaning, err := fingerprint(req)
 	if err != nil {
 		return capture{}, 0, err
@@ -112,11 +138,17 @@ func (l *ledger) capture(key string, req payments.CaptureRequest, b behavior, no
 	if err != nil {
 		return capture{}, 0, err
 	}
-	if seen != nil && seen.capture != nil {
-		return *seen.capture, replayed, nil
+	if seen != nil && seen.object != "" {
+		c, _ := l.captures.get(seen.object)
+		return c, replayed, nil
 	}
-	e := entry{Type: "fault", At: now, Key: key, Fingerprint: meaning}
+	e := entry{At: now, Key: key, Fingerprint: meaning}
+	if id, ok := l.closed[req.Reference]; ok {
+		c, _ := l.captures.get(id)
+		return l.answerClosed(e, c, req)
+	}
 	if seen == nil && b.before != noFault {
+		e.Type = "fault"
 		return capture{}, faulted, l.commit(e)
 	}
 	c, err := newCapture(req, b, now)
@@ -127,30 +159,34 @@ func (l *ledger) capture(key string, req payments.CaptureRequest, b behavior, no
 	return c, done, l.commit(e)
 }
 
-func newCapture(req payments.CaptureRequest, b behavior, now time.Time) (capture, error) {
+// answerClosed answers the key of e with c, the capture that req's canceled reference ended with.
+// The caller holds mu.
+func (l *ledger) answerClosed(e entry, c capture, req captureRequest) (capture, verdict, error) {
+	if c.OrderID != "" {
+		e.Type, e.Object = "answer", c.ID
+		return c, known, l.commit(e)
+	}
+	// The cancel came first: req is the first to name what it canceled.
+	c.OrderID, c.Amount, c.Currency, c.PaymentMethod = req.OrderID, req.Amount, req.Currency, req.PaymentMethod
+	e.Type, e.Capture = "capture", &c
+	return c, known, l.commit(e)
+}
+
+func newCapture(req captureRequest, b behavior, now time.Time) (capture, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return capture{}, err
 	}
-	c := capture{PaymentMethod: req.PaymentMethod, Capture: payments.Capture{
-		ID: "cap_" + id.String(), Reference: req.Reference, OrderID: req.OrderID,
-		Status: payments.CaptureSucceeded, Amount: req.Amount, Currency: req.Currency,
-		CreatedAt: now.UTC().Truncate(time.Millisecond),
-	}}
-	if b.decline != "" {
-		c.Status, c.DeclineCode = payments.CaptureDeclined, b.decline
+	c := capture{
+		ID: "cap_" + id.String(), Reference: req.Reference, OrderID: req.OrderID, Status: succeeded,
+		Amount: req.Amount, Currency: req.Currency, CreatedAt: timestamp(now),
+		PaymentMethod: req.PaymentMethod, ReturnURL: req.ReturnURL,
+	}
+	switch {
+	case b.decline != "":
+		c.Status, c.DeclineCode = declined, b.decline
+	case b.asks:
+		c.Status = requiresAction
 	}
 	return c, nil
-}
-
-func (l *ledger) findCaptures(match func(capture) bool) []capture {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var found []capture
-	for _, c := range l.captures {
-		if match(*c) {
-			found = append(found, *c)
-		}
-	}
-	return found
 }

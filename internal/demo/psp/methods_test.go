@@ -3,6 +3,9 @@ package psp_test
 import (
 	"context"
 	"errors"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +16,7 @@ import (
 
 func TestEveryPaymentMethodMovesMoneyOnce(t *testing.T) {
 	t.Parallel()
-	for method, want := range map[string]struct {
+	methods := map[string]struct {
 		firstFails bool
 		afterFirst int // captures right after the first try
 		decline    string
@@ -23,12 +26,24 @@ func TestEveryPaymentMethodMovesMoneyOnce(t *testing.T) {
 		"pm_insufficient_funds":     {false, 0, "insufficient_funds"},
 		"pm_timeout_before_capture": {true, 0, ""},
 		"pm_timeout_after_capture":  {true, 1, ""},
+		"pm_timeout_late_webhook":   {true, 1, ""},
 		"pm_error_before_capture":   {true, 0, ""},
 		"pm_error_after_capture":    {true, 1, ""},
 		"pm_slow":                   {true, 1, ""},
 		"pm_webhook_first":          {false, 1, ""},
 		"pm_webhook_storm":          {false, 1, ""},
-	} {
+		"pm_refund_refused":         {false, 1, ""},
+		"pm_refund_pending":         {false, 1, ""},
+		"pm_refund_fails_later":     {false, 1, ""},
+		"pm_disputed":               {false, 1, ""},
+	}
+	listed := append(slices.Collect(maps.Keys(methods)), "pm_requires_action") // TestBuyerDecidesOnce
+	slices.Sort(listed)
+	unknown := start(t, psp.Config{}).post("/v1/captures", "k", captureBody("ch1", "pm_gold"))
+	if want := "is not one of " + strings.Join(listed, ", ") + `"`; !strings.Contains(unknown.body, want) {
+		t.Errorf("got %s, want the methods of this test: %s", unknown.body, want)
+	}
+	for method, want := range methods {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
 			p := start(t, psp.Config{Slow: time.Hour})
@@ -40,7 +55,7 @@ func TestEveryPaymentMethodMovesMoneyOnce(t *testing.T) {
 			if n := p.logged("succeeded"); n != want.afterFirst {
 				t.Errorf("%d captures after the first try, want %d", n, want.afterFirst)
 			}
-			again, err := c.Capture(t.Context(), "k", captureRequest("ch1", method))
+			again, err := c.Capture(t.Context(), keyedRequest("k", "ch1", method))
 			if err != nil {
 				t.Fatalf("second try: %v", err)
 			}
@@ -57,8 +72,8 @@ func TestEveryPaymentMethodMovesMoneyOnce(t *testing.T) {
 			if s, d := p.logged("succeeded"), p.logged("declined"); s != succeeded || d != declined {
 				t.Errorf("the log has %d captures and %d declines, want %d and %d", s, d, succeeded, declined)
 			}
-			found, err := c.FindCaptures(t.Context(), "ch1")
-			if err != nil || len(found) != 1 || found[0] != again {
+			found, err := c.FindCapture(t.Context(), captureRequest("ch1", method))
+			if err != nil || !reflect.DeepEqual(found, again) {
 				t.Errorf("found %+v, %v, want %+v", found, err, again)
 			}
 		})
@@ -71,7 +86,7 @@ func firstTry(t *testing.T, p *provider, method string) (payments.Capture, error
 	t.Helper()
 	c := p.client(time.Hour)
 	if !strings.Contains(method, "timeout") && method != "pm_slow" {
-		return c.Capture(t.Context(), "k", captureRequest("ch1", method))
+		return c.Capture(t.Context(), keyedRequest("k", "ch1", method))
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
@@ -79,7 +94,7 @@ func firstTry(t *testing.T, p *provider, method string) (payments.Capture, error
 	failed := make(chan error, 1)
 	go func() {
 		var err error
-		got, err = c.Capture(ctx, "k", captureRequest("ch1", method))
+		got, err = c.Capture(ctx, keyedRequest("k", "ch1", method))
 		failed <- err
 	}()
 	eventually(t, "the provider logged the first try", func() bool {
@@ -93,8 +108,7 @@ func firstTry(t *testing.T, p *provider, method string) (payments.Capture, error
 func TestTimeoutIsUnknown(t *testing.T) {
 	t.Parallel()
 	p := start(t, psp.Config{})
-	_, err := p.client(50*time.Millisecond).Capture(t.Context(), "k",
-		captureRequest("ch1", "pm_timeout_before_capture"))
+	_, err := p.client(50*time.Millisecond).Capture(t.Context(), keyedRequest("k", "ch1", "pm_timeout_before_capture"))
 	if err == nil || errors.Is(err, payments.ErrRefused) {
 		t.Errorf("got %v, want an unknown outcome", err)
 	}
@@ -106,12 +120,12 @@ func TestSlowAnswersLate(t *testing.T) {
 	p := start(t, psp.Config{Slow: slow})
 	c := p.client(patience)
 	began := time.Now()
-	captured, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_slow"))
+	captured, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_slow"))
 	if err != nil || time.Since(began) < slow {
 		t.Errorf("capture: %v after %v, want an answer after %v", err, time.Since(began), slow)
 	}
 	began = time.Now()
-	_, err = c.Refund(t.Context(), "r", payments.RefundRequest{CaptureID: captured.ID, Amount: 1})
+	_, err = c.Refund(t.Context(), payments.RefundRequest{Key: "r", CaptureID: captured.ID, Amount: 1})
 	if err != nil || time.Since(began) < slow {
 		t.Errorf("refund: %v after %v, want an answer after %v", err, time.Since(began), slow)
 	}
@@ -123,7 +137,7 @@ func TestShutdownCutsHeldRequests(t *testing.T) {
 	c := p.client(time.Hour)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_timeout_after_capture"))
+		_, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_timeout_after_capture"))
 		failed <- err
 	}()
 	eventually(t, "the money moved", func() bool { return p.logged("succeeded") == 1 })

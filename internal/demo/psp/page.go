@@ -2,39 +2,40 @@ package psp
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"fmt"
 	"html/template"
 	"net/http"
 	"slices"
 
 	"golang.org/x/text/currency"
-
-	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// pageRows is how many captures and how many refunds the page shows.
+// pageRows is how many objects of each kind the page shows.
 const pageRows = 200
 
-//go:embed page.html
-var pageHTML string
+//go:embed page.html action.html
+var pageFiles embed.FS
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"money": money}).Parse(pageHTML))
+var pages = template.Must(template.New("pages").Funcs(template.FuncMap{"money": money}).ParseFS(pageFiles, "*.html"))
 
 // page shows people what the provider holds, newest first.
-func (s *Server) page(w http.ResponseWriter, r *http.Request) {
-	captures := s.ledger.findCaptures(func(capture) bool { return true })
-	refunds := s.ledger.findRefunds(func(payments.ProviderRefund) bool { return true })
-	var html bytes.Buffer
-	err := pageTemplate.Execute(&html, map[string]any{
+func (s *Server) page(w http.ResponseWriter, _ *http.Request) error {
+	captures := find(s.ledger, &s.ledger.captures, all)
+	refunds := find(s.ledger, &s.ledger.refunds, all)
+	disputes := find(s.ledger, &s.ledger.disputes, all)
+	return writePage(w, "page", map[string]any{
 		"Captures": newest(captures), "CaptureCount": len(captures),
 		"Refunds": newest(refunds), "RefundCount": len(refunds),
+		"Disputes": newest(disputes), "DisputeCount": len(disputes),
 		"Rows": pageRows,
 	})
-	if err != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "provider page failed", "error", err)
-		http.Error(w, "the page could not be made", http.StatusInternalServerError)
-		return
+}
+
+func writePage(w http.ResponseWriter, name string, data any) error {
+	var html bytes.Buffer
+	if err := pages.ExecuteTemplate(&html, name+".html", data); err != nil {
+		return fmt.Errorf("psp: make the page: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy",
@@ -42,6 +43,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = w.Write(html.Bytes())
+	return nil
 }
 
 func newest[T any](all []T) []T {

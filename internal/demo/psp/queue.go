@@ -5,9 +5,17 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// queue holds deliveries until they are due.
+// job is something to do at a moment or as soon after as a worker is free.
+type job struct {
+	due time.Time
+	run func(context.Context)
+}
+
+// queue holds jobs until they are due.
 type queue struct {
 	mu    sync.Mutex
 	items byDue
@@ -16,9 +24,9 @@ type queue struct {
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
-func (q *queue) push(d *delivery) {
+func (q *queue) push(j job) {
 	q.mu.Lock()
-	heap.Push(&q.items, d)
+	heap.Push(&q.items, j)
 	q.mu.Unlock()
 	select {
 	case q.wake <- struct{}{}:
@@ -26,8 +34,26 @@ func (q *queue) push(d *delivery) {
 	}
 }
 
-// pop takes the delivery that is due first, or returns nil and how long it is until one is due.
-func (q *queue) pop(now time.Time) (*delivery, time.Duration) {
+// work runs the jobs as they come due until ctx ends; it returns when the running ones are done.
+func (q *queue) work(ctx context.Context, workers int) {
+	var running errgroup.Group
+	running.SetLimit(workers)
+	for ctx.Err() == nil {
+		j, wait := q.pop(time.Now())
+		if j == nil {
+			q.await(ctx, wait)
+			continue
+		}
+		running.Go(func() error {
+			j.run(ctx)
+			return nil
+		})
+	}
+	_ = running.Wait() // no job returns an error
+}
+
+// pop takes the job that is due first, or returns nil and how long it is until one is due.
+func (q *queue) pop(now time.Time) (*job, time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.items) == 0 {
@@ -36,7 +62,8 @@ func (q *queue) pop(now time.Time) (*delivery, time.Duration) {
 	if wait := q.items[0].due.Sub(now); wait > 0 {
 		return nil, wait
 	}
-	return heap.Pop(&q.items).(*delivery), 0
+	j := heap.Pop(&q.items).(job)
+	return &j, 0
 }
 
 // await returns after d, or earlier when something is pushed or ctx ends.
@@ -51,16 +78,16 @@ func (q *queue) await(ctx context.Context, d time.Duration) {
 }
 
 // byDue is a heap.Interface.
-type byDue []*delivery
+type byDue []job
 
 func (h byDue) Len() int           { return len(h) }
 func (h byDue) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
 func (h byDue) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byDue) Push(x any)        { *h = append(*h, x.(*delivery)) }
+func (h *byDue) Push(x any)        { *h = append(*h, x.(job)) }
 func (h *byDue) Pop() any {
 	last := len(*h) - 1
-	d := (*h)[last]
-	(*h)[last] = nil
+	j := (*h)[last]
+	(*h)[last] = job{}
 	*h = (*h)[:last]
-	return d
+	return j
 }

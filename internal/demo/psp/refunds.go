@@ -5,9 +5,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/onceshop/onceshop/internal/payments"
 )
+
+// failureCode is why the refunds of pm_refund_fails_later fail.
+const failureCode = "expired_or_canceled_card"
 
 // createRefund serves POST /v1/refunds; twins wait as for a capture.
 func (s *Server) createRefund(w http.ResponseWriter, r *http.Request) error {
@@ -15,7 +16,7 @@ func (s *Server) createRefund(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var req payments.RefundRequest
+	var req refundRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
@@ -25,81 +26,108 @@ func (s *Server) createRefund(w http.ResponseWriter, r *http.Request) error {
 	case req.Amount <= 0:
 		return newProblem(http.StatusBadRequest, "invalid_request", "amount must be above 0, in minor units")
 	}
-	refund, method, verdict, err := s.ledger.refund(key, req, s.cfg.Now())
+	now := s.cfg.Now()
+	f, b, verdict, err := s.ledger.refund(key, req, now)
 	if err != nil {
 		return err
 	}
 	if verdict == replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
-		return writeJSON(w, http.StatusOK, "application/json", refund)
+		return writeJSON(w, http.StatusOK, "application/json", f)
 	}
-	b := behaviors[method]
-	if err := s.announce(r.Context(), refundEvent(refund), b); err != nil {
+	if f.Status == pending {
+		s.settleLater(f, b)
+	} else if err := s.announce(r.Context(), refundEvent(f, b, now), b); err != nil {
 		return err
 	}
 	if b.slow {
 		s.wait(r.Context(), s.cfg.Slow)
 	}
-	return writeJSON(w, http.StatusOK, "application/json", refund)
+	return writeJSON(w, http.StatusOK, "application/json", f)
 }
 
 // listRefunds serves GET /v1/refunds: those of ?capture_id=, or all, oldest first.
 func (s *Server) listRefunds(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	found := s.ledger.findRefunds(func(f payments.ProviderRefund) bool {
+	found := find(s.ledger, &s.ledger.refunds, func(f refund) bool {
 		return !q.Has("capture_id") || f.CaptureID == q.Get("capture_id")
 	})
-	return writeJSON(w, http.StatusOK, "application/json", map[string][]payments.ProviderRefund{"refunds": found})
+	return writeJSON(w, http.StatusOK, "application/json", map[string][]refund{"refunds": found})
 }
 
-// refund gives money back under key once and returns it with its capture's payment method. A
-// refusal leaves the key unused.
-func (l *ledger) refund(key string, req payments.RefundRequest, now time.Time) (f payments.ProviderRefund,
-	method string, v verdict, err error) {
+// refund gives money back under key once and returns it with its capture's behavior. A refusal
+// leaves the key unused.
+func (l *ledger) refund(key string, req refundRequest, now time.Time) (f refund, b behavior, v verdict, err error) {
 	meaning, err := fingerprint(req)
 	if err != nil {
-		return f, "", 0, err
+		return f, b, 0, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen, err := l.lookup(key, meaning, now)
 	if err != nil {
-		return f, "", 0, err
+		return f, b, 0, err
 	}
-	if seen != nil && seen.refund != nil {
-		return *seen.refund, "", replayed, nil
+	if seen != nil {
+		f, _ = l.refunds.get(seen.object)
+		return f, b, replayed, nil
 	}
-	c := l.byID[req.CaptureID]
+	c, ok := l.captures.get(req.CaptureID)
+	b = behaviors[c.PaymentMethod]
+	rest := max(0, c.Amount-l.gone[c.ID])
 	switch {
-	case c == nil:
-		return f, "", 0, newProblem(http.StatusNotFound, "not_found", "there is no capture %q", req.CaptureID)
-	case c.Status != payments.CaptureSucceeded:
-		return f, "", 0, newProblem(http.StatusConflict, "capture_not_refundable",
-			"the capture was declined: there is no money to give back")
-	case req.Amount > c.Amount-l.refunded[c.ID]:
-		return f, "", 0, newProblem(http.StatusConflict, "refund_exceeds_capture",
-			"only %d of %d %s can still be given back", c.Amount-l.refunded[c.ID], c.Amount, c.Currency)
+	case !ok:
+		return f, b, 0, newProblem(http.StatusNotFound, "not_found", "there is no capture %q", req.CaptureID)
+	case c.Status != succeeded:
+		return f, b, 0, newProblem(http.StatusConflict, "capture_not_refundable",
+			"the capture has the status %s: there is no money to give back", c.Status)
+	case b.refunds == refused:
+		return f, b, 0, newProblem(http.StatusPaymentRequired, "refund_refused",
+			"the provider gives nothing back of this capture, as the payment method asked")
+	case req.Amount > rest:
+		return f, b, 0, newProblem(http.StatusConflict, "refund_exceeds_capture",
+			"only %d of %d %s can still be given back", rest, c.Amount, c.Currency)
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
-		return f, "", 0, err
+		return f, b, 0, err
 	}
-	f = payments.ProviderRefund{
-		ID: "ref_" + id.String(), CaptureID: c.ID, Amount: req.Amount, Currency: c.Currency,
-		CreatedAt: now.UTC().Truncate(time.Millisecond),
+	f = refund{
+		ID: "ref_" + id.String(), CaptureID: c.ID, Reference: req.Reference, Status: succeeded,
+		Amount: req.Amount, Currency: c.Currency, CreatedAt: timestamp(now),
 	}
-	return f, c.PaymentMethod, done,
-		l.commit(entry{Type: "refund", At: now, Key: key, Fingerprint: meaning, Refund: &f})
+	if b.refunds != atOnce {
+		f.Status = pending
+	}
+	return f, b, done, l.commit(entry{Type: "refund", At: now, Key: key, Fingerprint: meaning, Refund: &f})
 }
 
-func (l *ledger) findRefunds(match func(payments.ProviderRefund) bool) []payments.ProviderRefund {
+// holds is what f takes from that which its capture can still give back.
+func (f refund) holds() int64 {
+	if f.Status == failed {
+		return 0
+	}
+	return f.Amount
+}
+
+// settleLater ends a pending refund when its time has come.
+func (s *Server) settleLater(f refund, b behavior) {
+	delay := s.cfg.RefundSettles
+	if b.refunds == failsLate {
+		delay = s.cfg.RefundFails
+	}
+	s.later(f.CreatedAt, delay, func(now time.Time) (event, error) {
+		f, err := s.ledger.settleRefund(f, b, now)
+		return refundEvent(f, b, now), err
+	})
+}
+
+func (l *ledger) settleRefund(f refund, b behavior, now time.Time) (refund, error) {
+	f.Status = succeeded
+	if b.refunds == failsLate {
+		f.Status, f.FailureCode = failed, failureCode
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var found []payments.ProviderRefund
-	for _, f := range l.refunds {
-		if match(*f) {
-			found = append(found, *f)
-		}
-	}
-	return found
+	return f, l.commit(entry{Type: "refund", At: now, Refund: &f})
 }

@@ -1,9 +1,9 @@
 // Package psp is the simulated payment provider: a real HTTP server with its own memory and
 // its own append-only log.
 //
-// The server is the witness that money moved once. It knows nothing of the shop, misbehaves
-// on request (the payment method chooses how, see faults.go) and keeps its memory over a
-// restart. It moves no money anywhere.
+// The server is the witness that money moved once. It shares nothing with the shop but the way
+// webhooks are signed, misbehaves on request (the payment method chooses how, see faults.go) and
+// keeps its memory over a restart. It moves no money anywhere.
 package psp
 
 import (
@@ -35,31 +35,51 @@ type Config struct {
 	WebhookSecret string
 	// Slow is how long pm_slow keeps its answer back. Default 3 s.
 	Slow time.Duration
+	// LateWebhook is how long after the capture pm_timeout_late_webhook sends the event. Default
+	// 8 s.
+	LateWebhook time.Duration
+	// RefundSettles is how long a refund of pm_refund_pending is pending. Default 5 s.
+	RefundSettles time.Duration
+	// RefundFails is how long a refund of pm_refund_fails_later is pending. Default 2 s.
+	RefundFails time.Duration
+	// DisputeOpens is how long after its capture pm_disputed opens a dispute. Default 2 s.
+	DisputeOpens time.Duration
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 	// Now dates captures, keys and signatures. Default time.Now.
 	Now func() time.Time
 }
 
-// Server is the provider: an http.Handler, and Run, which delivers its webhooks.
+// Server is the provider: an http.Handler, and Run, which does what is due later and delivers the
+// webhooks.
 type Server struct {
-	cfg      Config
-	mux      *http.ServeMux
-	ledger   *ledger
-	queue    *queue
-	webhooks *http.Client
-	release  func()        // lets go of the requests that are held unanswered
-	released chan struct{} // closed by release
+	cfg        Config
+	mux        *http.ServeMux
+	ledger     *ledger
+	changes    *queue // of objects; apart, so that a receiver that hangs does not hold them up
+	deliveries *queue
+	webhooks   *http.Client
+	release    func()        // lets go of the requests that are held unanswered
+	released   chan struct{} // closed by release
 }
 
-// NewServer rebuilds the provider's memory from its log and queues the events that were not
-// delivered yet. The caller runs Run for the deliveries and ends with Close.
+// NewServer rebuilds the provider's memory from its log and queues what is due later and the
+// events that were not delivered yet. The caller runs Run for both and ends with Close.
 func NewServer(cfg Config) (*Server, error) {
-	if cfg.KeyTTL <= 0 {
-		cfg.KeyTTL = 24 * time.Hour
-	}
-	if cfg.Slow <= 0 {
-		cfg.Slow = 3 * time.Second
+	for _, d := range []struct {
+		setting *time.Duration
+		usual   time.Duration
+	}{
+		{&cfg.KeyTTL, 24 * time.Hour},
+		{&cfg.Slow, 3 * time.Second},
+		{&cfg.LateWebhook, 8 * time.Second},
+		{&cfg.RefundSettles, 5 * time.Second},
+		{&cfg.RefundFails, 2 * time.Second},
+		{&cfg.DisputeOpens, 2 * time.Second},
+	} {
+		if *d.setting <= 0 {
+			*d.setting = d.usual
+		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -76,33 +96,46 @@ func NewServer(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	l, err := openLedger(cfg.LogPath, cfg.KeyTTL, cfg.Logger)
+	l, undelivered, err := openLedger(cfg.LogPath, cfg.KeyTTL, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
-		cfg:      cfg,
-		mux:      http.NewServeMux(),
-		ledger:   l,
-		queue:    newQueue(),
-		webhooks: newWebhookClient(),
-		released: make(chan struct{}),
+		cfg:        cfg,
+		mux:        http.NewServeMux(),
+		ledger:     l,
+		changes:    newQueue(),
+		deliveries: newQueue(),
+		webhooks:   newWebhookClient(),
+		released:   make(chan struct{}),
 	}
 	s.release = sync.OnceFunc(func() { close(s.released) })
 	s.routes()
-	if err := s.requeue(); err != nil {
-		return nil, errors.Join(err, s.Close())
+	s.resume()
+	for _, e := range undelivered {
+		if err := s.send(e, 1, 0); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	return s, nil
 }
 
 func (s *Server) routes() {
-	s.mux.HandleFunc("GET /{$}", s.page)
+	s.mux.HandleFunc("GET /{$}", s.handle(s.page))
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	s.mux.HandleFunc("POST /v1/captures", s.handle(s.createCapture))
+	s.mux.HandleFunc("POST /v1/captures/cancel", s.handle(s.cancelCapture))
 	s.mux.HandleFunc("GET /v1/captures", s.handle(s.listCaptures))
 	s.mux.HandleFunc("POST /v1/refunds", s.handle(s.createRefund))
 	s.mux.HandleFunc("GET /v1/refunds", s.handle(s.listRefunds))
+	s.mux.HandleFunc("POST /v1/disputes/{id}/close", s.handle(s.closeDispute))
+	s.mux.HandleFunc("GET /v1/disputes", s.handle(s.listDisputes))
+
+	// Forms carry no Idempotency-Key, so other sites could send them: browsers mark those.
+	sameSite := http.NewCrossOriginProtection()
+	s.mux.HandleFunc("GET /action/{id}", s.handle(s.actionPage))
+	s.mux.Handle("POST /action/{id}", sameSite.Handler(s.handle(s.decideAction)))
+	s.mux.Handle("POST /disputes/{id}", sameSite.Handler(s.handle(s.closeOnPage)))
 }
 
 // ServeHTTP implements http.Handler.

@@ -219,14 +219,14 @@ func TestRefundsNeverExceedTheCapture(t *testing.T) {
 	t.Parallel()
 	p := start(t, psp.Config{})
 	c := p.client(patience)
-	captured, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_ok"))
+	captured, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_ok"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var given atomic.Int64
 	together(50, func(i int) {
-		f, err := c.Refund(t.Context(), fmt.Sprint("ref", i),
-			payments.RefundRequest{CaptureID: captured.ID, Amount: 99})
+		f, err := c.Refund(t.Context(),
+			payments.RefundRequest{Key: fmt.Sprint("ref", i), CaptureID: captured.ID, Amount: 99})
 		switch {
 		case err == nil:
 			given.Add(f.Amount)
@@ -241,8 +241,8 @@ func TestRefundsNeverExceedTheCapture(t *testing.T) {
 	if len(refunds) != 12 || given.Load() != 12*99 {
 		t.Errorf("%d refunds, %d given back, want 12 and %d", len(refunds), given.Load(), 12*99)
 	}
-	rest := payments.RefundRequest{CaptureID: captured.ID, Amount: 1250 - 12*99}
-	if _, err := c.Refund(t.Context(), "rest", rest); err != nil {
+	rest := payments.RefundRequest{Key: "rest", CaptureID: captured.ID, Amount: 1250 - 12*99}
+	if _, err := c.Refund(t.Context(), rest); err != nil {
 		t.Errorf("the rest: %v", err)
 	}
 }
@@ -251,7 +251,7 @@ func TestRefundRefusals(t *testing.T) {
 	t.Parallel()
 	p := start(t, psp.Config{})
 	c := p.client(patience)
-	declined, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_declined"))
+	declined, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_declined"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,8 @@ func TestRefundRefusals(t *testing.T) {
 		"no amount":  {payments.RefundRequest{CaptureID: declined.ID}, "invalid_request"},
 		"no capture": {payments.RefundRequest{Amount: 1}, "invalid_request"},
 	} {
-		_, err := c.Refund(t.Context(), "r", tc.request)
+		tc.request.Key = "r"
+		_, err := c.Refund(t.Context(), tc.request)
 		if !errors.Is(err, payments.ErrRefused) || !strings.Contains(err.Error(), tc.code) {
 			t.Errorf("%s: got %v, want a refusal with %s", name, err, tc.code)
 		}

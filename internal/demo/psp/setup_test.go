@@ -137,6 +137,13 @@ func captureRequest(reference, method string) payments.CaptureRequest {
 		PaymentMethod: method}
 }
 
+// keyedRequest is captureRequest under an idempotency key.
+func keyedRequest(key, reference, method string) payments.CaptureRequest {
+	r := captureRequest(reference, method)
+	r.Key = key
+	return r
+}
+
 // logLines returns how many lines of a type the log has.
 func (p *provider) logLines(kind string) int {
 	p.t.Helper()

@@ -25,6 +25,7 @@ const secret = "whsec_c2VjcmV0IGZvciB0aGUgdGVzdHMgb25seSE="
 // message is a webhook as it was received.
 type message struct {
 	id, kind, object string
+	body             string
 	status           int // what it was answered with
 }
 
@@ -83,7 +84,7 @@ func verified(t *testing.T, r *http.Request) message {
 	if got := r.Header.Get("webhook-signature"); err != nil || got != want {
 		t.Errorf("signature %q, want %q (%v)", got, want, err)
 	}
-	return message{id: id, kind: event.Type, object: event.Data.ID}
+	return message{id: id, kind: event.Type, object: event.Data.ID, body: string(body)}
 }
 
 func accept(message) int { return http.StatusNoContent }
@@ -112,15 +113,15 @@ func TestEventsAreRepeatedUntilAccepted(t *testing.T) {
 	})
 	p := start(t, psp.Config{WebhookURL: rec.url, WebhookSecret: secret})
 	c := p.client(patience)
-	captured, err := c.Capture(t.Context(), "a", captureRequest("ch1", "pm_ok"))
+	captured, err := c.Capture(t.Context(), keyedRequest("a", "ch1", "pm_ok"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	declined, err := c.Capture(t.Context(), "b", captureRequest("ch2", "pm_declined"))
+	declined, err := c.Capture(t.Context(), keyedRequest("b", "ch2", "pm_declined"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	refunded, err := c.Refund(t.Context(), "c", payments.RefundRequest{CaptureID: captured.ID, Amount: 5})
+	refunded, err := c.Refund(t.Context(), payments.RefundRequest{Key: "c", CaptureID: captured.ID, Amount: 5})
 	if err != nil {
 		t.Fatal(err)
 	}

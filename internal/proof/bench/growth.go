@@ -165,7 +165,7 @@ func (b *bench) list(_ context.Context, n int) (caller, func(), error) {
 // lookForWork does what the background does all the time, and mostly for nothing: nothing is due.
 func (b *bench) lookForWork(context.Context, int) (caller, func(), error) {
 	client := psp.NewClient("http://127.0.0.1", providerTimeout) // nobody asks it
-	reconciling := payments.New(b.ours, b.orders, client, timing, time.Now, nil, slog.New(slog.DiscardHandler))
+	reconciling := payments.New(b.ours, b.orders, client, policy, time.Now, nil, slog.New(slog.DiscardHandler))
 	return func(ctx context.Context) error {
 		expired, err := b.orders.ExpireOnce(ctx)
 		if err != nil {

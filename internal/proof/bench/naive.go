@@ -181,8 +181,8 @@ func (s *naiveShop) charge(ctx context.Context, orderID int64, method string) (n
 		return charge, fmt.Errorf("start a naive charge: %w", err)
 	}
 	id := strconv.FormatInt(charge.ID, 10)
-	capture, err := s.provider.Capture(ctx, "naive_"+id,
-		payments.CaptureRequest{Reference: id, OrderID: strconv.FormatInt(orderID, 10),
+	capture, err := s.provider.Capture(ctx,
+		payments.CaptureRequest{Key: "naive_" + id, Reference: id, OrderID: strconv.FormatInt(orderID, 10),
 			Amount: charge.Amount, Currency: charge.Currency, PaymentMethod: method})
 	if err != nil {
 		return charge, fmt.Errorf("ask the provider: %w", err)

@@ -160,14 +160,14 @@ func (b *bench) startOurs(ctx context.Context) error {
 	return err
 }
 
-var timing = payments.Timing{ProviderTimeout: providerTimeout, Lease: 3 * providerTimeout, Horizon: time.Hour}
+var policy = payments.Policy{ProviderTimeout: providerTimeout, Lease: 3 * providerTimeout, Horizon: time.Hour}
 
 // startNode serves the shop's API from what a node of the shop has for itself.
 func (b *bench) startNode(ctx context.Context, pool *pgxpool.Pool, placing *orders.Service,
 	provider *psp.Client) (*server, error) {
 	silent := slog.New(slog.DiscardHandler)
 	recorder := timeline.NewRecorder(pool, silent)
-	charges := payments.New(pool, placing, provider, timing, time.Now, recorder, silent)
+	charges := payments.New(pool, placing, provider, policy, time.Now, recorder, silent)
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
 	recorded := make(chan struct{})
 	go func() {

@@ -87,6 +87,6 @@ func (w *world) clerk(offset time.Duration) clerk {
 	provider := psp.NewClient(w.environ["PSP_URL"], 15*time.Second)
 	w.t.Cleanup(provider.CloseIdleConnections)
 	shop := orders.New(w.Pool, 5*time.Minute, now, quiet)
-	timing := payments.Timing{ProviderTimeout: 15 * time.Second, Lease: 30 * time.Second, Horizon: 12 * time.Hour}
-	return clerk{orders: shop, payments: payments.New(w.Pool, shop, provider, timing, now, nil, quiet)}
+	policy := payments.Policy{ProviderTimeout: 15 * time.Second, Lease: 30 * time.Second, Horizon: 12 * time.Hour}
+	return clerk{orders: shop, payments: payments.New(w.Pool, shop, provider, policy, now, nil, quiet)}
 }

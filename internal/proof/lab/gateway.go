@@ -27,16 +27,16 @@ type gateway struct {
 }
 
 // Capture implements payments.Provider.
-func (g *gateway) Capture(ctx context.Context, key string, r payments.CaptureRequest) (payments.Capture, error) {
+func (g *gateway) Capture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
 	if g.only != nil && !g.only(r.OrderID) {
-		return g.Provider.Capture(ctx, key, r)
+		return g.Provider.Capture(ctx, r)
 	}
 	g.bench.own(r.Reference)
 	if g.beforeCall != nil {
 		g.beforeCall(ctx, r)
 	}
-	g.bench.Says(ctx, g.actor, Provider, "capture %s, key %s", r.Money(), short(key))
-	capture, err := g.Provider.Capture(ctx, key, r)
+	g.bench.Says(ctx, g.actor, Provider, "capture %s, key %s", r.Money(), short(r.Key))
+	capture, err := g.Provider.Capture(ctx, r)
 	if err != nil {
 		g.bench.Loses(ctx, Provider, g.actor, "no answer")
 		return capture, err
@@ -49,14 +49,18 @@ func (g *gateway) Capture(ctx context.Context, key string, r payments.CaptureReq
 	return capture, nil
 }
 
-// FindCaptures implements payments.Provider.
-func (g *gateway) FindCaptures(ctx context.Context, reference string) ([]payments.Capture, error) {
-	captures, err := g.Provider.FindCaptures(ctx, reference)
-	if err == nil && (g.only == nil || g.only(reference)) {
-		g.bench.Says(ctx, g.actor, Provider, "captures of %s?", short(reference))
-		g.bench.Says(ctx, Provider, g.actor, "captures found: %d", len(captures))
+// FindCapture implements payments.Provider.
+func (g *gateway) FindCapture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
+	capture, err := g.Provider.FindCapture(ctx, r)
+	if err == nil && (g.only == nil || g.only(r.Reference)) {
+		g.bench.Says(ctx, g.actor, Provider, "capture for %s?", short(r.Reference))
+		answer := "none"
+		if capture.Status != payments.CaptureNone {
+			answer = short(capture.ID) + " " + capture.Status
+		}
+		g.bench.Says(ctx, Provider, g.actor, "%s", answer)
 	}
-	return captures, err
+	return capture, err
 }
 
 // ids are the orders and charges of a run, and which commits are drawn.

@@ -17,8 +17,8 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// shopTiming is what the shop is set to unless somebody changes it.
-var shopTiming = payments.Timing{ProviderTimeout: providerTimeout, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
+// shopPolicy is what the shop is set to unless somebody changes it.
+var shopPolicy = payments.Policy{ProviderTimeout: providerTimeout, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
 
 // node is one process of the shop on the guarded schema: its services, unchanged, with a pen
 // between them and those they talk to.
@@ -33,11 +33,11 @@ type node struct {
 	cut bool
 }
 
-func (b *Bench) node(actor Actor, timing payments.Timing) *node {
+func (b *Bench) node(actor Actor, policy payments.Policy) *node {
 	n := &node{bench: b, actor: actor, gateway: &gateway{Provider: b.PSP, bench: b, actor: actor, only: b.owns},
 		orders: b.orders()}
 	n.gateway.beforeCall = n.noted
-	n.payments = payments.New(b.Guarded, n.orders, n.gateway, timing, time.Now, nil, slog.New(slog.DiscardHandler))
+	n.payments = payments.New(b.Guarded, n.orders, n.gateway, policy, time.Now, nil, slog.New(slog.DiscardHandler))
 	return n
 }
 
@@ -196,7 +196,7 @@ func (b *Bench) paidOrder(ctx context.Context) (orders.Order, error) {
 	if err != nil {
 		return orders.Order{}, fmt.Errorf("place the order: %w", err)
 	}
-	cashier := payments.New(b.Guarded, shop, b.PSP, shopTiming, time.Now, nil, slog.New(slog.DiscardHandler))
+	cashier := payments.New(b.Guarded, shop, b.PSP, shopPolicy, time.Now, nil, slog.New(slog.DiscardHandler))
 	charged, err := cashier.Charge(ctx, b.paying(customer, "K1", placed.ID))
 	if err == nil && charged.Status != http.StatusCreated {
 		err = fmt.Errorf("the charge ended as %d", charged.Status)

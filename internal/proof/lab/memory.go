@@ -77,7 +77,7 @@ func oneProcess() Experiment {
 				if err != nil {
 					return err
 				}
-				shop := b.node(NodeA, shopTiming).remembers(plenty, longWhile)
+				shop := b.node(NodeA, shopPolicy).remembers(plenty, longWhile)
 				return racersAndOneLater(ctx, func(ctx context.Context) error {
 					_, err := shop.place(ctx, b.placing(customer, "K1"))
 					return err
@@ -127,8 +127,8 @@ func guardedSecondNode(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	first, second := b.node(NodeA, shopTiming).remembers(plenty, longWhile),
-		b.node(NodeB, shopTiming).remembers(plenty, longWhile)
+	first, second := b.node(NodeA, shopPolicy).remembers(plenty, longWhile),
+		b.node(NodeB, shopPolicy).remembers(plenty, longWhile)
 	first.cut = true
 	for _, node := range []*node{first, second} {
 		if _, err := node.place(ctx, b.placing(customer, "K1")); err != nil {
@@ -167,7 +167,7 @@ func ttlPassed() Experiment {
 				if err != nil {
 					return err
 				}
-				shop := b.node(NodeA, shopTiming).remembers(plenty, shortWhile)
+				shop := b.node(NodeA, shopPolicy).remembers(plenty, shortWhile)
 				return b.beforeAndAfter(ctx, func(ctx context.Context) error {
 					_, err := shop.place(ctx, b.placing(customer, "K1"))
 					return err
@@ -226,7 +226,7 @@ func evicted() Experiment {
 				if err != nil {
 					return err
 				}
-				shop := b.node(NodeA, shopTiming).remembers(guardedRoom, longWhile)
+				shop := b.node(NodeA, shopPolicy).remembers(guardedRoom, longWhile)
 				return allTwice(func(key string) error {
 					_, err := shop.place(ctx, b.placing(customer, dedup.Key(key)))
 					return err

@@ -56,7 +56,7 @@ func doubleClick() Experiment {
 				if err != nil {
 					return err
 				}
-				shop := b.node(NodeA, shopTiming)
+				shop := b.node(NodeA, shopPolicy)
 				return inParallel(ctx, 2, func(ctx context.Context, _ int) error {
 					return shop.checkout(ctx, customer, "K1")
 				})
@@ -105,7 +105,7 @@ func answerLost() Experiment {
 				if err != nil {
 					return err
 				}
-				shop := b.node(NodeA, shopTiming)
+				shop := b.node(NodeA, shopPolicy)
 				var placed dedup.Answer
 				for _, lost := range []bool{true, false} {
 					shop.cut = lost
@@ -177,7 +177,7 @@ func guardedOtherBasket(ctx context.Context, b *Bench) error {
 		return Rows(ctx, b.Guarded, "SELECT count(*) FROM orders o JOIN order_lines l ON l.order_id = o.id WHERE "+
 			"o.customer_id = $1 AND l.quantity = ANY($2)", customer, told)
 	})
-	shop := b.node(NodeA, shopTiming)
+	shop := b.node(NodeA, shopPolicy)
 	for _, request := range []struct {
 		key      dedup.Key
 		quantity int64
@@ -247,7 +247,7 @@ func guardedRace(ctx context.Context, b *Bench) error {
 		return inParallel(ctx, racers, func(ctx context.Context, _ int) error {
 			// Each on a process of its own: one alone would place them together, and none would
 			// meet another.
-			_, err := b.node(NodeA, shopTiming).place(ctx, b.placing(customer, "K1"))
+			_, err := b.node(NodeA, shopPolicy).place(ctx, b.placing(customer, "K1"))
 			return err
 		})
 	})

@@ -31,7 +31,7 @@ func crashAfterCharge() Experiment {
 			"And what is unknown is not failed: the retry is told to wait, the reconciler asks the provider what " +
 			"it knows, and one row is settled once.",
 		Shrunk: fmt.Sprintf("The lease of the node that dies is %d ms instead of %.0f s.", deadLease.Milliseconds(),
-			shopTiming.Lease.Seconds()),
+			shopPolicy.Lease.Seconds()),
 		Actors: []Actor{Client, NodeA, NodeB, Database, Provider},
 		Naive: Twin{Title: "a payment for each try", Expect: Duplicates, Run: naiveCrash,
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay",
@@ -85,9 +85,9 @@ func guardedCrash(ctx context.Context, b *Bench) error {
 		return Rows(ctx, b.Guarded, "SELECT count(*) FROM outbox e JOIN orders o ON o.id = e.order_id WHERE "+
 			"o.customer_id = $1 AND e.type = $2", customer, orders.EventPaid)
 	})
-	dying := shopTiming
+	dying := shopPolicy
 	dying.Lease = deadLease
-	shop, other := b.node(NodeA, dying), b.node(NodeB, shopTiming)
+	shop, other := b.node(NodeA, dying), b.node(NodeB, shopPolicy)
 	placed, err := shop.place(ctx, b.placing(customer, "K1"))
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func guardedTabs(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	shop := b.node(NodeA, shopTiming)
+	shop := b.node(NodeA, shopPolicy)
 	placed, err := shop.place(ctx, b.placing(customer, "cart"))
 	if err != nil {
 		return err

@@ -36,8 +36,8 @@ func (s *naiveShop) insertOrder(ctx context.Context, key string, quantity int64)
 
 // capture takes the money. Reference is the idempotency key at the provider too.
 func (s *naiveShop) capture(ctx context.Context, reference string, orderID uuid.UUID, quantity int64) error {
-	capture, err := s.provider.Capture(ctx, reference,
-		payments.CaptureRequest{Reference: reference, OrderID: orderID.String(),
+	capture, err := s.provider.Capture(ctx,
+		payments.CaptureRequest{Key: reference, Reference: reference, OrderID: orderID.String(),
 			Amount: quantity * unitPrice, Currency: currency, PaymentMethod: "pm_ok"})
 	if err == nil && capture.Status != payments.CaptureSucceeded {
 		err = errors.New("the payment was declined")
@@ -132,11 +132,11 @@ func (s *naiveShop) resumePayments(ctx context.Context) error {
 		if err != nil || !found {
 			return err
 		}
-		captures, err := s.provider.FindCaptures(ctx, paymentID.String())
+		capture, err := s.provider.FindCapture(ctx, payments.CaptureRequest{Reference: paymentID.String()})
 		if err != nil {
 			return fmt.Errorf("ask the provider: %w", err)
 		}
-		if len(captures) == 0 {
+		if capture.Status == payments.CaptureNone {
 			_, err = s.exec(ctx, "UPDATE payments SET status = 'failed' WHERE id = $1", paymentID)
 		} else {
 			err = s.savePayment(ctx, paymentID)

@@ -261,7 +261,7 @@ func TestDatabaseUser(t *testing.T) {
 	expect(t, "replay", alice.Post(t.Context(), "/v1/orders", "paid",
 		apptest.OrderBody("buyer@example.com", "MUG-ONCE", 2)), http.StatusCreated, "")
 	stale := place(t, alice, "stale")
-	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 minute' WHERE id = $1", stale.ID)
+	shop.Exec(t, "UPDATE orders SET expires_at = now() - interval '1 day' WHERE id = $1", stale.ID)
 	v, form := checkout(t, shop)
 	expect(t, "a guest", v.submit("/checkout", nil, form), http.StatusSeeOther, "")
 	shoptest.Eventually(t, within, "receipts are sent, events relayed and applied, an order expired", func() bool {

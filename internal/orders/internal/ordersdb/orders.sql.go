@@ -210,10 +210,16 @@ func (q *Queries) ListOrders(ctx context.Context, arg ListOrdersParams) ([]ListO
 const LockExpired = `-- name: LockExpired :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE status IN ('placed', 'paying') AND expires_at < now()
+  AND (status = 'placed' OR expires_at < now() - $1::interval)
 ORDER BY expires_at
-LIMIT $1
+LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED
 `
+
+type LockExpiredParams struct {
+	Expiry time.Duration
+	Most   int32
+}
 
 type LockExpiredRow struct {
 	ID         uuid.UUID
@@ -225,9 +231,10 @@ type LockExpiredRow struct {
 	CreatedAt  time.Time
 }
 
-// LockExpired skips orders that another transaction has locked. The next run finds them.
-func (q *Queries) LockExpired(ctx context.Context, limit int32) ([]LockExpiredRow, error) {
-	rows, err := q.db.Query(ctx, LockExpired, limit)
+// LockExpired finds orders that were not paid in time. An order that is being paid has the time
+// expiry once more. It skips orders that another transaction has locked: the next run finds them.
+func (q *Queries) LockExpired(ctx context.Context, arg LockExpiredParams) ([]LockExpiredRow, error) {
+	rows, err := q.db.Query(ctx, LockExpired, arg.Expiry, arg.Most)
 	if err != nil {
 		return nil, err
 	}

@@ -13,22 +13,19 @@ import (
 )
 
 const ChangeStatuses = `-- name: ChangeStatuses :exec
-UPDATE orders SET status = c.status, expires_at = CASE c.status
-    WHEN 'paying' THEN greatest(orders.expires_at, now() + $1::interval) ELSE orders.expires_at END
-FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS status) AS c
+UPDATE orders SET status = c.status
+FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::text[]) AS status) AS c
 WHERE orders.id = c.id
 `
 
 type ChangeStatusesParams struct {
-	Expiry   time.Duration
 	Ids      []uuid.UUID
 	Statuses []string
 }
 
-// ChangeStatuses expects rows that LockOrders locked. An order that starts to be paid keeps its
-// stock for the time expiry.
+// ChangeStatuses expects rows that LockOrders locked.
 func (q *Queries) ChangeStatuses(ctx context.Context, arg ChangeStatusesParams) error {
-	_, err := q.db.Exec(ctx, ChangeStatuses, arg.Expiry, arg.Ids, arg.Statuses)
+	_, err := q.db.Exec(ctx, ChangeStatuses, arg.Ids, arg.Statuses)
 	return err
 }
 

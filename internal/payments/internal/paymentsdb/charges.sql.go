@@ -12,29 +12,90 @@ import (
 	"github.com/google/uuid"
 )
 
-const ChargeAges = `-- name: ChargeAges :one
-SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
-FROM charges WHERE id = $1
+const ChargeAgeSeconds = `-- name: ChargeAgeSeconds :one
+SELECT extract(epoch FROM now() - started_at)::float8 FROM charges WHERE id = $1
 `
 
-type ChargeAgesRow struct {
-	Started float64
-	Asked   float64
+func (q *Queries) ChargeAgeSeconds(ctx context.Context, id uuid.UUID) (float64, error) {
+	row := q.db.QueryRow(ctx, ChargeAgeSeconds, id)
+	var column_1 float64
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
-func (q *Queries) ChargeAges(ctx context.Context, id uuid.UUID) (ChargeAgesRow, error) {
-	row := q.db.QueryRow(ctx, ChargeAges, id)
-	var i ChargeAgesRow
-	err := row.Scan(&i.Started, &i.Asked)
-	return i, err
+const ClaimOwing = `-- name: ClaimOwing :many
+UPDATE charges SET return_tries = return_tries + 1, return_due = now() + $1::interval
+WHERE id IN (
+    SELECT c.id FROM charges c
+    WHERE c.owes IS NOT NULL AND c.owed_ended_at IS NULL AND c.amount_refunded < c.amount AND c.return_due < now()
+    ORDER BY c.return_due LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
+`
+
+type ClaimOwingParams struct {
+	Lease time.Duration
+	Most  int32
+}
+
+// ClaimOwing takes charges that are due to return what they owe.
+func (q *Queries) ClaimOwing(ctx context.Context, arg ClaimOwingParams) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, ClaimOwing, arg.Lease, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Pays,
+			&i.Amount,
+			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
+			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
+			&i.CreatedAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+			&i.SettledAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ClaimUnsettledCharges = `-- name: ClaimUnsettledCharges :many
 UPDATE charges SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
-    SELECT c.id FROM charges c WHERE c.status IN ('pending', 'unknown') AND c.lease_until < now()
+    SELECT c.id FROM charges c
+    WHERE c.status IN ('pending', 'unknown', 'requires_action') AND c.lease_until < now()
     ORDER BY c.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type ClaimUnsettledChargesParams struct {
@@ -61,15 +122,24 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -86,8 +156,55 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 	return items, nil
 }
 
+const FindChargeByCapture = `-- name: FindChargeByCapture :one
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE provider = $1::text AND provider_id = $2::text
+`
+
+type FindChargeByCaptureParams struct {
+	Provider   string
+	ProviderID string
+}
+
+func (q *Queries) FindChargeByCapture(ctx context.Context, arg FindChargeByCaptureParams) (Charge, error) {
+	row := q.db.QueryRow(ctx, FindChargeByCapture, arg.Provider, arg.ProviderID)
+	var i Charge
+	err := row.Scan(
+		&i.ID,
+		&i.OrderID,
+		&i.CustomerID,
+		&i.IdempotencyKey,
+		&i.Fingerprint,
+		&i.PaymentMethod,
+		&i.Status,
+		&i.Pays,
+		&i.Amount,
+		&i.Currency,
+		&i.AmountRefunded,
+		&i.RefundReserved,
+		&i.DeclineCode,
+		&i.ActionUrl,
+		&i.Dispute,
+		&i.Provider,
+		&i.ProviderID,
+		&i.Attempt,
+		&i.LeaseUntil,
+		&i.AnswerStatus,
+		&i.Answer,
+		&i.Owes,
+		&i.ReturnTries,
+		&i.ReturnDue,
+		&i.OwedEndedAt,
+		&i.CreatedAt,
+		&i.StartedAt,
+		&i.AskedAt,
+		&i.UnknownAt,
+		&i.SettledAt,
+	)
+	return i, err
+}
+
 const FindChargeByKey = `-- name: FindChargeByKey :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE customer_id = $1 AND idempotency_key = $2
 `
 
 type FindChargeByKeyParams struct {
@@ -106,15 +223,24 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 		&i.Fingerprint,
 		&i.PaymentMethod,
 		&i.Status,
+		&i.Pays,
 		&i.Amount,
-		&i.AmountRefunded,
 		&i.Currency,
+		&i.AmountRefunded,
+		&i.RefundReserved,
 		&i.DeclineCode,
+		&i.ActionUrl,
+		&i.Dispute,
+		&i.Provider,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
 		&i.AnswerStatus,
 		&i.Answer,
+		&i.Owes,
+		&i.ReturnTries,
+		&i.ReturnDue,
+		&i.OwedEndedAt,
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.AskedAt,
@@ -122,86 +248,6 @@ func (q *Queries) FindChargeByKey(ctx context.Context, arg FindChargeByKeyParams
 		&i.SettledAt,
 	)
 	return i, err
-}
-
-const FindLiveCharge = `-- name: FindLiveCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 AND status IN ('pending', 'unknown', 'succeeded')
-`
-
-func (q *Queries) FindLiveCharge(ctx context.Context, orderID uuid.UUID) (Charge, error) {
-	row := q.db.QueryRow(ctx, FindLiveCharge, orderID)
-	var i Charge
-	err := row.Scan(
-		&i.ID,
-		&i.OrderID,
-		&i.CustomerID,
-		&i.IdempotencyKey,
-		&i.Fingerprint,
-		&i.PaymentMethod,
-		&i.Status,
-		&i.Amount,
-		&i.AmountRefunded,
-		&i.Currency,
-		&i.DeclineCode,
-		&i.ProviderID,
-		&i.Attempt,
-		&i.LeaseUntil,
-		&i.AnswerStatus,
-		&i.Answer,
-		&i.CreatedAt,
-		&i.StartedAt,
-		&i.AskedAt,
-		&i.UnknownAt,
-		&i.SettledAt,
-	)
-	return i, err
-}
-
-const FindLiveCharges = `-- name: FindLiveCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges
-WHERE order_id = ANY($1::uuid[]) AND status IN ('pending', 'unknown', 'succeeded')
-`
-
-func (q *Queries) FindLiveCharges(ctx context.Context, orderIds []uuid.UUID) ([]Charge, error) {
-	rows, err := q.db.Query(ctx, FindLiveCharges, orderIds)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Charge
-	for rows.Next() {
-		var i Charge
-		if err := rows.Scan(
-			&i.ID,
-			&i.OrderID,
-			&i.CustomerID,
-			&i.IdempotencyKey,
-			&i.Fingerprint,
-			&i.PaymentMethod,
-			&i.Status,
-			&i.Amount,
-			&i.AmountRefunded,
-			&i.Currency,
-			&i.DeclineCode,
-			&i.ProviderID,
-			&i.Attempt,
-			&i.LeaseUntil,
-			&i.AnswerStatus,
-			&i.Answer,
-			&i.CreatedAt,
-			&i.StartedAt,
-			&i.AskedAt,
-			&i.UnknownAt,
-			&i.SettledAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const FindUsedKeys = `-- name: FindUsedKeys :many
@@ -244,7 +290,7 @@ func (q *Queries) FindUsedKeys(ctx context.Context, arg FindUsedKeysParams) ([]F
 }
 
 const GetCharge = `-- name: GetCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1
 `
 
 func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -258,15 +304,24 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 		&i.Fingerprint,
 		&i.PaymentMethod,
 		&i.Status,
+		&i.Pays,
 		&i.Amount,
-		&i.AmountRefunded,
 		&i.Currency,
+		&i.AmountRefunded,
+		&i.RefundReserved,
 		&i.DeclineCode,
+		&i.ActionUrl,
+		&i.Dispute,
+		&i.Provider,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
 		&i.AnswerStatus,
 		&i.Answer,
+		&i.Owes,
+		&i.ReturnTries,
+		&i.ReturnDue,
+		&i.OwedEndedAt,
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.AskedAt,
@@ -276,28 +331,50 @@ func (q *Queries) GetCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
 	return i, err
 }
 
+const HurryCharge = `-- name: HurryCharge :exec
+UPDATE charges SET lease_until = now() WHERE id = $1 AND status IN ('unknown', 'requires_action')
+`
+
+// HurryCharge makes the reconciler look at a charge now, unless a worker is asking about it.
+func (q *Queries) HurryCharge(ctx context.Context, id uuid.UUID) error {
+	_, err := q.db.Exec(ctx, HurryCharge, id)
+	return err
+}
+
+const HurryCharges = `-- name: HurryCharges :exec
+UPDATE charges SET lease_until = now() WHERE order_id = $1 AND status IN ('unknown', 'requires_action')
+`
+
+func (q *Queries) HurryCharges(ctx context.Context, orderID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, HurryCharges, orderID)
+	return err
+}
+
 const InsertCharges = `-- name: InsertCharges :many
 
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
-                     status, amount, currency, lease_until, created_at)
+                     provider, status, amount, currency, lease_until, created_at)
 SELECT c.id, o.id, o.customer_id, c.idempotency_key, c.fingerprint, c.payment_method,
-       'pending', o.total, o.currency, now() + $1::interval, $2::timestamptz
-FROM (SELECT unnest($3::uuid[]) AS id,
-             unnest($4::uuid[]) AS order_id,
-             unnest($5::uuid[]) AS customer_id,
-             unnest($6::text[]) AS idempotency_key,
-             unnest($7::bytea[]) AS fingerprint,
-             unnest($8::text[]) AS payment_method) AS c
+       $1::text, 'pending', o.total, o.currency, now() + $2::interval,
+       $3::timestamptz
+FROM (SELECT unnest($4::uuid[]) AS id,
+             unnest($5::uuid[]) AS order_id,
+             unnest($6::uuid[]) AS customer_id,
+             unnest($7::text[]) AS idempotency_key,
+             unnest($8::bytea[]) AS fingerprint,
+             unnest($9::text[]) AS payment_method) AS c
 CROSS JOIN LATERAL (
     SELECT orders.id, orders.customer_id, orders.status, orders.total, orders.currency
     FROM orders WHERE orders.id = c.order_id LIMIT 1) AS o
 WHERE o.customer_id = c.customer_id AND o.status = 'placed'
+  AND (SELECT count(*) FROM charges d WHERE d.order_id = o.id AND d.status = 'declined') < $10::int
 ORDER BY c.customer_id, c.idempotency_key, c.id
 ON CONFLICT DO NOTHING
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type InsertChargesParams struct {
+	Provider        string
 	Lease           time.Duration
 	CreatedAt       time.Time
 	Ids             []uuid.UUID
@@ -306,16 +383,18 @@ type InsertChargesParams struct {
 	IdempotencyKeys []string
 	Fingerprints    [][]byte
 	PaymentMethods  []string
+	MostDeclined    int32
 }
 
 // The statements below start and settle charges. They take a batch of charges as arrays and expect
 // the orders to be locked. CROSS JOIN LATERAL makes a look-up one step down an index, whatever size
 // the planner assumes for the tables.
 // InsertCharges inserts and returns the charges that can start: the order belongs to the customer
-// and waits for a payment, the key is free, and the order has no live charge. It inserts in the
-// order of the keys: two nodes with the same keys cannot deadlock.
+// and waits for a payment, the key is free, and the order has no live charge and not too many
+// declined ones. It inserts in the order of the keys: two nodes with the same keys cannot deadlock.
 func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, InsertCharges,
+		arg.Provider,
 		arg.Lease,
 		arg.CreatedAt,
 		arg.Ids,
@@ -324,6 +403,7 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 		arg.IdempotencyKeys,
 		arg.Fingerprints,
 		arg.PaymentMethods,
+		arg.MostDeclined,
 	)
 	if err != nil {
 		return nil, err
@@ -340,15 +420,24 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -366,7 +455,7 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 }
 
 const ListAllCharges = `-- name: ListAllCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC LIMIT $1
 `
 
@@ -392,15 +481,24 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -418,7 +516,7 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 }
 
 const ListCharges = `-- name: ListCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 ORDER BY id
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 ORDER BY id
 `
 
 func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
@@ -438,15 +536,79 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
+			&i.CreatedAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+			&i.SettledAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ListChargesOfOrders = `-- name: ListChargesOfOrders :many
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = ANY($1::uuid[])
+`
+
+func (q *Queries) ListChargesOfOrders(ctx context.Context, orderIds []uuid.UUID) ([]Charge, error) {
+	rows, err := q.db.Query(ctx, ListChargesOfOrders, orderIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Charge
+	for rows.Next() {
+		var i Charge
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.PaymentMethod,
+			&i.Status,
+			&i.Pays,
+			&i.Amount,
+			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
+			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -464,10 +626,10 @@ func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge,
 }
 
 const ListUnsettled = `-- name: ListUnsettled :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE status IN ('pending', 'unknown') ORDER BY status DESC, id LIMIT $1
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE status IN ('pending', 'unknown', 'requires_action') ORDER BY status DESC, id LIMIT $1
 `
 
-// ListUnsettled lists unknown charges before pending ones, the oldest first.
+// ListUnsettled lists unknown charges before the others, the oldest first.
 func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ListUnsettled, limit)
 	if err != nil {
@@ -485,15 +647,24 @@ func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, err
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -511,7 +682,7 @@ func (q *Queries) ListUnsettled(ctx context.Context, limit int32) ([]Charge, err
 }
 
 const LockCharge = `-- name: LockCharge :one
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) {
@@ -525,15 +696,24 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 		&i.Fingerprint,
 		&i.PaymentMethod,
 		&i.Status,
+		&i.Pays,
 		&i.Amount,
-		&i.AmountRefunded,
 		&i.Currency,
+		&i.AmountRefunded,
+		&i.RefundReserved,
 		&i.DeclineCode,
+		&i.ActionUrl,
+		&i.Dispute,
+		&i.Provider,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
 		&i.AnswerStatus,
 		&i.Answer,
+		&i.Owes,
+		&i.ReturnTries,
+		&i.ReturnDue,
+		&i.OwedEndedAt,
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.AskedAt,
@@ -544,7 +724,7 @@ func (q *Queries) LockCharge(ctx context.Context, id uuid.UUID) (Charge, error) 
 }
 
 const LockCharges = `-- name: LockCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = ANY($1::uuid[]) FOR NO KEY UPDATE
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = ANY($1::uuid[]) FOR NO KEY UPDATE
 `
 
 // LockCharges locks all charges of the orders.
@@ -565,15 +745,24 @@ func (q *Queries) LockCharges(ctx context.Context, orderIds []uuid.UUID) ([]Char
 			&i.Fingerprint,
 			&i.PaymentMethod,
 			&i.Status,
+			&i.Pays,
 			&i.Amount,
-			&i.AmountRefunded,
 			&i.Currency,
+			&i.AmountRefunded,
+			&i.RefundReserved,
 			&i.DeclineCode,
+			&i.ActionUrl,
+			&i.Dispute,
+			&i.Provider,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
 			&i.AnswerStatus,
 			&i.Answer,
+			&i.Owes,
+			&i.ReturnTries,
+			&i.ReturnDue,
+			&i.OwedEndedAt,
 			&i.CreatedAt,
 			&i.StartedAt,
 			&i.AskedAt,
@@ -590,8 +779,59 @@ func (q *Queries) LockCharges(ctx context.Context, orderIds []uuid.UUID) ([]Char
 	return items, nil
 }
 
+const LockPaidCharge = `-- name: LockPaidCharge :one
+SELECT charges.id, charges.order_id, charges.customer_id, charges.idempotency_key, charges.fingerprint, charges.payment_method, charges.status, charges.pays, charges.amount, charges.currency, charges.amount_refunded, charges.refund_reserved, charges.decline_code, charges.action_url, charges.dispute, charges.provider, charges.provider_id, charges.attempt, charges.lease_until, charges.answer_status, charges.answer, charges.owes, charges.return_tries, charges.return_due, charges.owed_ended_at, charges.created_at, charges.started_at, charges.asked_at, charges.unknown_at, charges.settled_at, extract(epoch FROM now() - settled_at)::float8 AS paid_for
+FROM charges WHERE order_id = $1 AND pays AND status = 'succeeded' FOR NO KEY UPDATE
+`
+
+type LockPaidChargeRow struct {
+	Charge  Charge
+	PaidFor float64
+}
+
+// LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in seconds.
+func (q *Queries) LockPaidCharge(ctx context.Context, orderID uuid.UUID) (LockPaidChargeRow, error) {
+	row := q.db.QueryRow(ctx, LockPaidCharge, orderID)
+	var i LockPaidChargeRow
+	err := row.Scan(
+		&i.Charge.ID,
+		&i.Charge.OrderID,
+		&i.Charge.CustomerID,
+		&i.Charge.IdempotencyKey,
+		&i.Charge.Fingerprint,
+		&i.Charge.PaymentMethod,
+		&i.Charge.Status,
+		&i.Charge.Pays,
+		&i.Charge.Amount,
+		&i.Charge.Currency,
+		&i.Charge.AmountRefunded,
+		&i.Charge.RefundReserved,
+		&i.Charge.DeclineCode,
+		&i.Charge.ActionUrl,
+		&i.Charge.Dispute,
+		&i.Charge.Provider,
+		&i.Charge.ProviderID,
+		&i.Charge.Attempt,
+		&i.Charge.LeaseUntil,
+		&i.Charge.AnswerStatus,
+		&i.Charge.Answer,
+		&i.Charge.Owes,
+		&i.Charge.ReturnTries,
+		&i.Charge.ReturnDue,
+		&i.Charge.OwedEndedAt,
+		&i.Charge.CreatedAt,
+		&i.Charge.StartedAt,
+		&i.Charge.AskedAt,
+		&i.Charge.UnknownAt,
+		&i.Charge.SettledAt,
+		&i.PaidFor,
+	)
+	return i, err
+}
+
 const MarkAsked = `-- name: MarkAsked :execrows
-UPDATE charges SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
+UPDATE charges SET asked_at = now()
+WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action')
 `
 
 type MarkAskedParams struct {
@@ -609,22 +849,29 @@ func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, er
 }
 
 const MarkUnknown = `-- name: MarkUnknown :one
-UPDATE charges SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
-    lease_until = now() + $3::interval
-WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, amount_refunded, currency, decline_code, provider_id, attempt, lease_until, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
+UPDATE charges SET status = CASE status WHEN 'requires_action' THEN status ELSE 'unknown' END,
+    provider_id = coalesce(provider_id, nullif($3::text, '')),
+    unknown_at = coalesce(unknown_at, now()), lease_until = now() + $4::interval
+WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action')
+RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type MarkUnknownParams struct {
-	ID      uuid.UUID
-	Attempt int32
-	Pause   time.Duration
+	ID         uuid.UUID
+	Attempt    int32
+	ProviderID string
+	Pause      time.Duration
 }
 
 // MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when
-// to ask again.
+// to ask again. A charge that waits for its buyer goes on waiting.
 func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charge, error) {
-	row := q.db.QueryRow(ctx, MarkUnknown, arg.ID, arg.Attempt, arg.Pause)
+	row := q.db.QueryRow(ctx, MarkUnknown,
+		arg.ID,
+		arg.Attempt,
+		arg.ProviderID,
+		arg.Pause,
+	)
 	var i Charge
 	err := row.Scan(
 		&i.ID,
@@ -634,15 +881,24 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 		&i.Fingerprint,
 		&i.PaymentMethod,
 		&i.Status,
+		&i.Pays,
 		&i.Amount,
-		&i.AmountRefunded,
 		&i.Currency,
+		&i.AmountRefunded,
+		&i.RefundReserved,
 		&i.DeclineCode,
+		&i.ActionUrl,
+		&i.Dispute,
+		&i.Provider,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
 		&i.AnswerStatus,
 		&i.Answer,
+		&i.Owes,
+		&i.ReturnTries,
+		&i.ReturnDue,
+		&i.OwedEndedAt,
 		&i.CreatedAt,
 		&i.StartedAt,
 		&i.AskedAt,
@@ -652,35 +908,114 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 	return i, err
 }
 
+const Owe = `-- name: Owe :exec
+UPDATE charges SET owes = $2::text, return_due = now() + $3::interval WHERE id = $1
+`
+
+type OweParams struct {
+	ID    uuid.UUID
+	Why   string
+	Lease time.Duration
+}
+
+// Owe makes the charge owe its money. The caller has the lease to return it.
+func (q *Queries) Owe(ctx context.Context, arg OweParams) error {
+	_, err := q.db.Exec(ctx, Owe, arg.ID, arg.Why, arg.Lease)
+	return err
+}
+
+const PostponeReturn = `-- name: PostponeReturn :exec
+UPDATE charges SET return_due = now() + nullif($2::interval, interval '0')
+WHERE id = $1 AND return_due IS NOT NULL
+`
+
+type PostponeReturnParams struct {
+	ID    uuid.UUID
+	Pause time.Duration
+}
+
+// PostponeReturn without a pause leaves the next try to an operator.
+func (q *Queries) PostponeReturn(ctx context.Context, arg PostponeReturnParams) error {
+	_, err := q.db.Exec(ctx, PostponeReturn, arg.ID, arg.Pause)
+	return err
+}
+
 const SettleCharges = `-- name: SettleCharges :exec
-UPDATE charges SET status = s.status, provider_id = nullif(s.provider_id, ''),
-    decline_code = nullif(s.decline_code, ''), answer_status = s.answer_status, answer = s.answer, settled_at = now()
-FROM (SELECT unnest($1::uuid[]) AS id,
-             unnest($2::text[]) AS status,
-             unnest($3::text[]) AS provider_id,
-             unnest($4::text[]) AS decline_code,
-             unnest($5::int[]) AS answer_status,
-             unnest($6::bytea[]) AS answer) AS s
+UPDATE charges SET status = s.status, pays = s.pays, provider_id = nullif(s.provider_id, ''),
+    decline_code = nullif(s.decline_code, ''), action_url = nullif(s.action_url, ''),
+    answer_status = nullif(s.answer_status, 0), answer = s.answer,
+    owes = coalesce(charges.owes, nullif(s.owes, '')),
+    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN now() ELSE charges.return_due END,
+    lease_until = CASE s.status WHEN 'requires_action' THEN now() + $1::interval
+        ELSE charges.lease_until END,
+    settled_at = CASE WHEN s.status <> 'requires_action' THEN now() END
+FROM (SELECT unnest($2::uuid[]) AS id,
+             unnest($3::text[]) AS status,
+             unnest($4::boolean[]) AS pays,
+             unnest($5::text[]) AS owes,
+             unnest($6::text[]) AS provider_id,
+             unnest($7::text[]) AS decline_code,
+             unnest($8::text[]) AS action_url,
+             unnest($9::int[]) AS answer_status,
+             unnest($10::bytea[]) AS answer) AS s
 WHERE charges.id = s.id
 `
 
 type SettleChargesParams struct {
+	ActionPause    time.Duration
 	Ids            []uuid.UUID
 	Statuses       []string
+	Pays           []bool
+	Owes           []string
 	ProviderIds    []string
 	DeclineCodes   []string
+	ActionUrls     []string
 	AnswerStatuses []int32
 	Answers        [][]byte
 }
 
+// SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked at
+// again after the pause.
 func (q *Queries) SettleCharges(ctx context.Context, arg SettleChargesParams) error {
 	_, err := q.db.Exec(ctx, SettleCharges,
+		arg.ActionPause,
 		arg.Ids,
 		arg.Statuses,
+		arg.Pays,
+		arg.Owes,
 		arg.ProviderIds,
 		arg.DeclineCodes,
+		arg.ActionUrls,
 		arg.AnswerStatuses,
 		arg.Answers,
+	)
+	return err
+}
+
+const UpdateRefunded = `-- name: UpdateRefunded :exec
+UPDATE charges SET amount_refunded = $2, refund_reserved = $3, answer = $4, answer_status = $5,
+    return_due = now() + nullif($6::interval, interval '0')
+WHERE id = $1
+`
+
+type UpdateRefundedParams struct {
+	ID             uuid.UUID
+	AmountRefunded int64
+	RefundReserved int64
+	Answer         []byte
+	AnswerStatus   *int32
+	DueIn          time.Duration
+}
+
+// UpdateRefunded writes what a locked charge has given back. Without due_in nothing is due.
+func (q *Queries) UpdateRefunded(ctx context.Context, arg UpdateRefundedParams) error {
+	_, err := q.db.Exec(ctx, UpdateRefunded,
+		arg.ID,
+		arg.AmountRefunded,
+		arg.RefundReserved,
+		arg.Answer,
+		arg.AnswerStatus,
+		arg.DueIn,
 	)
 	return err
 }

@@ -24,9 +24,10 @@ func (q *Queries) ChargeOfEvent(ctx context.Context, id string) (*uuid.UUID, err
 }
 
 const InsertEvent = `-- name: InsertEvent :one
-INSERT INTO provider_events (id, type, payload, state, charge_id)
-VALUES ($1, $2, $3, 'applied',
-    coalesce($4::uuid, (SELECT c.id FROM charges c WHERE c.provider_id = $5::text)))
+INSERT INTO provider_events (id, type, payload, facts, state, reason, charge_id)
+VALUES ($1, $2, $3, $4, $5, $6,
+    coalesce($7::uuid, (SELECT c.id FROM charges c
+        WHERE c.provider = $8::text AND c.provider_id = $9::text)))
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 `
@@ -35,7 +36,11 @@ type InsertEventParams struct {
 	ID        string
 	Type      string
 	Payload   []byte
+	Facts     []byte
+	State     string
+	Reason    string
 	ChargeID  *uuid.UUID
+	Provider  string
 	CaptureID string
 }
 
@@ -46,12 +51,40 @@ func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (strin
 		arg.ID,
 		arg.Type,
 		arg.Payload,
+		arg.Facts,
+		arg.State,
+		arg.Reason,
 		arg.ChargeID,
+		arg.Provider,
 		arg.CaptureID,
 	)
 	var id string
 	err := row.Scan(&id)
 	return id, err
+}
+
+const ListDueEvents = `-- name: ListDueEvents :many
+SELECT id FROM provider_events WHERE state = 'received' AND due_at <= now() ORDER BY due_at LIMIT $1
+`
+
+func (q *Queries) ListDueEvents(ctx context.Context, limit int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, ListDueEvents, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ListQuarantined = `-- name: ListQuarantined :many
@@ -101,8 +134,65 @@ func (q *Queries) ListQuarantined(ctx context.Context, arg ListQuarantinedParams
 	return items, nil
 }
 
+const LockDueEvent = `-- name: LockDueEvent :one
+SELECT id, type, facts FROM provider_events WHERE id = $1 AND state = 'received' FOR UPDATE SKIP LOCKED
+`
+
+type LockDueEventRow struct {
+	ID    string
+	Type  string
+	Facts []byte
+}
+
+func (q *Queries) LockDueEvent(ctx context.Context, id string) (LockDueEventRow, error) {
+	row := q.db.QueryRow(ctx, LockDueEvent, id)
+	var i LockDueEventRow
+	err := row.Scan(&i.ID, &i.Type, &i.Facts)
+	return i, err
+}
+
+const MarkEventApplied = `-- name: MarkEventApplied :exec
+UPDATE provider_events SET state = 'applied', applied_at = now() WHERE id = $1
+`
+
+func (q *Queries) MarkEventApplied(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, MarkEventApplied, id)
+	return err
+}
+
+const PostponeEvent = `-- name: PostponeEvent :exec
+UPDATE provider_events SET tries = tries + 1,
+    due_at = now() + least($2::interval * power(2, least(tries, 20)), $3::interval),
+    state = CASE WHEN tries + 1 < $4::int THEN state ELSE $5::text END,
+    reason = CASE WHEN tries + 1 < $4::int THEN reason ELSE $6::text END
+WHERE id = $1 AND state = 'received'
+`
+
+type PostponeEventParams struct {
+	ID          string
+	FirstWait   time.Duration
+	LongestWait time.Duration
+	MaxTries    int32
+	EndState    string
+	Reason      string
+}
+
+// PostponeEvent doubles the wait with every try, and gives the event its end state after the last
+// one.
+func (q *Queries) PostponeEvent(ctx context.Context, arg PostponeEventParams) error {
+	_, err := q.db.Exec(ctx, PostponeEvent,
+		arg.ID,
+		arg.FirstWait,
+		arg.LongestWait,
+		arg.MaxTries,
+		arg.EndState,
+		arg.Reason,
+	)
+	return err
+}
+
 const QuarantineEvent = `-- name: QuarantineEvent :exec
-UPDATE provider_events SET state = 'quarantined', reason = $2 WHERE id = $1
+UPDATE provider_events SET state = 'quarantined', reason = $2 WHERE id = $1 AND state = 'received'
 `
 
 type QuarantineEventParams struct {
@@ -113,4 +203,48 @@ type QuarantineEventParams struct {
 func (q *Queries) QuarantineEvent(ctx context.Context, arg QuarantineEventParams) error {
 	_, err := q.db.Exec(ctx, QuarantineEvent, arg.ID, arg.Reason)
 	return err
+}
+
+const SetDispute = `-- name: SetDispute :exec
+UPDATE charges SET dispute = $2 WHERE id = $1
+`
+
+type SetDisputeParams struct {
+	ID      uuid.UUID
+	Dispute *string
+}
+
+func (q *Queries) SetDispute(ctx context.Context, arg SetDisputeParams) error {
+	_, err := q.db.Exec(ctx, SetDispute, arg.ID, arg.Dispute)
+	return err
+}
+
+const UpsertDispute = `-- name: UpsertDispute :one
+INSERT INTO disputes AS d (id, charge_id, status, amount, currency) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (id) DO UPDATE SET
+    status = CASE d.status WHEN 'open' THEN excluded.status ELSE d.status END,
+    closed_at = CASE WHEN d.status = 'open' AND excluded.status <> 'open' THEN now() ELSE d.closed_at END
+RETURNING status
+`
+
+type UpsertDisputeParams struct {
+	ID       string
+	ChargeID uuid.UUID
+	Status   string
+	Amount   int64
+	Currency string
+}
+
+// UpsertDispute returns where the dispute stands. A closed one stays closed.
+func (q *Queries) UpsertDispute(ctx context.Context, arg UpsertDisputeParams) (string, error) {
+	row := q.db.QueryRow(ctx, UpsertDispute,
+		arg.ID,
+		arg.ChargeID,
+		arg.Status,
+		arg.Amount,
+		arg.Currency,
+	)
+	var status string
+	err := row.Scan(&status)
+	return status, err
 }

@@ -27,15 +27,24 @@ type Charge struct {
 	Fingerprint    []byte
 	PaymentMethod  string
 	Status         string
+	Pays           bool
 	Amount         int64
-	AmountRefunded int64
 	Currency       string
+	AmountRefunded int64
+	RefundReserved int64
 	DeclineCode    *string
+	ActionUrl      *string
+	Dispute        *string
+	Provider       string
 	ProviderID     *string
 	Attempt        int32
 	LeaseUntil     time.Time
 	AnswerStatus   *int32
 	Answer         []byte
+	Owes           *string
+	ReturnTries    int32
+	ReturnDue      *time.Time
+	OwedEndedAt    *time.Time
 	CreatedAt      time.Time
 	StartedAt      time.Time
 	AskedAt        time.Time
@@ -54,12 +63,16 @@ type Refund struct {
 	Status         string
 	Amount         int64
 	Currency       string
+	FailureCode    *string
 	ProviderID     *string
 	Attempt        int32
 	LeaseUntil     time.Time
+	Refused        bool
+	AnswerStatus   *int32
 	Answer         []byte
 	CreatedAt      time.Time
 	StartedAt      time.Time
+	AskedAt        time.Time
 	UnknownAt      *time.Time
 	SettledAt      *time.Time
 }

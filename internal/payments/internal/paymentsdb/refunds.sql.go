@@ -17,7 +17,7 @@ UPDATE refunds SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
     ORDER BY r.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type ClaimUnsettledRefundsParams struct {
@@ -45,12 +45,16 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 			&i.Status,
 			&i.Amount,
 			&i.Currency,
+			&i.FailureCode,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
+			&i.Refused,
+			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
 			&i.StartedAt,
+			&i.AskedAt,
 			&i.UnknownAt,
 			&i.SettledAt,
 		); err != nil {
@@ -64,25 +68,8 @@ func (q *Queries) ClaimUnsettledRefunds(ctx context.Context, arg ClaimUnsettledR
 	return items, nil
 }
 
-const FailRefund = `-- name: FailRefund :exec
-WITH refund AS (
-    UPDATE refunds SET status = 'failed', idempotency_key = NULL, fingerprint = NULL, settled_at = now()
-    WHERE refunds.id = $1
-    RETURNING refunds.charge_id, refunds.amount
-)
-UPDATE charges SET amount_refunded = charges.amount_refunded - refund.amount
-FROM refund WHERE charges.id = refund.charge_id
-`
-
-// FailRefund gives the amount back to the charge, and the key back to the customer: nothing
-// happened under it.
-func (q *Queries) FailRefund(ctx context.Context, id uuid.UUID) error {
-	_, err := q.db.Exec(ctx, FailRefund, id)
-	return err
-}
-
 const FindRefundByKey = `-- name: FindRefundByKey :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds
 WHERE customer_id = $1::uuid AND idempotency_key = $2::text
 `
 
@@ -105,12 +92,16 @@ func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams
 		&i.Status,
 		&i.Amount,
 		&i.Currency,
+		&i.FailureCode,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
+		&i.Refused,
+		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
+		&i.AskedAt,
 		&i.UnknownAt,
 		&i.SettledAt,
 	)
@@ -118,7 +109,7 @@ func (q *Queries) FindRefundByKey(ctx context.Context, arg FindRefundByKeyParams
 }
 
 const FindRefundByProviderID = `-- name: FindRefundByProviderID :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE provider_id = $1::text
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE provider_id = $1::text
 `
 
 func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string) (Refund, error) {
@@ -135,12 +126,16 @@ func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string)
 		&i.Status,
 		&i.Amount,
 		&i.Currency,
+		&i.FailureCode,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
+		&i.Refused,
+		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
+		&i.AskedAt,
 		&i.UnknownAt,
 		&i.SettledAt,
 	)
@@ -148,7 +143,7 @@ func (q *Queries) FindRefundByProviderID(ctx context.Context, providerID string)
 }
 
 const GetRefund = `-- name: GetRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE id = $1
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE id = $1
 `
 
 func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -165,27 +160,67 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 		&i.Status,
 		&i.Amount,
 		&i.Currency,
+		&i.FailureCode,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
+		&i.Refused,
+		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
+		&i.AskedAt,
 		&i.UnknownAt,
 		&i.SettledAt,
 	)
 	return i, err
 }
 
-const HasLiveRefund = `-- name: HasLiveRefund :one
-SELECT EXISTS (SELECT FROM refunds WHERE charge_id = $1 AND status IN ('pending', 'unknown'))
+const InsertOutsideRefund = `-- name: InsertOutsideRefund :many
+INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at, settled_at)
+VALUES ($1, $2, 'outside', $7::text, $3, $4, $5, now(), $6,
+    CASE WHEN $7::text <> 'pending' THEN now() END)
+ON CONFLICT DO NOTHING
+RETURNING id
 `
 
-func (q *Queries) HasLiveRefund(ctx context.Context, chargeID uuid.UUID) (bool, error) {
-	row := q.db.QueryRow(ctx, HasLiveRefund, chargeID)
-	var exists bool
-	err := row.Scan(&exists)
-	return exists, err
+type InsertOutsideRefundParams struct {
+	ID         uuid.UUID
+	ChargeID   uuid.UUID
+	Amount     int64
+	Currency   string
+	ProviderID *string
+	CreatedAt  time.Time
+	Status     string
+}
+
+// InsertOutsideRefund inserts a refund that the provider made without us, once.
+func (q *Queries) InsertOutsideRefund(ctx context.Context, arg InsertOutsideRefundParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, InsertOutsideRefund,
+		arg.ID,
+		arg.ChargeID,
+		arg.Amount,
+		arg.Currency,
+		arg.ProviderID,
+		arg.CreatedAt,
+		arg.Status,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const InsertRefund = `-- name: InsertRefund :many
@@ -194,12 +229,12 @@ WITH refund AS (
                          amount, currency, lease_until, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $9, now() + $11::interval, $10)
     ON CONFLICT ON CONSTRAINT refunds_one_per_key DO NOTHING
-    RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
+    RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 ), charge AS (
-    UPDATE charges SET amount_refunded = charges.amount_refunded + refund.amount
+    UPDATE charges SET refund_reserved = charges.refund_reserved + refund.amount
     FROM refund WHERE charges.id = refund.charge_id
 )
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refund
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refund
 `
 
 type InsertRefundParams struct {
@@ -227,17 +262,21 @@ type InsertRefundRow struct {
 	Status         string
 	Amount         int64
 	Currency       string
+	FailureCode    *string
 	ProviderID     *string
 	Attempt        int32
 	LeaseUntil     time.Time
+	Refused        bool
+	AnswerStatus   *int32
 	Answer         []byte
 	CreatedAt      time.Time
 	StartedAt      time.Time
+	AskedAt        time.Time
 	UnknownAt      *time.Time
 	SettledAt      *time.Time
 }
 
-// InsertRefund inserts the refund and takes its amount off the charge, if the key is free. It fails
+// InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It fails
 // by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]InsertRefundRow, error) {
 	rows, err := q.db.Query(ctx, InsertRefund,
@@ -271,12 +310,63 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]I
 			&i.Status,
 			&i.Amount,
 			&i.Currency,
+			&i.FailureCode,
 			&i.ProviderID,
 			&i.Attempt,
 			&i.LeaseUntil,
+			&i.Refused,
+			&i.AnswerStatus,
 			&i.Answer,
 			&i.CreatedAt,
 			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+			&i.SettledAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ListRefunds = `-- name: ListRefunds :many
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE charge_id = $1 ORDER BY id
+`
+
+func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, error) {
+	rows, err := q.db.Query(ctx, ListRefunds, chargeID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Refund
+	for rows.Next() {
+		var i Refund
+		if err := rows.Scan(
+			&i.ID,
+			&i.ChargeID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.Cause,
+			&i.Reason,
+			&i.Status,
+			&i.Amount,
+			&i.Currency,
+			&i.FailureCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.Refused,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.StartedAt,
+			&i.AskedAt,
 			&i.UnknownAt,
 			&i.SettledAt,
 		); err != nil {
@@ -291,7 +381,7 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]I
 }
 
 const LockRefund = `-- name: LockRefund :one
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
 `
 
 func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
@@ -308,33 +398,62 @@ func (q *Queries) LockRefund(ctx context.Context, id uuid.UUID) (Refund, error) 
 		&i.Status,
 		&i.Amount,
 		&i.Currency,
+		&i.FailureCode,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
+		&i.Refused,
+		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
+		&i.AskedAt,
 		&i.UnknownAt,
 		&i.SettledAt,
 	)
 	return i, err
 }
 
+const MarkRefundAsked = `-- name: MarkRefundAsked :execrows
+UPDATE refunds SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
+`
+
+type MarkRefundAskedParams struct {
+	ID      uuid.UUID
+	Attempt int32
+}
+
+// MarkRefundAsked comes before the provider is asked again. It changes nothing for a stale worker.
+func (q *Queries) MarkRefundAsked(ctx context.Context, arg MarkRefundAskedParams) (int64, error) {
+	result, err := q.db.Exec(ctx, MarkRefundAsked, arg.ID, arg.Attempt)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const MarkRefundUnknown = `-- name: MarkRefundUnknown :one
-UPDATE refunds SET status = 'unknown', unknown_at = coalesce(unknown_at, now()),
-    lease_until = now() + $3::interval
+UPDATE refunds SET status = CASE WHEN provider_id IS NULL THEN 'unknown' ELSE status END,
+    refused = refused OR $3::boolean,
+    unknown_at = coalesce(unknown_at, now()), lease_until = now() + $4::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
-RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, provider_id, attempt, lease_until, answer, created_at, started_at, unknown_at, settled_at
+RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
 type MarkRefundUnknownParams struct {
 	ID      uuid.UUID
 	Attempt int32
+	Refused bool
 	Pause   time.Duration
 }
 
 func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownParams) (Refund, error) {
-	row := q.db.QueryRow(ctx, MarkRefundUnknown, arg.ID, arg.Attempt, arg.Pause)
+	row := q.db.QueryRow(ctx, MarkRefundUnknown,
+		arg.ID,
+		arg.Attempt,
+		arg.Refused,
+		arg.Pause,
+	)
 	var i Refund
 	err := row.Scan(
 		&i.ID,
@@ -347,40 +466,67 @@ func (q *Queries) MarkRefundUnknown(ctx context.Context, arg MarkRefundUnknownPa
 		&i.Status,
 		&i.Amount,
 		&i.Currency,
+		&i.FailureCode,
 		&i.ProviderID,
 		&i.Attempt,
 		&i.LeaseUntil,
+		&i.Refused,
+		&i.AnswerStatus,
 		&i.Answer,
 		&i.CreatedAt,
 		&i.StartedAt,
+		&i.AskedAt,
 		&i.UnknownAt,
 		&i.SettledAt,
 	)
 	return i, err
 }
 
-const RefundAgeSeconds = `-- name: RefundAgeSeconds :one
-SELECT extract(epoch FROM now() - started_at)::float8 FROM refunds WHERE id = $1
+const RefundAges = `-- name: RefundAges :one
+SELECT extract(epoch FROM now() - started_at)::float8 AS started, extract(epoch FROM now() - asked_at)::float8 AS asked
+FROM refunds WHERE id = $1
 `
 
-func (q *Queries) RefundAgeSeconds(ctx context.Context, id uuid.UUID) (float64, error) {
-	row := q.db.QueryRow(ctx, RefundAgeSeconds, id)
-	var column_1 float64
-	err := row.Scan(&column_1)
-	return column_1, err
+type RefundAgesRow struct {
+	Started float64
+	Asked   float64
+}
+
+func (q *Queries) RefundAges(ctx context.Context, id uuid.UUID) (RefundAgesRow, error) {
+	row := q.db.QueryRow(ctx, RefundAges, id)
+	var i RefundAgesRow
+	err := row.Scan(&i.Started, &i.Asked)
+	return i, err
 }
 
 const SettleRefund = `-- name: SettleRefund :exec
-UPDATE refunds SET status = 'succeeded', provider_id = $2, answer = $3, settled_at = now() WHERE id = $1
+UPDATE refunds SET status = $6::text, provider_id = $2, failure_code = $3, answer = $4,
+    answer_status = $5, lease_until = now() + $7::interval,
+    settled_at = CASE WHEN $6::text <> 'pending' THEN now() END
+WHERE id = $1
 `
 
 type SettleRefundParams struct {
-	ID         uuid.UUID
-	ProviderID *string
-	Answer     []byte
+	ID           uuid.UUID
+	ProviderID   *string
+	FailureCode  *string
+	Answer       []byte
+	AnswerStatus *int32
+	Status       string
+	Pause        time.Duration
 }
 
+// SettleRefund expects a row that LockRefund locked. A pending refund is looked at again after the
+// pause.
 func (q *Queries) SettleRefund(ctx context.Context, arg SettleRefundParams) error {
-	_, err := q.db.Exec(ctx, SettleRefund, arg.ID, arg.ProviderID, arg.Answer)
+	_, err := q.db.Exec(ctx, SettleRefund,
+		arg.ID,
+		arg.ProviderID,
+		arg.FailureCode,
+		arg.Answer,
+		arg.AnswerStatus,
+		arg.Status,
+		arg.Pause,
+	)
 	return err
 }

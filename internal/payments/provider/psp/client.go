@@ -58,46 +58,104 @@ func (c *Client) Ping(ctx context.Context) error {
 	return err
 }
 
+// Name implements payments.Provider.
+func (c *Client) Name() string { return "psp" }
+
 // Capture implements payments.Provider. An answer about anything but r is an unknown outcome.
-func (c *Client) Capture(ctx context.Context, key string, r payments.CaptureRequest) (payments.Capture, error) {
+func (c *Client) Capture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
 	var got payments.Capture
-	if err := c.post(ctx, "/v1/captures", key, r, &got); err != nil {
+	if err := c.post(ctx, "/v1/captures", r.Key, r, &got); err != nil {
 		return payments.Capture{}, err
 	}
-	if got.ID == "" || got.Reference != r.Reference || got.OrderID != r.OrderID || got.Money() != r.Money() {
-		return payments.Capture{}, fmt.Errorf("psp: asked to capture %s for %s, the answer is about %s for %s",
-			r.Money(), r.Reference, got.Money(), got.Reference)
-	}
-	if !slices.Contains([]string{payments.CaptureSucceeded, payments.CaptureDeclined}, got.Status) {
-		return payments.Capture{}, fmt.Errorf("psp: capture %s has the unknown status %q", got.ID, got.Status)
-	}
-	return got, nil
+	return got, about(got, r)
 }
 
-// FindCaptures implements payments.Provider.
-func (c *Client) FindCaptures(ctx context.Context, reference string) ([]payments.Capture, error) {
+// FindCapture implements payments.Provider.
+func (c *Client) FindCapture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
 	var got struct {
 		Captures []payments.Capture `json:"captures"`
 	}
-	if err := c.list(ctx, "/v1/captures?reference="+url.QueryEscape(reference), &got); err != nil {
-		return nil, err
+	if err := c.list(ctx, "/v1/captures?reference="+url.QueryEscape(r.Reference), &got); err != nil {
+		return payments.Capture{}, err
 	}
-	other := func(f payments.Capture) bool { return f.Reference != reference }
-	if got.Captures == nil || slices.ContainsFunc(got.Captures, other) {
-		return nil, fmt.Errorf("psp: the answer is not the list of captures of %s", reference)
+	if got.Captures == nil {
+		return payments.Capture{}, errors.New("psp: the answer is not a list of captures")
 	}
-	return got.Captures, nil
+	var found payments.Capture
+	for _, capture := range got.Captures {
+		if err := readable(capture, r.Reference); err != nil {
+			return payments.Capture{}, err
+		}
+		if found.Status == payments.CaptureSucceeded && capture.Status == payments.CaptureSucceeded {
+			return payments.Capture{},
+				fmt.Errorf("psp: %s and %s both took money for %s", found.ID, capture.ID, r.Reference)
+		}
+		if found.Status != payments.CaptureSucceeded { // the newest, but money that moved counts first
+			found = capture
+		}
+	}
+	return found, nil
+}
+
+// CancelCapture implements payments.Provider.
+func (c *Client) CancelCapture(ctx context.Context, r payments.CaptureRequest) (payments.Capture, error) {
+	var got payments.Capture
+	body := struct {
+		Reference string `json:"reference"`
+	}{r.Reference}
+	if err := c.post(ctx, "/v1/captures/cancel", "cancel_"+r.Key, body, &got); err != nil {
+		return payments.Capture{}, err
+	}
+	switch {
+	case got.Reference != r.Reference:
+		return payments.Capture{},
+			fmt.Errorf("psp: asked to cancel %s, the answer is about %q", r.Reference, got.Reference)
+	case got.Status == payments.CaptureCanceled, got.Status == payments.CaptureDeclined:
+		return got, nil
+	case got.Status == payments.CaptureSucceeded:
+		return got, about(got, r)
+	}
+	return payments.Capture{}, fmt.Errorf("psp: the canceled capture of %s is %q", r.Reference, got.Status)
+}
+
+// about checks that a capture is the one that was asked for, in a state that we know.
+func about(got payments.Capture, r payments.CaptureRequest) error {
+	if err := readable(got, r.Reference); err != nil || got.Status == payments.CaptureCanceled {
+		return err
+	}
+	if got.ID == "" || got.OrderID != r.OrderID || got.Money() != r.Money() {
+		return fmt.Errorf("psp: asked about %s for %s, the answer is about %s for %s",
+			r.Money(), r.OrderID, got.Money(), got.OrderID)
+	}
+	return nil
+}
+
+// readable checks that a capture has the reference, and a state that we know.
+func readable(got payments.Capture, reference string) error {
+	if got.Reference != reference {
+		return fmt.Errorf("psp: asked about %s, the answer is about %q", reference, got.Reference)
+	}
+	switch got.Status {
+	case payments.CaptureSucceeded, payments.CaptureDeclined, payments.CaptureCanceled:
+		return nil
+	case payments.CaptureRequiresAction:
+		if got.NextAction != nil && got.NextAction.URL != "" {
+			return nil
+		}
+	}
+	return fmt.Errorf("psp: capture %s has the status %q, which is not known", got.ID, got.Status)
 }
 
 // Refund implements payments.Provider. An answer about anything but r is an unknown outcome.
-func (c *Client) Refund(ctx context.Context, key string, r payments.RefundRequest) (payments.ProviderRefund, error) {
+func (c *Client) Refund(ctx context.Context, r payments.RefundRequest) (payments.ProviderRefund, error) {
 	var got payments.ProviderRefund
-	if err := c.post(ctx, "/v1/refunds", key, r, &got); err != nil {
+	if err := c.post(ctx, "/v1/refunds", r.Key, r, &got); err != nil {
 		return payments.ProviderRefund{}, err
 	}
-	if got.ID == "" || got.CaptureID != r.CaptureID || got.Amount != r.Amount {
-		return payments.ProviderRefund{}, fmt.Errorf("psp: asked to give back %d of %s, the answer is about %d of %s",
-			r.Amount, r.CaptureID, got.Amount, got.CaptureID)
+	if got.ID == "" || got.CaptureID != r.CaptureID || got.Amount != r.Amount || !known(got) {
+		return payments.ProviderRefund{},
+			fmt.Errorf("psp: asked to give back %d of %s, the answer is about %d of %s, %q",
+				r.Amount, r.CaptureID, got.Amount, got.CaptureID, got.Status)
 	}
 	return got, nil
 }
@@ -110,11 +168,16 @@ func (c *Client) FindRefunds(ctx context.Context, captureID string) ([]payments.
 	if err := c.list(ctx, "/v1/refunds?capture_id="+url.QueryEscape(captureID), &got); err != nil {
 		return nil, err
 	}
-	other := func(f payments.ProviderRefund) bool { return f.CaptureID != captureID }
+	other := func(f payments.ProviderRefund) bool { return f.CaptureID != captureID || f.ID == "" || !known(f) }
 	if got.Refunds == nil || slices.ContainsFunc(got.Refunds, other) {
 		return nil, fmt.Errorf("psp: the answer is not the list of refunds of %s", captureID)
 	}
 	return got.Refunds, nil
+}
+
+func known(refund payments.ProviderRefund) bool {
+	return slices.Contains([]string{payments.RefundSucceeded, payments.RefundPending, payments.RefundFailed},
+		refund.Status)
 }
 
 // post sends in once and decodes a 200 into out.
@@ -184,13 +247,13 @@ func (c *Client) do(req *http.Request) (status int, answer []byte, err error) {
 	return resp.StatusCode, answer, nil
 }
 
-// refusal turns an answer to a POST that is not 200 into an error. It is final only when the
-// provider itself says so, with a code: a bare 404 may come from anything on the way. A 422 is
-// not: money may have moved under the key with another body.
+// refusal turns an answer to a POST that is not 200 into an error. It is a refusal only if the
+// provider itself sends a code: a bare 404 may come from anything on the way. A 422 is not: money may
+// have moved under the key with another body.
 func refusal(path string, status int, answer []byte) error {
 	var p problem
-	final := status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusConflict &&
-		path == "/v1/refunds"
+	final := status == http.StatusBadRequest || status == http.StatusNotFound || path == "/v1/refunds" &&
+		(status == http.StatusConflict || status == http.StatusPaymentRequired)
 	if err := json.Unmarshal(answer, &p); err != nil || p.Code == "" {
 		return fmt.Errorf("psp: the provider answered %d without a code", status)
 	}

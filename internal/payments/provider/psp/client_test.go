@@ -25,6 +25,13 @@ func captureRequest(reference, method string) payments.CaptureRequest {
 		PaymentMethod: method}
 }
 
+// keyedRequest is captureRequest under an idempotency key.
+func keyedRequest(key, reference, method string) payments.CaptureRequest {
+	r := captureRequest(reference, method)
+	r.Key = key
+	return r
+}
+
 // captured is the provider's answer to captureRequest("ch1", …).
 const captured = `{"id":"cap_1","status":"succeeded","reference":"ch1","order_id":"order-ch1",` +
 	`"amount":1250,"currency":"EUR","created_at":"2026-01-02T03:04:05Z"}`
@@ -49,10 +56,10 @@ func TestBrokenConnectionIsNotSentAgain(t *testing.T) {
 	url, hits := breakingServer(t)
 	c := psp.NewClient(url, patience)
 	t.Cleanup(c.CloseIdleConnections)
-	if _, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_ok")); err != nil {
+	if _, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_ok")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_ok"))
+	_, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_ok"))
 	if err == nil || errors.Is(err, payments.ErrRefused) {
 		t.Errorf("got %v, want an unknown outcome", err)
 	}
@@ -123,7 +130,7 @@ func TestOnlyTheProvidersOwnRefusalIsFinal(t *testing.T) {
 			defer server.Close()
 			c := psp.NewClient(server.URL+"/", patience)
 			defer c.CloseIdleConnections()
-			_, err := c.Capture(t.Context(), "k", captureRequest("ch1", "pm_ok"))
+			_, err := c.Capture(t.Context(), keyedRequest("k", "ch1", "pm_ok"))
 			if err == nil || errors.Is(err, payments.ErrRefused) != tc.refused {
 				t.Errorf("got %v, want refused: %t", err, tc.refused)
 			}
@@ -153,7 +160,7 @@ func TestListAnswersAreChecked(t *testing.T) {
 			defer server.Close()
 			c := psp.NewClient(server.URL, patience)
 			defer c.CloseIdleConnections()
-			if got, err := c.FindCaptures(t.Context(), "ch1"); err == nil {
+			if got, err := c.FindCapture(t.Context(), captureRequest("ch1", "pm_ok")); err == nil {
 				t.Errorf("captures: got %+v, want an error", got)
 			}
 			if got, err := c.FindRefunds(t.Context(), "ch1"); err == nil {

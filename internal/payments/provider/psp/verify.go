@@ -2,13 +2,13 @@ package psp
 
 import (
 	"crypto/hmac"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/onceshop/onceshop/internal/payments"
 )
@@ -34,8 +34,7 @@ func NewReceiver(secrets string, now func() time.Time) (*Receiver, error) {
 	return r, nil
 }
 
-// Read checks the signature and decodes the event. What the provider cannot have meant is
-// payments.ErrNotSigned too.
+// Read checks the signature and decodes the event. Its error is payments.ErrNotSigned.
 func (r *Receiver) Read(header http.Header, body []byte) (payments.Event, error) {
 	id := header.Get("webhook-id")
 	seconds, err := strconv.ParseInt(header.Get("webhook-timestamp"), 10, 64)
@@ -46,7 +45,7 @@ func (r *Receiver) Read(header http.Header, body []byte) (payments.Event, error)
 	if r.now().Sub(at).Abs() > tolerance || !r.signed(header.Get("webhook-signature"), id, at, body) {
 		return payments.Event{}, payments.ErrNotSigned
 	}
-	return decodeEvent(id, body)
+	return decodeEvent(id, body), nil
 }
 
 // signed compares every signature given with one by every secret, in constant time.
@@ -64,28 +63,37 @@ func (r *Receiver) signed(given, id string, at time.Time, body []byte) bool {
 	return found
 }
 
-func decodeEvent(id string, body []byte) (payments.Event, error) {
+// decodeEvent reads what the event is about. A signed event that cannot be understood has a reason
+// instead.
+func decodeEvent(id string, body []byte) payments.Event {
+	event := payments.Event{ID: id, Payload: body}
 	var message struct {
-		Type      string    `json:"type"`
-		Timestamp time.Time `json:"timestamp"`
+		Type string         `json:"type"`
+		Data jsontext.Value `json:"data"`
 	}
-	if err := json.Unmarshal(body, &message); err != nil {
-		return payments.Event{}, payments.ErrNotSigned
+	lenient := json.JoinOptions(json.MatchCaseInsensitiveNames(true), jsontext.AllowInvalidUTF8(true))
+	if err := json.Unmarshal(body, &message, lenient); err != nil {
+		event.Unreadable = "the body is not an event: " + err.Error()
+		return event
 	}
-	event := payments.Event{ID: id, Type: message.Type, At: message.Timestamp, Payload: body}
-	var err error
+	event.Type = message.Type
+	var about any
 	switch message.Type {
 	case "capture.succeeded", "capture.declined":
-		var about struct{ Data payments.Capture }
-		err = json.Unmarshal(body, &about, json.MatchCaseInsensitiveNames(true))
-		event.Capture = &about.Data
-	case "refund.succeeded":
-		var about struct{ Data payments.ProviderRefund }
-		err = json.Unmarshal(body, &about, json.MatchCaseInsensitiveNames(true))
-		event.Refund = &about.Data
+		event.Capture = &payments.Capture{}
+		about = event.Capture
+	case "refund.succeeded", "refund.failed":
+		event.Refund = &payments.ProviderRefund{}
+		about = event.Refund
+	case "dispute.opened", "dispute.closed":
+		event.Dispute = &payments.Dispute{}
+		about = event.Dispute
+	default:
+		return event
 	}
-	if err != nil {
-		return payments.Event{}, fmt.Errorf("%w: %w", payments.ErrNotSigned, err)
+	if err := json.Unmarshal(message.Data, about, lenient); err != nil {
+		return payments.Event{ID: id, Type: event.Type, Payload: body,
+			Unreadable: "its data cannot be read: " + err.Error()}
 	}
-	return event, nil
+	return event
 }

@@ -1,9 +1,8 @@
 package stripe_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 type object = map[string]any
@@ -28,7 +26,12 @@ type account struct {
 	intents []object // newest first, as they are listed
 	refunds []object
 	next    fault
+	nextAt  string // the end of the path that the fault waits for
 	down    bool
+	live    bool
+	// searchLags is whether search finds nothing yet.
+	searchLags   bool
+	refundStatus string // of new refunds, succeeded if empty
 }
 
 // call is one request as it arrived.
@@ -39,9 +42,11 @@ type call struct {
 
 // saved is what Stripe keeps under an idempotency key.
 type saved struct {
-	form   string
-	status int
-	body   object
+	form     string
+	status   int
+	body     object
+	executed bool // an error that is kept
+	replayed bool
 }
 
 func openAccount(t *testing.T) *account {
@@ -58,7 +63,14 @@ func openAccount(t *testing.T) *account {
 func (a *account) onNext(fault fault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.next = fault
+	a.next, a.nextAt = fault, ""
+}
+
+// onNextAt is onNext for the next POST whose path ends with suffix.
+func (a *account) onNextAt(suffix string, fault fault) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next, a.nextAt = fault, suffix
 }
 
 // posts are the calls that can move money, so far.
@@ -84,7 +96,10 @@ func (a *account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.calls = append(a.calls, call{r.Method, r.URL.Path, r.Header.Get("Idempotency-Key"),
 		r.Header.Get("Authorization"), r.Form})
 	fault, down := a.next, a.down
-	if r.Method == http.MethodPost {
+	if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, a.nextAt) {
+		fault = nil
+	}
+	if fault != nil {
 		a.next = nil
 	}
 	a.mu.Unlock()
@@ -92,7 +107,7 @@ func (a *account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	work := func() saved { return a.work(r) }
-	if fault == nil || r.Method != http.MethodPost {
+	if fault == nil {
 		answer(w, work())
 		return
 	}
@@ -102,173 +117,146 @@ func (a *account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *account) work(r *http.Request) saved {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch key := r.Header.Get("Idempotency-Key"); {
-	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/refunds/"):
-		at := slices.IndexFunc(a.refunds, func(o object) bool {
-			return strings.HasSuffix(r.URL.Path, "/"+o["id"].(string))
-		})
-		return saved{status: http.StatusOK, body: a.refunds[at]}
-	case r.Method == http.MethodGet && r.URL.Path == "/v1/refunds":
+	key := r.Header.Get("Idempotency-Key")
+	if strings.Contains(r.Header.Get("Authorization"), "_live_") != a.live {
+		a = &account{keys: map[string]saved{}} // the other mode has none of this one's objects
+	}
+	switch {
+	case r.Method == http.MethodGet:
+		return a.read(r)
+	case a.keys[key].form == "":
+		result := a.write(r)
+		result.form = r.URL.Path + "?" + r.Form.Encode()
+		if result.status != http.StatusBadRequest && result.status != http.StatusNotFound || result.executed {
+			a.keys[key] = result
+		}
+		return result
+	case a.keys[key].form != r.URL.Path+"?"+r.Form.Encode():
+		return saved{status: http.StatusBadRequest, body: failed("idempotency_error", "", "")}
+	default:
+		result := a.keys[key]
+		result.replayed = true
+		return result
+	}
+}
+
+func (a *account) read(r *http.Request) saved {
+	id, _ := strings.CutPrefix(r.URL.Path, "/v1/payment_intents/")
+	switch {
+	case r.URL.Path == "/v1/refunds":
 		return page(r.Form, a.refunds, func(o object) bool {
 			return o["payment_intent"] == r.Form.Get("payment_intent")
 		})
-	case r.Method == http.MethodGet:
-		from, _ := strconv.ParseInt(r.Form.Get("created[gte]"), 10, 64)
-		return page(r.Form, a.intents, func(o object) bool { return o["created"].(int64) >= from })
-	case a.keys[key].form == "":
-		result := a.create(r)
-		result.form = r.Form.Encode()
-		a.keys[key] = result
-		return result
-	case a.keys[key].form != r.Form.Encode():
-		return saved{status: http.StatusBadRequest, body: failed("idempotency_error", "", "")}
+	case r.URL.Path == "/v1/payment_intents":
+		return page(r.Form, a.intents, func(object) bool { return true })
+	case id == "search":
+		return saved{status: http.StatusOK, body: object{"object": "search_result", "has_more": false,
+			"data": slices.DeleteFunc(append([]object{}, a.intents...), func(o object) bool {
+				reference := o["metadata"].(object)["reference"].(string)
+				return a.searchLags || r.Form.Get("query") != "metadata['reference']:'"+reference+"'"
+			})}}
 	default:
-		return a.keys[key]
+		return a.find(id, func(o object) saved { return saved{status: http.StatusOK, body: maps.Clone(o)} })
 	}
 }
+
+func (a *account) find(id string, then func(object) saved) saved {
+	at := slices.IndexFunc(a.intents, func(o object) bool { return o["id"] == id })
+	if at < 0 {
+		return saved{status: http.StatusNotFound, body: failed("invalid_request_error", "resource_missing", "intent")}
+	}
+	return then(a.intents[at])
+}
+
+func (a *account) write(r *http.Request) saved {
+	path := strings.Split(r.URL.Path, "/") // "", v1, payment_intents, id, verb
+	switch {
+	case r.URL.Path == "/v1/refunds":
+		return a.refund(r)
+	case len(path) == 3:
+		return a.create(r)
+	case path[4] == "confirm":
+		return a.find(path[3], func(o object) saved { return confirm(o, r.Form.Get("return_url")) })
+	default:
+		return a.find(path[3], cancel)
+	}
+}
+
+func (a *account) refund(r *http.Request) saved {
+	amount, _ := strconv.ParseInt(r.Form.Get("amount"), 10, 64)
+	status := a.refundStatus
+	if status == "" {
+		status = "succeeded"
+	}
+	refund := refundObject(fmt.Sprintf("re_%d", len(a.refunds)+1), r.Form.Get("payment_intent"), amount, status)
+	refund["metadata"] = object{"refund_id": r.Form.Get("metadata[refund_id]")}
+	a.refunds = append([]object{refund}, a.refunds...)
+	return saved{status: http.StatusOK, body: maps.Clone(refund)}
+}
+
+// outcomes are what confirming an intent with a payment method leads to.
+var outcomes = map[string]string{"pm_card_visa": "succeeded", "pm_processing": "processing",
+	"pm_card_threeDSecure2Required": "requires_action", "pm_hold": "requires_capture",
+	"pm_card_chargeDeclinedInsufficientFunds": "requires_payment_method"}
 
 func (a *account) create(r *http.Request) saved {
 	amount, _ := strconv.ParseInt(r.Form.Get("amount"), 10, 64)
-	if r.URL.Path == "/v1/refunds" {
-		refund := refundObject(fmt.Sprintf("re_%d", len(a.refunds)+1), r.Form.Get("payment_intent"), amount,
-			"succeeded")
-		a.refunds = append([]object{refund}, a.refunds...)
-		return saved{status: http.StatusOK, body: refund}
-	}
 	method := r.Form.Get("payment_method")
-	status, known := map[string]string{"pm_card_visa": "succeeded", "pm_processing": "processing",
-		"pm_action": "requires_action", "pm_hold": "requires_capture",
-		"pm_card_chargeDeclinedInsufficientFunds": "requires_payment_method"}[method]
-	if !known {
+	if outcomes[method] == "" {
 		return saved{status: http.StatusBadRequest,
 			body: failed("invalid_request_error", "resource_missing", "payment_method")}
 	}
-	intent := intentObject(fmt.Sprintf("pi_%d", len(a.intents)+1), status, amount, r.Form.Get("currency"),
-		r.Form.Get("metadata[reference]"), r.Form.Get("metadata[order_id]"))
+	intent := intentObject(fmt.Sprintf("pi_%d", len(a.intents)+1), "requires_confirmation", amount,
+		r.Form.Get("currency"), r.Form.Get("metadata[reference]"), r.Form.Get("metadata[order_id]"))
+	intent["payment_method"] = method
 	a.intents = append([]object{intent}, a.intents...)
-	if status != "requires_payment_method" {
-		return saved{status: http.StatusOK, body: intent}
-	}
-	why := object{"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds",
-		"message": "Your card has insufficient funds."}
-	intent["last_payment_error"] = why
-	declined := failed("card_error", "card_declined", "")
-	declined["error"].(object)["decline_code"], declined["error"].(object)["payment_intent"] = "insufficient_funds",
-		intent
-	return saved{status: http.StatusPaymentRequired, body: declined}
+	return saved{status: http.StatusOK, body: maps.Clone(intent)}
 }
 
-// addIntent puts a PaymentIntent into the account that this client did not make, as if an hour ago.
-func (a *account) addIntent(id, status, reference string) {
+func confirm(intent object, returnURL string) saved {
+	if intent["status"] != "requires_confirmation" {
+		return unexpected()
+	}
+	status := outcomes[intent["payment_method"].(string)]
+	intent["status"] = status
+	switch status {
+	case "succeeded":
+		intent["amount_received"] = intent["amount"]
+	case "requires_action":
+		intent["next_action"] = object{"type": "redirect_to_url", "redirect_to_url": object{
+			"url": "https://hooks.stripe.com/3d_secure_2/" + intent["id"].(string), "return_url": returnURL}}
+	case "requires_payment_method":
+		decline(intent, "card_declined", "insufficient_funds")
+		declined := failed("card_error", "card_declined", "")
+		declined["error"].(object)["decline_code"] = "insufficient_funds"
+		declined["error"].(object)["payment_intent"] = maps.Clone(intent)
+		return saved{status: http.StatusPaymentRequired, body: declined}
+	}
+	return saved{status: http.StatusOK, body: maps.Clone(intent)}
+}
+
+func decline(intent object, code, declineCode string) {
+	intent["status"], intent["payment_method"], intent["next_action"] = "requires_payment_method", nil, nil
+	intent["last_payment_error"] = object{"type": "card_error", "code": code, "decline_code": declineCode,
+		"message": "Your card was declined."}
+}
+
+func cancel(intent object) saved {
+	if intent["status"] == "succeeded" || intent["status"] == "canceled" {
+		return unexpected()
+	}
+	intent["status"], intent["next_action"] = "canceled", nil
+	return saved{status: http.StatusOK, body: maps.Clone(intent)}
+}
+
+func unexpected() saved {
+	return saved{status: http.StatusBadRequest, executed: true,
+		body: failed("invalid_request_error", "payment_intent_unexpected_state", "")}
+}
+
+// change lets time pass: the buyer acts, or a bank does.
+func (a *account) change(what func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.intents = append([]object{intentObject(id, status, 1250, "eur", reference, orderID)}, a.intents...)
-}
-
-func intentObject(id, status string, amount int64, currency, reference, order string) object {
-	received := int64(0)
-	if status == "succeeded" {
-		received = amount
-	}
-	return object{"id": id, "object": "payment_intent", "amount": amount, "amount_received": received,
-		"currency": currency, "status": status,
-		"client_secret": id + "_secret_xyz", "created": time.Now().Unix(), "last_payment_error": nil,
-		"latest_charge": "ch_1",
-		"metadata":      object{"reference": reference, "order_id": order}, "payment_method": "pm_1"}
-}
-
-func refundObject(id, intent string, amount int64, status string) object {
-	return object{"id": id, "object": "refund", "amount": amount, "charge": "ch_1", "created": time.Now().Unix(),
-		"currency": "eur",
-		"metadata": object{}, "payment_intent": intent, "reason": nil, "status": status}
-}
-
-// failed is an error's body, with the text that must not get out.
-func failed(kind, code, param string) object {
-	return object{"error": object{"type": kind, "code": code, "param": param,
-		"message": "Invalid API Key provided: sk_test_***cret"}}
-}
-
-func page(form url.Values, all []object, keep func(object) bool) saved {
-	limit, _ := strconv.Atoi(form.Get("limit"))
-	after := form.Get("starting_after")
-	data, more := []object{}, false
-	for _, o := range all {
-		switch {
-		case after != "":
-			if o["id"] == after {
-				after = ""
-			}
-		case !keep(o):
-		case len(data) == limit:
-			more = true
-		default:
-			data = append(data, o)
-		}
-	}
-	return saved{status: http.StatusOK, body: object{"object": "list", "data": data, "has_more": more, "url": "/v1"}}
-}
-
-func answer(w http.ResponseWriter, s saved) {
-	body, err := json.Marshal(s.body)
-	if err != nil {
-		panic(err)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Request-Id", "req_1")
-	w.WriteHeader(s.status)
-	_, _ = w.Write(body)
-}
-
-// The ways in which a call goes wrong.
-type fault = func(w http.ResponseWriter, r *http.Request, work func() saved)
-
-func answers(status int, body object) fault {
-	return func(w http.ResponseWriter, _ *http.Request, _ func() saved) {
-		answer(w, saved{status: status, body: body})
-	}
-}
-
-func says(status int, text string) fault {
-	return func(w http.ResponseWriter, _ *http.Request, _ func() saved) {
-		w.WriteHeader(status)
-		_, _ = w.Write([]byte(text))
-	}
-}
-
-// silent never answers. It returns when the client has given up.
-func silent(_ http.ResponseWriter, r *http.Request, work func() saved) {
-	work()
-	<-r.Context().Done()
-}
-
-func cut(w http.ResponseWriter, _ *http.Request, work func() saved) {
-	work()
-	panic(http.ErrAbortHandler)
-}
-
-func cutInBody(w http.ResponseWriter, _ *http.Request, work func() saved) {
-	body, err := json.Marshal(work().body)
-	if err != nil {
-		panic(err)
-	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(bytes.TrimSuffix(body, []byte("}")))
-	panic(http.ErrAbortHandler)
-}
-
-// changed answers with one field that is not what was asked for.
-func changed(field string, value any) fault {
-	return func(w http.ResponseWriter, _ *http.Request, work func() saved) {
-		s := work()
-		s.body[field] = value
-		answer(w, s)
-	}
-}
-
-func newServer(t *testing.T, handler http.HandlerFunc) string {
-	t.Helper()
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server.URL
+	what()
 }

@@ -1,7 +1,6 @@
 package stripe_test
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/stripe/stripe-go/v85/webhook"
 
 	"github.com/onceshop/onceshop/internal/payments"
 )
@@ -31,8 +28,7 @@ func FuzzReceiver(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		header := fmt.Sprintf("t=%d,v1=%s", at.Unix(),
-			hex.EncodeToString(webhook.ComputeSignature(at, body, newSecret)))
+		header := fmt.Sprintf("t=%d,v1=%s", at.Unix(), signature(newSecret, at, body))
 		r := receiver(t, oldSecret+" "+newSecret)
 		read := func(header string, body []byte) (payments.Event, error) {
 			return r.Read(http.Header{"Stripe-Signature": {header}}, body)
@@ -41,7 +37,7 @@ func FuzzReceiver(f *testing.F) {
 		if recent := at.Sub(now).Abs() <= 5*time.Minute; errors.Is(err, payments.ErrNotSigned) == recent {
 			t.Fatalf("signed %s from now: %v", at.Sub(now), err)
 		}
-		if err == nil && (string(event.Payload) != string(body) || !event.Ignored) {
+		if err == nil && (string(event.Payload) != string(body) || !event.Ignored && event.Unreadable == "") {
 			t.Fatalf("signed %s, read %+v", body, event)
 		}
 		if event, err := read(forged, body); !strings.EqualFold(forged, header) &&

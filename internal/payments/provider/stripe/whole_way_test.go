@@ -34,7 +34,7 @@ func chargeInSilence(t *testing.T, shop *apptest.Shop, account *account) (order 
 	alice := shop.Alice(t)
 	alice.Post(t.Context(), "/v1/orders", "order", apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t,
 		&order)
-	account.onNext(silent)
+	account.onNextAt("/confirm", silent)
 	path := "/v1/orders/" + order.ID.String() + "/charges"
 	first := alice.Post(t.Context(), path, "pay", `{"payment_method":"pm_card_visa"}`)
 	if first.Status != http.StatusAccepted || first.Header.Get("Retry-After") == "" {
@@ -78,8 +78,8 @@ func TestReconcilerSettlesWhatStripeDidNotTell(t *testing.T) {
 		return shop.Count(t, "SELECT count(*) FROM orders WHERE status = 'paid'") == 1
 	})
 	paidOnce(t, shop, account, order)
-	if sent := account.posts(); len(sent) != 1 || sent[0].key != "charge_"+charge.ID.String() ||
-		sent[0].form.Get("metadata[reference]") != charge.ID.String() {
+	if sent := account.posts(); len(sent) != 2 || sent[0].key != "charge_"+charge.ID.String() ||
+		sent[1].key != sent[0].key+"_confirm" || sent[0].form.Get("metadata[reference]") != charge.ID.String() {
 		t.Errorf("sent %+v", sent)
 	}
 	refund := shop.Admin(t).Post(t.Context(), "/v1/charges/"+charge.ID.String()+"/refunds", "back", `{"amount":100}`)

@@ -100,6 +100,48 @@ func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow,
 	return items, nil
 }
 
+const Disputes = `-- name: Disputes :many
+SELECT d.id, d.status, d.amount, d.currency, d.opened_at, d.closed_at
+FROM disputes d JOIN charges c ON c.id = d.charge_id
+WHERE c.order_id = $1 ORDER BY d.opened_at
+`
+
+type DisputesRow struct {
+	ID       string
+	Status   string
+	Amount   int64
+	Currency string
+	OpenedAt time.Time
+	ClosedAt *time.Time
+}
+
+func (q *Queries) Disputes(ctx context.Context, orderID uuid.UUID) ([]DisputesRow, error) {
+	rows, err := q.db.Query(ctx, Disputes, orderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DisputesRow
+	for rows.Next() {
+		var i DisputesRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Status,
+			&i.Amount,
+			&i.Currency,
+			&i.OpenedAt,
+			&i.ClosedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ForgetStopped = `-- name: ForgetStopped :exec
 DELETE FROM stopped_twins WHERE at < now() - $1::interval
 `
@@ -252,8 +294,8 @@ func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]Outbox
 
 const ProviderEvents = `-- name: ProviderEvents :many
 SELECT e.id, e.type, e.state, e.reason,
-    greatest(e.received_at, CASE e.state WHEN 'applied' THEN c.settled_at END)::timestamptz AS received_at,
-    coalesce(c.settled_at = e.received_at, false)::boolean AS settles
+    coalesce(e.applied_at, e.received_at)::timestamptz AS received_at,
+    coalesce(c.settled_at = e.applied_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
 WHERE c.order_id = $1 ORDER BY e.received_at
 `
@@ -326,7 +368,7 @@ func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow,
 }
 
 const Refunds = `-- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.attempt,
+SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.failure_code, r.attempt,
     r.started_at, r.unknown_at, r.settled_at
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id
@@ -340,6 +382,7 @@ type RefundsRow struct {
 	Amount         int64
 	Currency       string
 	ProviderID     *string
+	FailureCode    *string
 	Attempt        int32
 	StartedAt      time.Time
 	UnknownAt      *time.Time
@@ -363,6 +406,7 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 			&i.Amount,
 			&i.Currency,
 			&i.ProviderID,
+			&i.FailureCode,
 			&i.Attempt,
 			&i.StartedAt,
 			&i.UnknownAt,
