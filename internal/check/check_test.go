@@ -289,13 +289,14 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"refunded and owed, which is forgotten", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET amount_refunded = 0 WHERE order_id = '$returned';
 			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges
-				WHERE order_id = '$returned')`, "I6 database, I8 provider"},
+				WHERE order_id = '$returned')`, "I6 database"},
 		{"paid and wholly given back", `UPDATE orders SET status = 'paid' WHERE id = '$refunded';
 			DELETE FROM outbox WHERE order_id = '$refunded' AND type = 'order.refunded'`, "I6 database"},
 		{"placed and captured", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET order_id = '$declined' WHERE order_id = '$paid' AND status = 'succeeded'`,
-			"I5 database, I5 provider, I6 database, I8 provider"},
-		{"unknown for too long", `UPDATE refunds SET status = 'unknown', answer = NULL, answer_status = NULL,
+			"I5 provider, I6 database"},
+		{"unknown for too long", `UPDATE provider_events SET state = 'dismissed';
+			UPDATE refunds SET status = 'unknown', answer = NULL, answer_status = NULL,
 				settled_at = NULL, provider_id = NULL, started_at = now() - interval '61 s'
 				WHERE charge_id = '$partlyCharge';
 			UPDATE charges SET refund_reserved = amount_refunded, amount_refunded = 0 WHERE id = '$partlyCharge'`,
@@ -341,7 +342,7 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at,
 				settled_at)
 			SELECT gen_random_uuid(), id, 'outside', 'succeeded', amount - 99, currency, 'ref_more', now(), now(),
-				now() + interval '1 h' FROM charges WHERE id = '$partlyCharge'`, "I8 database"},
+				now() + interval '1 h' FROM charges WHERE id = '$partlyCharge'`, "I6 database, I8 database"},
 		{"a forgotten refund", `UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`,
 			"I8 database"},
 		{"a refund in another currency",
@@ -443,6 +444,16 @@ func (h *history) name(statement string) string {
 func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 	t.Helper()
 	look := func() map[string]int64 { return outcome(h.broken(t, "", 2*time.Minute)) }
+	for _, c := range []struct{ name, breaks, want string }{
+		{"captured, and declined here", `UPDATE charges SET status = 'declined', answer_status = 402
+			WHERE order_id = '$paid'`, "I6 provider"},
+		{"given back, and not booked", `DELETE FROM refunds WHERE charge_id = '$partlyCharge'`, "I8 provider"},
+	} {
+		if outcome(h.broken(t, h.name(c.breaks), 2*time.Minute))[c.want] == 0 {
+			t.Errorf("%s: not found", c.name)
+		}
+		fired[c.want] = true
+	}
 	provider := psp.NewClient(h.Config.PSPURL, 5*time.Second)
 	defer provider.CloseIdleConnections()
 	paid, declined := h.Captures(t, h.paid)[1], h.Captures(t, h.declined)[0]
@@ -467,19 +478,26 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 		want  map[string]int64
 	}{
 		{"captured twice", capture(paid.Reference, h.paid, paid.Amount),
-			map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
+			map[string]int64{"I5 provider": 2, "I12 database warning": 1}},
 		{"captured for no order", capture(nobody, nobody, 5),
 			map[string]int64{"I5 provider": 1, "I12 database warning": 1}},
-		{"captured and declined", capture(declined.Reference, h.declined, declined.Amount),
-			map[string]int64{"I6 provider": 1, "I12 database warning": 1}},
+		{"captured after a decline", func() {
+			capture(declined.Reference, h.declined, declined.Amount)()
+			shoptest.Eventually(t, within, "the money goes back", func() bool {
+				return h.Count(t, "SELECT count(*) FROM charges WHERE owes = 'late' AND amount_refunded = amount") == 1
+			})
+		}, map[string]int64{}},
 		{"captured too much, and twice", capture(declined.Reference, h.declined, declined.Amount+1),
-			map[string]int64{"I5 provider": 2, "I6 provider": 1, "I12 database warning": 1}},
+			map[string]int64{"I5 provider": 2, "I12 database warning": 1}},
 		{"given back unasked", func() {
 			if _, err := provider.Refund(t.Context(),
 				payments.RefundRequest{Key: uuid.NewString(), CaptureID: paid.ID, Amount: 5}); err != nil {
 				t.Fatal(err)
 			}
-		}, map[string]int64{"I8 provider": 2}},
+			shoptest.Eventually(t, within, "it is booked", func() bool {
+				return h.Count(t, "SELECT count(*) FROM refunds WHERE cause = 'outside' AND status = 'succeeded'") == 1
+			})
+		}, map[string]int64{}},
 		{"a lost mail", func() { h.deleteMail(t, h.partly) }, map[string]int64{"I11 mailbox": 1}},
 		{"a mail twice", func() { h.mail(t, "receipt."+h.paid, "paid@example.com") },
 			map[string]int64{"I11 mailbox warning": 1}},
