@@ -110,8 +110,8 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 
 	shoptest.Eventually(t, patience, "the cancellation is told", func() bool {
 		lines := told(t, alice, canceled.ID)
-		return missing(lines, true, "unique key: canceled", "unique key: first: Refund",
-			"stock: returned: 2 × MUG-ONCE", "provider: refunded") == "" &&
+		return missing(lines, true, "unique key: canceled", "stock: returned: 2 × MUG-ONCE",
+			"unique key: first: Refund", "provider: refunded") == "" &&
 			missing(lines, false, "memory: stopped: The request to cancel was repeated", "webhook: known: Event",
 				"(refund.succeeded) contained nothing new") == ""
 	})
