@@ -346,7 +346,8 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"a forgotten refund", `UPDATE charges SET amount_refunded = amount_refunded + 1 WHERE id = '$partlyCharge'`,
 			"I8 database"},
 		{"a refund in another currency",
-			`UPDATE refunds SET currency = 'JPY', settled_at = now() + interval '1 h' WHERE charge_id = '$partlyCharge'`,
+			`UPDATE refunds SET currency = 'JPY', settled_at = now() + interval '1 h'
+				WHERE charge_id = '$partlyCharge'`,
 			"I8 database"},
 		{"a capture nobody made", `UPDATE provider_events SET state = 'dismissed' WHERE type = 'capture.succeeded';
 			UPDATE charges SET provider_id = 'cap_none' WHERE order_id = '$paid'
@@ -381,7 +382,8 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 		{"a success against a decline",
 			`UPDATE provider_events
 			SET facts = convert_to(replace(convert_from(facts, 'UTF8'), '"declined"', '"succeeded"'), 'UTF8')
-			WHERE type = 'capture.declined' AND position('$declined' IN convert_from(facts, 'UTF8')) > 0`, "I12 database"},
+			WHERE type = 'capture.declined' AND position('$declined' IN convert_from(facts, 'UTF8')) > 0`,
+			"I12 database"},
 		{"a refund of nobody", `INSERT INTO provider_events (id, type, payload, facts, state)
 			VALUES ('e', 'refund.succeeded', '', '{"refund":{"id":"ref_none","status":"succeeded"}}', 'applied')`,
 			"I12 database"},
@@ -462,8 +464,8 @@ func foolWitnesses(t *testing.T, h *history, fired map[string]bool) {
 		return func() {
 			before := h.Count(t, "SELECT count(*) FROM provider_events")
 			if _, err := provider.Capture(t.Context(),
-				payments.CaptureRequest{Key: uuid.NewString(), Reference: reference, OrderID: order, Amount: amount, Currency: "EUR",
-					PaymentMethod: "pm_ok"}); err != nil {
+				payments.CaptureRequest{Key: uuid.NewString(), Reference: reference, OrderID: order, Amount: amount,
+					Currency: "EUR", PaymentMethod: "pm_ok"}); err != nil {
 				t.Fatal(err)
 			}
 			shoptest.Eventually(t, within, "the event arrives", func() bool {

@@ -149,8 +149,8 @@ const capturedOnceOutside = `
 	FROM captured w LEFT JOIN charges c ON c.id::text = w.charge_id LEFT JOIN orders o ON o.id = c.order_id
 	WHERE (w.order_id, w.amount, w.currency) IS DISTINCT FROM (o.id::text, o.total, o.currency)`
 
-// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back, and
-// money that is owed while nothing is on its way and no operator was asked.
+// paidMeansCaptured also finds what hangs, which a provider that is away causes until it is back,
+// and money that is owed while nothing is on its way and no operator was asked.
 const paidMeansCaptured = `
 	WITH charged AS (
 		SELECT order_id, coalesce(bool_or(status = 'succeeded' AND pays), false) AS captured,
@@ -178,12 +178,12 @@ const paidMeansCaptured = `
 			WHERE status IN ('pending', 'unknown') AND provider_id IS NULL) AS open
 	WHERE started_at < now() - @healing::interval
 	UNION ALL
-	SELECT id::text, format('the charge owes %s %s, and nothing is on its way', amount - amount_refunded - refund_reserved,
-		currency)
+	SELECT id::text, format('the charge owes %s %s, and nothing is on its way',
+		amount - amount_refunded - refund_reserved, currency)
 	FROM charges WHERE ` + owing + ` AND return_due IS NULL AND return_tries < @return_tries::int
 	UNION ALL
-	SELECT id::text, format('the charge should have returned %s %s %s s ago', amount - amount_refunded - refund_reserved,
-		currency, round(extract(epoch FROM now() - return_due)))
+	SELECT id::text, format('the charge should have returned %s %s %s s ago',
+		amount - amount_refunded - refund_reserved, currency, round(extract(epoch FROM now() - return_due)))
 	FROM charges WHERE ` + owing + ` AND return_due < now() - @healing::interval`
 
 // owing is what holds of a charge whose money has to go back and is not on its way.
@@ -241,7 +241,8 @@ const stockAddsUp = `
 	FROM stock_movements m WHERE NOT EXISTS (SELECT FROM stock s WHERE s.sku = m.sku)`
 
 const refundsWithin = `
-	SELECT c.id::text, format('the charge of %s is %s and gave back %s with %s reserved; its refunds are about %s and %s',
+	SELECT c.id::text, format('the charge of %s is %s and gave back %s with %s reserved; its refunds are about %s '
+			'and %s',
 		c.amount, c.status, c.amount_refunded, c.refund_reserved, coalesce(r.given, 0), coalesce(r.open, 0))
 	FROM charges c LEFT JOIN (
 		SELECT charge_id, sum(amount) FILTER (WHERE status = 'succeeded') AS given,

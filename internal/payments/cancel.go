@@ -31,10 +31,10 @@ type CancelOrder struct {
 func (c CancelOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf(c) }
 
 // Cancel cancels an order, once per customer and key, and returns 200 with the order. Its stock
-// comes back. An unpaid order becomes canceled; if its charge still captures money, that goes back. A
-// paid order becomes refunded: its charge owes the money, which is returned now or by the reconciler.
-// orders.ErrNotFound, ErrOrderNotCancelable and ErrDisputed leave the key unused; the other errors
-// are those of orders.Place. See docs/decisions.md, D23.
+// comes back. An unpaid order becomes canceled; if its charge still captures money, that goes back.
+// A paid order becomes refunded: its charge owes the money, which is returned now or by the
+// reconciler. orders.ErrNotFound, ErrOrderNotCancelable and ErrDisputed leave the key unused; the
+// other errors are those of orders.Place. See docs/decisions.md, D23.
 func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, error) {
 	var owing *paymentsdb.Charge
 	answer, err := dedup.Once(ctx, dedup.Request{
@@ -131,8 +131,8 @@ func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (ded
 	return canceledAnswer(order.ID, body), owing, nil
 }
 
-// giveBackTx ends a paid order: its stock comes back, and its charge owes what is left of the money.
-// It returns the charge as claimed by the caller, for the lease.
+// giveBackTx ends a paid order: its stock comes back, and its charge owes what is left of the
+// money. It returns the charge as claimed by the caller, for the lease.
 func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, orderID uuid.UUID,
 	admin bool) (*paymentsdb.Charge, error) {
 	db := paymentsdb.New(tx)
@@ -146,13 +146,15 @@ func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Lo
 	case !admin && s.policy.CancelWindow > 0 && seconds(charge.PaidFor) > s.policy.CancelWindow:
 		return nil, ErrOrderNotCancelable
 	}
-	if err := db.Owe(ctx, paymentsdb.OweParams{ID: charge.Charge.ID, Why: owedCanceled, Lease: s.policy.Lease}); err != nil {
+	owe := paymentsdb.OweParams{ID: charge.Charge.ID, Why: owedCanceled, Lease: s.policy.Lease}
+	if err := db.Owe(ctx, owe); err != nil {
 		return nil, fmt.Errorf("note what the charge owes: %w", err)
 	}
 	if err := s.orders.ReturnStockTx(ctx, tx, orderID); err != nil {
 		return nil, err
 	}
-	return &charge.Charge, s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: orderID, To: orders.Refunded})
+	return &charge.Charge, s.orders.ChangeStatusTx(ctx, tx, locked,
+		orders.Change{OrderID: orderID, To: orders.Refunded})
 }
 
 func canceledAnswer(orderID uuid.UUID, body []byte) dedup.Answer {

@@ -348,3 +348,33 @@ func TestEventSettlesARefund(t *testing.T) {
 	}
 	b.expectTrail(t, order, theEnd)
 }
+
+// An event about a capture that no charge has waits, and ends with an operator. If the provider's
+// account is shared, it is another user's.
+func TestEventThatNeverBecomesApplicable(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	opened := payments.Dispute{ID: "dp_1", CaptureID: "cap_none", Status: payments.DisputeOpen, Amount: 1,
+		Currency: "EUR"}
+	given := payments.ProviderRefund{ID: "ref_1", CaptureID: "cap_none", Status: payments.RefundSucceeded, Amount: 1,
+		Currency: "EUR"}
+	for _, event := range []payments.Event{
+		{ID: "quarantined dispute", Dispute: &opened}, {ID: "dismissed dispute", Dispute: &opened, Shared: true},
+		{ID: "quarantined refund", Refund: &given}, {ID: "dismissed refund", Refund: &given, Shared: true},
+	} {
+		event.Payload = []byte("{}")
+		if err := b.shop.Receive(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := b.count(t, "SELECT count(*) FROM provider_events WHERE state = 'received' AND due_at > now()"); n != 4 {
+		t.Errorf("%d events wait", n)
+	}
+	b.exec(t, "UPDATE provider_events SET tries = 59, due_at = now()")
+	if n, err := b.shop.ApplyOnce(t.Context()); n != 4 || err != nil {
+		t.Fatalf("%d events, %v", n, err)
+	}
+	if n := b.count(t, "SELECT count(*) FROM provider_events WHERE id LIKE state || ' %'"); n != 4 {
+		t.Errorf("%d of 4 events ended as they must", n)
+	}
+}

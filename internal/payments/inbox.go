@@ -36,8 +36,8 @@ type Event struct {
 	Refund     *ProviderRefund `json:"refund,omitempty"`
 	Dispute    *Dispute        `json:"dispute,omitempty"`
 	Unreadable string          `json:"-"`
-	// Shared is whether the object may belong to another user of the provider's account. If no charge
-	// of ours ever has its capture, the event is dismissed and not quarantined.
+	// Shared is whether the object may belong to another user of the provider's account. If no
+	// charge of ours ever has its capture, the event is dismissed and not quarantined.
 	Shared bool `json:"shared,omitempty"`
 	// Ignored is whether the event is not about a payment of ours. It is accepted and not kept.
 	Ignored bool `json:"-"`
@@ -75,8 +75,8 @@ const (
 	maxEventTries    = 60
 )
 
-// Receive stores the event once and tries to apply it. If it cannot be applied now, RunInbox does so
-// later. An error means that the event may not be stored.
+// Receive stores the event once and tries to apply it. If it cannot be applied now, RunInbox does
+// so later. An error means that the event may not be stored.
 func (s *Service) Receive(ctx context.Context, event Event) error {
 	if event.Ignored {
 		return nil
@@ -131,7 +131,8 @@ func (e Event) row() (paymentsdb.InsertEventParams, error) {
 		return row, fmt.Errorf("encode the event: %w", err)
 	}
 	if bytes.Contains(row.Facts, []byte(`\u0000`)) {
-		row.State, row.Reason, row.Facts = eventQuarantined, "it contains U+0000, which no text column holds", []byte("{}")
+		row.State, row.Reason = eventQuarantined, "it contains U+0000, which no text column holds"
+		row.Facts = []byte("{}")
 		row.ChargeID, row.CaptureID = nil, ""
 	}
 	return row, nil
@@ -161,8 +162,8 @@ func (s *Service) RunInbox(ctx context.Context) error {
 	return nil
 }
 
-// ApplyOnce tries to apply up to a batch of events that are due, and returns how many. An event that
-// fails does not hold up the others.
+// ApplyOnce tries to apply up to a batch of events that are due, and returns how many. An event
+// that fails does not hold up the others.
 func (s *Service) ApplyOnce(ctx context.Context) (int, error) {
 	ids, err := s.db.ListDueEvents(ctx, eventBatch)
 	if err != nil {

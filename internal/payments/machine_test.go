@@ -365,8 +365,8 @@ func (m *machine) cancel(r *rapid.T, s *sale, line string) {
 	}
 }
 
-// giveBack is what follows when the shop returns what a charge owes: first it asks what the provider
-// holds.
+// giveBack is what follows when the shop returns what a charge owes: first it asks what the
+// provider holds.
 func (m *machine) giveBack(s *sale, a *attempt) {
 	for _, refund := range a.refunds {
 		refund.done = refund.made

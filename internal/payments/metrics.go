@@ -15,7 +15,7 @@ import (
 var (
 	outcomes = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "onceshop_money_outcomes_total",
-		Help: "Outcomes of charges and refunds that were written, by kind and status. A repeated transaction counts again.",
+		Help: "Outcomes of charges and refunds, by kind and status. A repeated transaction counts again.",
 	}, []string{"kind", "status"})
 	calls = promauto.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "onceshop_provider_call_seconds",

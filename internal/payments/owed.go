@@ -39,8 +39,8 @@ func returnPause(tries int32) time.Duration {
 	return min(firstReturnPause<<tries, longestReturnPause)
 }
 
-// returnOwed gives back what a claimed charge owes. It asks the provider first, which may have given
-// back a part without us.
+// returnOwed gives back what a claimed charge owes. It asks the provider first, which may have
+// given back a part without us.
 func (s *Service) returnOwed(ctx context.Context, charge paymentsdb.Charge) error {
 	if charge.Provider != s.provider.Name() || value(charge.Dispute) == DisputeOpen {
 		return s.postponeReturn(ctx, charge, longestReturnPause)
@@ -63,7 +63,8 @@ func (s *Service) returnOwed(ctx context.Context, charge paymentsdb.Charge) erro
 }
 
 // startReturnTx inserts a refund of what is left. It returns nil if nothing is.
-func (s *Service) startReturnTx(ctx context.Context, tx *pg.Pipe, charge paymentsdb.Charge) (*paymentsdb.Refund, error) {
+func (s *Service) startReturnTx(ctx context.Context, tx *pg.Pipe,
+	charge paymentsdb.Charge) (*paymentsdb.Refund, error) {
 	locked := s.orders.LockTx(tx, charge.OrderID)
 	charge, err := paymentsdb.New(tx).LockCharge(ctx, charge.ID)
 	if err != nil {
@@ -123,7 +124,7 @@ func (s *Service) findRefunds(ctx context.Context, charge paymentsdb.Charge) (_ 
 // have captured.
 func (s *Service) bookRefundTx(ctx context.Context, tx *pg.Pipe, given ProviderRefund) error {
 	db := paymentsdb.New(tx)
-	ours, err := s.ourRefund(ctx, db, given)
+	ours, err := ourRefund(ctx, db, given)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s.bookOutsideTx(ctx, tx, given)
 	}
@@ -144,7 +145,7 @@ func (s *Service) bookRefundTx(ctx context.Context, tx *pg.Pipe, given ProviderR
 
 // ourRefund finds the refund by our id, which the provider keeps as its reference, or by the
 // provider's.
-func (s *Service) ourRefund(ctx context.Context, db *paymentsdb.Queries, given ProviderRefund) (paymentsdb.Refund, error) {
+func ourRefund(ctx context.Context, db *paymentsdb.Queries, given ProviderRefund) (paymentsdb.Refund, error) {
 	if id, err := uuid.Parse(given.Reference); err == nil {
 		if refund, err := db.GetRefund(ctx, id); !errors.Is(err, pgx.ErrNoRows) {
 			return refund, err

@@ -162,8 +162,8 @@ func view(row paymentsdb.Charge) Charge {
 }
 
 // hidden are decline codes that would help a thief: the buyer sees declined.
-var hidden = []string{"fraudulent", "lost_card", "stolen_card", "pickup_card", "merchant_blacklist", "security_violation",
-	"restricted_card"}
+var hidden = []string{"fraudulent", "lost_card", "stolen_card", "pickup_card", "merchant_blacklist",
+	"security_violation", "restricted_card"}
 
 // shown is the decline code that a buyer may see.
 func shown(code string) string {

@@ -19,13 +19,14 @@ type Provider interface {
 	// Name identifies the provider, its account and its mode. It is stored with each charge.
 	Name() string
 	// Capture takes the money for one charge under the request's key. A decline is a result, not an
-	// error. The ID of the result is set as soon as the provider made it known, also beside an error.
+	// error. The ID of the result is set as soon as the provider made it known, also beside an
+	// error.
 	Capture(ctx context.Context, r CaptureRequest) (Capture, error)
 	// FindCapture returns what the provider holds for the charge. Its status is CaptureNone if the
 	// provider never received the request, or received it and has not tried to take money.
 	FindCapture(ctx context.Context, r CaptureRequest) (Capture, error)
-	// CancelCapture makes sure that no money moves for the charge any more, whatever is still on its
-	// way. It returns a canceled or declined capture, or the one that has happened.
+	// CancelCapture makes sure that no money moves for the charge any more, whatever is still on
+	// its way. It returns a canceled or declined capture, or the one that has happened.
 	CancelCapture(ctx context.Context, r CaptureRequest) (Capture, error)
 	// Refund gives back a part of a capture under the request's key; results and errors as for
 	// Capture.
@@ -34,8 +35,8 @@ type Provider interface {
 	FindRefunds(ctx context.Context, captureID string) ([]ProviderRefund, error)
 }
 
-// CaptureRequest is what the provider is asked to take. Reference is the id of our charge, Amount is
-// in minor units of Currency (ISO 4217). The buyer comes back to ReturnURL after an action.
+// CaptureRequest is what the provider is asked to take. Reference is the id of our charge, Amount
+// is in minor units of Currency (ISO 4217). The buyer comes back to ReturnURL after an action.
 type CaptureRequest struct {
 	Reference     string `json:"reference"`
 	OrderID       string `json:"order_id"`
@@ -78,7 +79,8 @@ type NextAction struct {
 
 // Statuses of a Capture.
 const (
-	// CaptureNone means that the provider holds nothing that has moved or could move money by itself.
+	// CaptureNone means that the provider holds nothing that has moved or could move money by
+	// itself.
 	CaptureNone = ""
 	// CaptureRequiresAction means that the buyer has to act first. Not final.
 	CaptureRequiresAction = "requires_action"

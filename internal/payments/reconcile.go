@@ -118,8 +118,8 @@ func (s *Service) reconcileCharge(ctx context.Context, charge paymentsdb.Charge)
 	}
 }
 
-// askAgain asks for the money once more, if the charge is still held. A refusal is no evidence about
-// the requests before this one: only a cancellation ends them.
+// askAgain asks for the money once more, if the charge is still held. A refusal is no evidence
+// about the requests before this one: only a cancellation ends them.
 func (s *Service) askAgain(ctx context.Context, charge paymentsdb.Charge) error {
 	held, err := s.db.MarkAsked(ctx, paymentsdb.MarkAskedParams{ID: charge.ID, Attempt: charge.Attempt})
 	if err != nil || held == 0 {

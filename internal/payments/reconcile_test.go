@@ -338,8 +338,8 @@ func TestKeyIsUsedAgainWithinItsLifetime(t *testing.T) {
 	}
 }
 
-// A refund whose key is forgotten is looked for. One that was never made has failed, once no request
-// can be on its way any more.
+// A refund whose key is forgotten is looked for. One that was never made has failed, once no
+// request can be on its way any more.
 func TestForgottenKeyOfARefund(t *testing.T) {
 	t.Parallel()
 	for name, made := range map[string]bool{"made": true, "never made": false} {

@@ -55,12 +55,12 @@ type Refund struct {
 	CreatedAt   time.Time `json:"created_at"`
 }
 
-// Refund gives money back, once per customer and key, in the three phases of Charge. It returns 201,
-// or 402 if the provider refused for good, which are final and replayed to the key, or 202 while the
-// outcome is open. problem.InvalidError, ErrNotFound, ErrDisputed and RefundExceedsError leave the
-// key unused; the other errors are those of Charge. The first phase reserves the amount, so that
-// concurrent refunds stay within the capture. Without an amount it first asks the provider what is
-// left. See docs/decisions.md, D22.
+// Refund gives money back, once per customer and key, in the three phases of Charge. It returns
+// 201, or 402 if the provider refused for good, which are final and replayed to the key, or 202
+// while the outcome is open. problem.InvalidError, ErrNotFound, ErrDisputed and RefundExceedsError
+// leave the key unused; the other errors are those of Charge. The first phase reserves the amount,
+// so that concurrent refunds stay within the capture. Without an amount it first asks the provider
+// what is left. See docs/decisions.md, D22.
 func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, error) {
 	if err := c.validate(); err != nil {
 		return dedup.Answer{}, err
@@ -309,10 +309,10 @@ func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymen
 	if err != nil {
 		return refund, fmt.Errorf("lock the refund: %w", err)
 	}
-	before := Status(refund.Status)
+	before := refund.Status
+	settled := before == RefundSucceeded || before == RefundFailed
 	switch {
-	case string(before) == given.Status && before != Pending, before == Failed && given.Status == RefundPending,
-		before == Succeeded && given.Status == RefundPending:
+	case settled && (given.Status == before || given.Status == RefundPending):
 		return refund, nil
 	case given.Status != RefundSucceeded && attempt != unfenced && attempt != refund.Attempt:
 		return refund, errStale
@@ -322,10 +322,10 @@ func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymen
 		refund.ProviderID = &given.ID
 	}
 	refund.FailureCode = optional(given.FailureCode)
-	switch before {
-	case Pending, Unknown:
+	switch {
+	case !settled:
 		charge.RefundReserved -= refund.Amount
-	case Succeeded:
+	case before == RefundSucceeded:
 		charge.AmountRefunded -= refund.Amount
 	}
 	switch given.Status {
@@ -352,9 +352,9 @@ func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymen
 	return refund, s.afterRefundTx(ctx, tx, locked, charge)
 }
 
-// afterRefundTx writes what the charge has given back, and what follows: a debt that is paid answers
-// the charge's key, one that is not comes due again, and a paid order ends when all its money is
-// back.
+// afterRefundTx writes what the charge has given back, and what follows: a debt that is paid
+// answers the charge's key, one that is not comes due again, and a paid order ends when all its
+// money is back.
 func (s *Service) afterRefundTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
 	charge paymentsdb.Charge) error {
 	p := paymentsdb.UpdateRefundedParams{ID: charge.ID, AmountRefunded: charge.AmountRefunded,

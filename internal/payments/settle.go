@@ -166,8 +166,8 @@ func (p *payment) decide(o outcome) (verdict, error) {
 	case o.capture.Status == CaptureRequiresAction:
 		return v, nil
 	case captured && (p.order != orders.Paying || !live(charge)):
-		// The order has ended, or the charge was given up. Its key is answered when the money is back,
-		// unless it was answered before.
+		// The order has ended, or the charge was given up. Its key is answered when the money is
+		// back, unless it was answered before.
 		v.charge.Pays, v.charge.Owes = false, optional(owedLate)
 		return v, nil
 	case captured:

@@ -372,7 +372,7 @@ func (l *line) FindRefunds(ctx context.Context, captureID string) ([]payments.Pr
 // captures are what the provider itself holds for a charge, whatever the line does.
 func (l *line) captures(t testing.TB, charge uuid.UUID) []payments.Capture {
 	t.Helper()
-	answer, err := http.Get(l.address + "/v1/captures?reference=" + charge.String()) //nolint:noctx // in a test
+	answer, err := http.Get(l.address + "/v1/captures?reference=" + charge.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,9 @@ func (l *line) captures(t testing.TB, charge uuid.UUID) []payments.Capture {
 	if err := json.NewDecoder(answer.Body).Decode(&held); err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(held.Captures, func(c payments.Capture) bool { return c.Status == payments.CaptureCanceled })
+	return slices.DeleteFunc(held.Captures, func(c payments.Capture) bool {
+		return c.Status == payments.CaptureCanceled
+	})
 }
 
 // record is a log that a test can read.

@@ -25,8 +25,8 @@ var stops = map[Kind]struct{ layer, sentence string }{
 	EventSeen:      {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
 	StaleWorker:    {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
 	SettledAlready: {Fencing, "The provider's answer came after the charge had been settled."},
-	SettledMeanwhile: {Webhook, "The provider's answer did not come in time. Its event, or the reconciler, settled the " +
-		"charge while the buyer waited."},
+	SettledMeanwhile: {Webhook, "The provider's answer did not come in time. Its event, or the reconciler, settled " +
+		"the charge while the buyer waited."},
 	BrokerDuplicate: {Broker, "The relay published the event again under the same message id: the stream holds it " +
 		"once."},
 	ClaimDone:     {Redis, "The paid event was delivered again: Redis had the receipt marked as sent."},

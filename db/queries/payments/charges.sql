@@ -10,7 +10,8 @@ SELECT * FROM charges WHERE provider = sqlc.arg(provider)::text AND provider_id 
 -- name: LockCharge :one
 SELECT * FROM charges WHERE id = $1 FOR NO KEY UPDATE;
 
--- LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in seconds.
+-- LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in
+-- seconds.
 -- name: LockPaidCharge :one
 SELECT sqlc.embed(charges), extract(epoch FROM now() - settled_at)::float8 AS paid_for
 FROM charges WHERE order_id = $1 AND pays AND status = 'succeeded' FOR NO KEY UPDATE;
@@ -127,8 +128,8 @@ SELECT * FROM charges WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[]);
 -- name: LockCharges :many
 SELECT * FROM charges WHERE order_id = ANY(sqlc.arg(order_ids)::uuid[]) FOR NO KEY UPDATE;
 
--- SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked at
--- again after the pause.
+-- SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked
+-- at again after the pause.
 -- name: SettleCharges :exec
 UPDATE charges SET status = s.status, pays = s.pays, provider_id = nullif(s.provider_id, ''),
     decline_code = nullif(s.decline_code, ''), action_url = nullif(s.action_url, ''),

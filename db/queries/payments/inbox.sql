@@ -27,7 +27,8 @@ UPDATE provider_events SET state = 'quarantined', reason = $2 WHERE id = $1 AND 
 -- one.
 -- name: PostponeEvent :exec
 UPDATE provider_events SET tries = tries + 1,
-    due_at = now() + least(sqlc.arg(first_wait)::interval * power(2, least(tries, 20)), sqlc.arg(longest_wait)::interval),
+    due_at = now() + least(sqlc.arg(first_wait)::interval * power(2, least(tries, 20)),
+        sqlc.arg(longest_wait)::interval),
     state = CASE WHEN tries + 1 < sqlc.arg(max_tries)::int THEN state ELSE sqlc.arg(end_state)::text END,
     reason = CASE WHEN tries + 1 < sqlc.arg(max_tries)::int THEN reason ELSE sqlc.arg(reason)::text END
 WHERE id = $1 AND state = 'received';

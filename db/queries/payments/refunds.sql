@@ -14,8 +14,8 @@ SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
 -- name: ListRefunds :many
 SELECT * FROM refunds WHERE charge_id = $1 ORDER BY id;
 
--- InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It fails
--- by the constraint charges_refunds_within_capture when the charge cannot give so much back.
+-- InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It
+-- fails by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 -- name: InsertRefund :many
 WITH refund AS (
     INSERT INTO refunds (id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status,

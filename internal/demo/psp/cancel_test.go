@@ -21,7 +21,8 @@ func TestCanceledReferenceMovesNoMoney(t *testing.T) {
 			held := make(chan struct{})
 			go func() {
 				defer close(held)
-				_, err := p.client(time.Hour).Capture(t.Context(), keyedRequest("first", "ch1", "pm_timeout_before_capture"))
+				_, err := p.client(time.Hour).Capture(t.Context(),
+					keyedRequest("first", "ch1", "pm_timeout_before_capture"))
 				if err == nil {
 					t.Error("the first try was answered")
 				}

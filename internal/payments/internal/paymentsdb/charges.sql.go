@@ -789,7 +789,8 @@ type LockPaidChargeRow struct {
 	PaidFor float64
 }
 
-// LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in seconds.
+// LockPaidCharge returns the charge that pays for a paid order, and for how long it has, in
+// seconds.
 func (q *Queries) LockPaidCharge(ctx context.Context, orderID uuid.UUID) (LockPaidChargeRow, error) {
 	row := q.db.QueryRow(ctx, LockPaidCharge, orderID)
 	var i LockPaidChargeRow
@@ -974,8 +975,8 @@ type SettleChargesParams struct {
 	Answers        [][]byte
 }
 
-// SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked at
-// again after the pause.
+// SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked
+// at again after the pause.
 func (q *Queries) SettleCharges(ctx context.Context, arg SettleChargesParams) error {
 	_, err := q.db.Exec(ctx, SettleCharges,
 		arg.ActionPause,

@@ -162,7 +162,8 @@ func (q *Queries) MarkEventApplied(ctx context.Context, id string) error {
 
 const PostponeEvent = `-- name: PostponeEvent :exec
 UPDATE provider_events SET tries = tries + 1,
-    due_at = now() + least($2::interval * power(2, least(tries, 20)), $3::interval),
+    due_at = now() + least($2::interval * power(2, least(tries, 20)),
+        $3::interval),
     state = CASE WHEN tries + 1 < $4::int THEN state ELSE $5::text END,
     reason = CASE WHEN tries + 1 < $4::int THEN reason ELSE $6::text END
 WHERE id = $1 AND state = 'received'

@@ -276,8 +276,8 @@ type InsertRefundRow struct {
 	SettledAt      *time.Time
 }
 
-// InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It fails
-// by the constraint charges_refunds_within_capture when the charge cannot give so much back.
+// InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It
+// fails by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]InsertRefundRow, error) {
 	rows, err := q.db.Query(ctx, InsertRefund,
 		arg.ID,

@@ -248,8 +248,8 @@ func (c *Client) do(req *http.Request) (status int, answer []byte, err error) {
 }
 
 // refusal turns an answer to a POST that is not 200 into an error. It is a refusal only if the
-// provider itself sends a code: a bare 404 may come from anything on the way. A 422 is not: money may
-// have moved under the key with another body.
+// provider itself sends a code: a bare 404 may come from anything on the way. A 422 is not: money
+// may have moved under the key with another body.
 func refusal(path string, status int, answer []byte) error {
 	var p problem
 	final := status == http.StatusBadRequest || status == http.StatusNotFound || path == "/v1/refunds" &&

@@ -58,15 +58,8 @@ func openAccount(t *testing.T) *account {
 	return a
 }
 
-// onNext lets the next POST go wrong. work does what was asked and returns the answer that Stripe
-// would give.
-func (a *account) onNext(fault fault) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.next, a.nextAt = fault, ""
-}
-
-// onNextAt is onNext for the next POST whose path ends with suffix.
+// onNextAt lets the next POST whose path ends with suffix go wrong. work does what was asked and
+// returns the answer that Stripe would give.
 func (a *account) onNextAt(suffix string, fault fault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -224,8 +224,8 @@ func (c *Client) confirm(ctx context.Context, r payments.CaptureRequest, id stri
 	return intent{ID: id}, err
 }
 
-// cancel ends the intent. If it has ended before, its state is the answer. It needs no key: to cancel
-// twice changes nothing, and under a key a 500 would be repeated for a day.
+// cancel ends the intent. If it has ended before, its state is the answer. It needs no key: to
+// cancel twice changes nothing, and under a key a 500 would be repeated for a day.
 func (c *Client) cancel(ctx context.Context, id string) (intent, error) {
 	var canceled intent
 	_, err := c.post(ctx, intentsPath+"/"+url.PathEscape(id)+"/cancel", "", nil, &canceled)

@@ -134,8 +134,8 @@ func TestEvents(t *testing.T) {
 			"amount": 1250, "currency": "eur", "created": created.Unix()}
 	}
 	opened := func(status string) payments.Event {
-		return payments.Event{Dispute: &payments.Dispute{ID: "du_1", CaptureID: "pi_1", Status: status, Amount: 1250,
-			Currency: "EUR", CreatedAt: created}}
+		return payments.Event{Shared: true, Dispute: &payments.Dispute{ID: "du_1", CaptureID: "pi_1", Status: status,
+			Amount: 1250, Currency: "EUR", CreatedAt: created}}
 	}
 	with := func(o object, field string, value any) object {
 		o[field] = value
@@ -154,7 +154,8 @@ func TestEvents(t *testing.T) {
 			payments.Event{Ignored: true}},
 		{"payment_intent.payment_failed", intent("processing"), payments.Event{Unreadable: "?"}},
 		{"payment_intent.canceled", intent("requires_confirmation"), payments.Event{Unreadable: "?"}},
-		{"payment_intent.succeeded", with(intent("succeeded"), "created", int64(1e15)), payments.Event{Unreadable: "?"}},
+		{"payment_intent.succeeded", with(intent("succeeded"), "created", int64(1e15)),
+			payments.Event{Unreadable: "?"}},
 		{"payment_intent.succeeded", with(intent("succeeded"), "id", "pi_\u0000"), payments.Event{Unreadable: "?"}},
 		{"payment_intent.succeeded", object{"amount": "many"}, payments.Event{Unreadable: "?"}},
 		{"refund.created", back("succeeded"), payments.Event{Refund: given("succeeded", "")}},

@@ -235,8 +235,8 @@ func TestRefund(t *testing.T) {
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v\n%s", status, err, diff)
 		}
-		asked := []call{{http.MethodPost, "/v1/refunds", "refund_1", "Bearer " + secretKey, url.Values{"amount": {"400"},
-			"payment_intent": {"pi_1"}, "metadata[refund_id]": {refundRequest.Reference}}}}
+		asked := []call{{http.MethodPost, "/v1/refunds", "refund_1", "Bearer " + secretKey, url.Values{
+			"amount": {"400"}, "payment_intent": {"pi_1"}, "metadata[refund_id]": {refundRequest.Reference}}}}
 		if diff := cmp.Diff(asked, account.posts(), cmp.AllowUnexported(call{})); diff != "" {
 			t.Error(diff)
 		}
