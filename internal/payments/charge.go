@@ -213,7 +213,7 @@ func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertCharges
 }
 
 // refuseTx sets why charges were not inserted. It reads under the locks under which they were
-// refused, so that the reason is true of the order.
+// refused, so that the reason is true of the order. See docs/decisions.md, D83.
 func (s *Service) refuseTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, requests []ChargeOrder,
 	refused []int, outcomes []started) error {
 	db := paymentsdb.New(tx)
@@ -299,7 +299,8 @@ const (
 )
 
 // captureUnlessSettled is capture, but it returns errSettled as soon as a webhook or another node
-// has settled the charge. A provider that answers in time costs no look.
+// has settled the charge. A provider that answers in time costs no look. See docs/decisions.md,
+// D85.
 func (s *Service) captureUnlessSettled(ctx context.Context, charge paymentsdb.Charge) (Capture, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

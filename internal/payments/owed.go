@@ -16,7 +16,7 @@ import (
 // A charge owes its money when its order was canceled after the payment, or when the money moved
 // too late to pay for the order. A refund that fails ends one try, not the debt. The debt ends when
 // all the money is back, or when an operator ends it. After MaxReturnTries only an operator can
-// start the next try.
+// start the next try. See docs/decisions.md, D80.
 
 // Why a charge owes its money.
 const (

@@ -210,7 +210,7 @@ func (s *Service) insertRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
 
 // attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the
 // outcome is open, the reconciler asks again after the pause. A refusal is believed only of the
-// first request: an earlier one may still be on its way.
+// first request: an earlier one may still be on its way. See docs/decisions.md, D81.
 func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
 	pause time.Duration) (paymentsdb.Refund, error) {
 	charge, err := s.db.GetCharge(ctx, refund.ChargeID)

@@ -149,7 +149,7 @@ const (
 
 // decide returns what follows from an outcome, or errStale, or a contradictionError. Money that has
 // moved is always written down. It pays for the order if the order waits for this charge; otherwise
-// it goes back.
+// it goes back. See docs/decisions.md, D82.
 func (p *payment) decide(o outcome) (verdict, error) {
 	charge := p.charges[o.chargeID]
 	captured := o.capture.Status == CaptureSucceeded
