@@ -19,9 +19,9 @@ FROM settled CROSS JOIN LATERAL unnest(ARRAY['reserved', CASE WHEN paid THEN 'so
   ORDER BY n;
 
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, amount, currency,
-  provider_id, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at)
+  provider, provider_id, lease_until, answer_status, answer, created_at, settled_at, started_at, asked_at)
 SELECT charge_id, order_id, customer_id, 'pay-' || idempotency_key, sha256(convert_to(order_id::text, 'UTF8')),
-  'pm_ok', 'succeeded', 1400, 'EUR', 'cap_' || idempotency_key, at,
+  'pm_ok', 'succeeded', 1400, 'EUR', 'bench', 'cap_' || idempotency_key, at,
   201, convert_to(format('{"id":"%s","order_id":"%s","status":"succeeded","amount":1400,"amount_refunded":0,'
     '"currency":"EUR","created_at":"%s"}',
     charge_id, order_id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8'), at, at, at, at

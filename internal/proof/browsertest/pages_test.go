@@ -101,8 +101,8 @@ func TestCounterPages(t *testing.T) {
 		alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", method, `{"payment_method":"`+method+`"}`)
 	}
 	forgetOutcome(t, shop, order.ID.String())
-	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, state, reason) VALUES ('evt_1', "+
-		"'capture.succeeded', '{}', 'quarantined', 'there is no such charge')")
+	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, facts, state, reason) VALUES ('evt_1', "+
+		"'capture.succeeded', '{}', '{}', 'quarantined', 'there is no such charge')")
 	b := newGuest(t, shop.Nodes[0])
 	for _, v := range []visit{
 		{name: "admin-login", path: "/admin/login"},

@@ -55,8 +55,9 @@ var deaths = map[crash.Point]death{
 	crash.RefundStarted:  {visit: refund, left: count{"unsettled refunds": 1, "refunds": 0}, ends: refunded},
 	crash.RefundGiven:    {visit: refund, left: count{"unsettled refunds": 1, "refunds": 1}, ends: refunded},
 	crash.RefundSettled:  {visit: refund, left: count{"unsettled refunds": 0, "refunds": 1}, ends: refunded},
-	crash.CancelCommitted: {visit: cancel, left: count{"unsettled refunds": 1, "refunds": 0, "returned": 1},
+	crash.CancelCommitted: {visit: cancel, left: count{"owed": 1, "refunds": 0, "returned": 1},
 		ends: refunded},
+	crash.WebhookStored:  {visit: pay, webhooks: true, left: count{"events to apply": 1, "captures": 1}, ends: paid},
 	crash.WebhookApplied: {visit: pay, webhooks: true, left: count{"provider events": 1, "captures": 1}, ends: paid},
 	crash.ReconcileBegun: {visit: visit{method: "pm_error_before_capture"},
 		left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
@@ -163,9 +164,11 @@ var counts = map[string]string{
 	"returned":          "SELECT count(*) FROM stock_movements WHERE kind = 'returned'",
 	"events":            "SELECT count(*) FROM outbox",
 	"unsent":            "SELECT count(*) FROM outbox WHERE sent_at IS NULL",
-	"unsettled charges": "SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')",
+	"unsettled charges": "SELECT count(*) FROM charges WHERE settled_at IS NULL",
 	"unsettled refunds": "SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')",
+	"owed":              "SELECT count(*) FROM charges WHERE return_due IS NOT NULL",
 	"provider events":   "SELECT count(*) FROM provider_events",
+	"events to apply":   "SELECT count(*) FROM provider_events WHERE state = 'received'",
 	"receipts":          "SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL",
 }
 

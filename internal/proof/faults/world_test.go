@@ -219,7 +219,9 @@ func final(answer apitest.Response) bool {
 func (w *world) leasesEnd() {
 	t := w.t
 	t.Helper()
-	w.Exec(t, `UPDATE charges SET lease_until = now() WHERE status IN ('pending', 'unknown')`)
+	w.Exec(t, `UPDATE charges SET lease_until = now() WHERE settled_at IS NULL`)
+	w.Exec(t, `UPDATE charges SET return_due = now() WHERE return_due IS NOT NULL`)
+	w.Exec(t, `UPDATE provider_events SET due_at = now() WHERE state = 'received'`)
 	w.Exec(t, `UPDATE refunds SET lease_until = now() WHERE status IN ('pending', 'unknown')`)
 	w.Exec(t, `UPDATE outbox SET claimed_until = '-infinity' WHERE sent_at IS NULL`)
 	w.Exec(t, `UPDATE receipts SET lease_until = now() WHERE sent_at IS NULL`)
@@ -245,8 +247,10 @@ func (w *world) leasesEnd() {
 func (w *world) settled() {
 	t := w.t
 	t.Helper()
-	const open = `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown')) + (SELECT count(*)
+	const open = `SELECT (SELECT count(*) FROM charges WHERE settled_at IS NULL) + (SELECT count(*)
 		FROM refunds WHERE status IN ('pending', 'unknown'))
+		+ (SELECT count(*) FROM charges WHERE return_due IS NOT NULL)
+		+ (SELECT count(*) FROM provider_events WHERE state = 'received')
 		+ (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
 		+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
 			WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`

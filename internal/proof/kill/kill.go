@@ -32,6 +32,7 @@ var places = []struct {
 	{crash.RefundGiven, "the provider has answered, the answer is not stored"},
 	{crash.RefundSettled, "the refund is final, its caller has no answer"},
 	{crash.CancelCommitted, "the order has ended, its refund was not asked for"},
+	{crash.WebhookStored, "the provider's event stands, nothing of it is applied"},
 	{crash.WebhookApplied, "the provider's event took effect, the provider was not told"},
 	{crash.ReconcileBegun, "unsettled charges and refunds are leased, the provider was not asked"},
 	{crash.RelayClaimed, "events are leased, none is published"},

@@ -52,12 +52,13 @@ var bugs = []struct {
 		{"internal/dedup/unique.go", "	case !bytes.Equal(", "	case len(row.Fingerprint) == 0 && !bytes.Equal("},
 	}, []string{"I3", "I4"}},
 	{"fresh provider key on retry", []edit{
-		{"internal/payments/charge.go", `"charge_"+charge.ID.String()`,
-			`"charge_"+charge.ID.String()+fmt.Sprint(charge.Attempt)`},
-		{"internal/payments/reconcile.go", "	if len(captures) > 0 {", "	if len(captures) > 100 {"},
+		{"internal/payments/charge.go", `"charge_" + charge.ID.String()`,
+			`"charge_" + charge.ID.String() + fmt.Sprint(charge.Attempt)`},
+		{"internal/payments/reconcile.go", "	case found.Status != CaptureNone &&", "	case found.Status == \"?\" &&"},
+		{"internal/payments/reconcile.go", "	case found.Status == CaptureNone && waits &&", "	case waits &&"},
 	}, []string{"I5"}},
 	{"timeout stored as declined", []edit{
-		{"internal/payments/charge.go", "charge, err = s.markUnknown(ctx, charge, firstLook)",
+		{"internal/payments/charge.go", "charge, err = s.markUnknown(ctx, charge, capture.ID, firstLook)",
 			`charge, err = s.settle(ctx, charge, Capture{Status: CaptureDeclined, DeclineCode: "timeout"})`},
 	}, []string{"I5", "I6"}},
 	{"receipt marked before it is sent", []edit{
