@@ -54,7 +54,8 @@ var bugs = []struct {
 	{"fresh provider key on retry", []edit{
 		{"internal/payments/charge.go", `"charge_" + charge.ID.String()`,
 			`"charge_" + charge.ID.String() + fmt.Sprint(charge.Attempt)`},
-		{"internal/payments/reconcile.go", "	case found.Status != CaptureNone &&", "	case found.Status == \"?\" &&"},
+		{"internal/payments/reconcile.go", "	case found.Status != CaptureNone &&",
+			"	case found.Status == \"?\" &&"},
 		{"internal/payments/reconcile.go", "	case found.Status == CaptureNone && waits &&", "	case waits &&"},
 	}, []string{"I5"}},
 	{"timeout stored as declined", []edit{
