@@ -107,16 +107,14 @@ func (w *Web) submitCheckout(c echo.Context) error {
 	if err != nil {
 		return w.placeFailed(c, v, f, err)
 	}
-	if err = w.pay(c, v.ID, id, 0, f.Method); err != nil && !errors.Is(err, errOutdated) {
+	next, err := w.pay(c, v.ID, id, 0, f.Method)
+	if err != nil {
 		return w.askAgain(c, err, f.again())
 	}
 	if v.Cart.Key == f.Key {
 		w.dropCart(c)
 	}
-	if err != nil {
-		return seeOther(c, "/orders/"+id.String()+"?notice=outdated")
-	}
-	return seeOther(c, "/orders/"+id.String())
+	return seeOther(c, next)
 }
 
 // hold answers a form that must not become an order as it is. It reports whether it did.

@@ -30,7 +30,7 @@ func TestReceipt(t *testing.T) {
 	b.get(order.path).want(200, order.path, "€5.00 of it was refunded")
 	b.get(order.path+"/receipt").want(200, order.path, "€20.50", "−€5.00", "€15.50")
 	s.refund(id, 1550)
-	b.get(order.path).want(200, order.path, "Your money is on its way back", `href="`+order.path+`/receipt"`)
+	b.get(order.path).want(200, order.path, "We have returned €20.50", "Returned", `href="`+order.path+`/receipt"`)
 	b.get(order.path+"/receipt").want(200, order.path, "−€20.50", "€0.00")
 }
 

@@ -31,7 +31,9 @@ func (w *Web) showReceipt(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	paid := slices.IndexFunc(charges, func(charge payments.Charge) bool { return charge.Status == payments.Succeeded })
+	paid := slices.IndexFunc(charges, func(charge payments.Charge) bool {
+		return charge.Status == payments.Succeeded && charge.Pays
+	})
 	if paid < 0 || (order.Status != orders.Paid && order.Status != orders.Refunded) {
 		return orders.ErrNotFound
 	}

@@ -56,6 +56,9 @@ var notices = map[string]string{
 	"full":  fmt.Sprintf("Your cart has %d different products and cannot hold more. Order these first.", maxLines),
 	"outdated": "The previous page was out of date, so nothing was charged just now. This is the current state of " +
 		"your order.",
+	"underway": "Another payment for this order is in progress, so nothing was charged just now. Please go on with " +
+		"that one.",
+	"attempts": "This order has had too many declined payments, so nothing was charged just now.",
 }
 
 // render answers with a page. A page without a notice shows the one of the query parameter notice.

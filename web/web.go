@@ -81,6 +81,7 @@ func (w *Web) Register(e *echo.Echo) {
 	get("/orders/:id", w.showOrder)
 	e.GET("/orders/:id/events", w.streamOrder, guard)
 	get("/orders/:id/receipt", w.showReceipt)
+	get("/orders/:id/confirm", w.confirmPayment)
 	e.POST("/orders/:id/pay", w.payOrder, guard)
 	e.POST("/orders/:id/again", w.orderAgain, guard)
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 	"github.com/onceshop/onceshop/internal/pg"
 )
@@ -66,4 +68,13 @@ func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
 		s.log.InfoContext(ctx, "order expired", "order_id", order.ID, "was", order.Status)
 	}
 	return found, err
+}
+
+// Deadline returns when an order that waits for its payment expires.
+func (s *Service) Deadline(ctx context.Context, id uuid.UUID) (time.Time, error) {
+	at, err := s.db.OrderDeadline(ctx, ordersdb.OrderDeadlineParams{ID: id, Expiry: s.expiry})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the order's deadline: %w", err)
+	}
+	return at, nil
 }

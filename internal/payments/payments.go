@@ -91,6 +91,10 @@ type Charge struct {
 	NextAction     *NextAction `json:"next_action,omitempty"`
 	Dispute        string      `json:"dispute,omitempty"`
 	CreatedAt      time.Time   `json:"created_at"`
+	// Pays is false for money that came too late to pay for the order. Owes reports whether all
+	// that is left of the money has to go back.
+	Pays bool `json:"-"`
+	Owes bool `json:"-"`
 }
 
 // Policy holds the limits of the shop. app checks that the times nest.
@@ -154,7 +158,8 @@ func detach(ctx context.Context, timeout time.Duration) (context.Context, contex
 func view(row paymentsdb.Charge) Charge {
 	charge := Charge{ID: row.ID, CustomerID: row.CustomerID, OrderID: row.OrderID, Status: Status(row.Status),
 		Amount: row.Amount, AmountRefunded: row.AmountRefunded, Currency: row.Currency,
-		DeclineCode: shown(value(row.DeclineCode)), Dispute: value(row.Dispute), CreatedAt: row.CreatedAt.UTC()}
+		DeclineCode: shown(value(row.DeclineCode)), Dispute: value(row.Dispute), CreatedAt: row.CreatedAt.UTC(),
+		Pays: row.Pays, Owes: row.Owes != nil && row.OwedEndedAt == nil && row.AmountRefunded < row.Amount}
 	if charge.Status == RequiresAction {
 		charge.NextAction = &NextAction{Type: "redirect", URL: value(row.ActionUrl)}
 	}

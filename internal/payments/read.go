@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
 )
 
 // Get returns a charge, or ErrNotFound. The caller decides which customer may see it.
@@ -41,11 +43,24 @@ func (s *Service) Refunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, er
 	if err != nil {
 		return nil, fmt.Errorf("list the charge's refunds: %w", err)
 	}
+	return viewRefunds(rows), nil
+}
+
+// RefundsOfOrder returns all refunds of an order's charges, oldest first.
+func (s *Service) RefundsOfOrder(ctx context.Context, orderID uuid.UUID) ([]Refund, error) {
+	rows, err := s.db.ListRefundsOfOrder(ctx, orderID)
+	if err != nil {
+		return nil, fmt.Errorf("list the order's refunds: %w", err)
+	}
+	return viewRefunds(rows), nil
+}
+
+func viewRefunds(rows []paymentsdb.Refund) []Refund {
 	refunds := make([]Refund, len(rows))
 	for i, row := range rows {
 		refunds[i] = viewRefund(row)
 	}
-	return refunds, nil
+	return refunds
 }
 
 // OfOrder returns all charges of an order, oldest first.
@@ -59,4 +74,15 @@ func (s *Service) OfOrder(ctx context.Context, orderID uuid.UUID) ([]Charge, err
 		charges[i] = view(row)
 	}
 	return charges, nil
+}
+
+// TooManyAttempts reports whether an order with these charges takes no further one.
+func (s *Service) TooManyAttempts(charges []Charge) bool {
+	declined := 0
+	for _, charge := range charges {
+		if charge.Status == Declined {
+			declined++
+		}
+	}
+	return s.policy.PayAttempts > 0 && declined >= s.policy.PayAttempts
 }

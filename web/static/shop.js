@@ -26,6 +26,13 @@
     if (event.persisted) location.reload();
   });
 
+  // The buyer has just asked to pay, and the bank wants a confirmation. Coming back to this page does not repeat that.
+  const forward = document.querySelector("a[data-forward]");
+  if (forward) {
+    history.replaceState(null, "", location.pathname);
+    location.assign(forward.href);
+  }
+
   const isForm = (event) => event.detail.ctx?.request.method === "POST";
 
   // Whoever goes by keyboard does not fall back to the top when the pressed button has left with its line.

@@ -30,6 +30,11 @@ WHERE customer_id = sqlc.arg(customer_id) AND total > 0 AND idempotency_key <> s
 ORDER BY id DESC
 LIMIT 1;
 
+-- OrderDeadline is when LockExpired finds the order as it stands.
+-- name: OrderDeadline :one
+SELECT (expires_at + CASE status WHEN 'paying' THEN sqlc.arg(expiry)::interval ELSE interval '0' END)::timestamptz
+FROM orders WHERE id = $1;
+
 -- LockExpired finds orders that were not paid in time. An order that is being paid has the time
 -- expiry once more. It skips orders that another transaction has locked: the next run finds them.
 -- name: LockExpired :many

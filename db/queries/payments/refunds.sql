@@ -14,6 +14,9 @@ SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
 -- name: ListRefunds :many
 SELECT * FROM refunds WHERE charge_id = $1 ORDER BY id;
 
+-- name: ListRefundsOfOrder :many
+SELECT r.* FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.id;
+
 -- InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It
 -- fails by the constraint charges_refunds_within_capture when the charge cannot give so much back.
 -- name: InsertRefund :many

@@ -261,6 +261,24 @@ func (q *Queries) LockExpired(ctx context.Context, arg LockExpiredParams) ([]Loc
 	return items, nil
 }
 
+const OrderDeadline = `-- name: OrderDeadline :one
+SELECT (expires_at + CASE status WHEN 'paying' THEN $2::interval ELSE interval '0' END)::timestamptz
+FROM orders WHERE id = $1
+`
+
+type OrderDeadlineParams struct {
+	ID     uuid.UUID
+	Expiry time.Duration
+}
+
+// OrderDeadline is when LockExpired finds the order as it stands.
+func (q *Queries) OrderDeadline(ctx context.Context, arg OrderDeadlineParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, OrderDeadline, arg.ID, arg.Expiry)
+	var column_1 time.Time
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const PlacedLately = `-- name: PlacedLately :one
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE customer_id = $1 AND total > 0 AND idempotency_key <> $2

@@ -380,6 +380,53 @@ func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund
 	return items, nil
 }
 
+const ListRefundsOfOrder = `-- name: ListRefundsOfOrder :many
+SELECT r.id, r.charge_id, r.customer_id, r.idempotency_key, r.fingerprint, r.cause, r.reason, r.status, r.amount, r.currency, r.failure_code, r.provider_id, r.attempt, r.lease_until, r.refused, r.answer_status, r.answer, r.created_at, r.started_at, r.asked_at, r.unknown_at, r.settled_at FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.id
+`
+
+func (q *Queries) ListRefundsOfOrder(ctx context.Context, orderID uuid.UUID) ([]Refund, error) {
+	rows, err := q.db.Query(ctx, ListRefundsOfOrder, orderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Refund
+	for rows.Next() {
+		var i Refund
+		if err := rows.Scan(
+			&i.ID,
+			&i.ChargeID,
+			&i.CustomerID,
+			&i.IdempotencyKey,
+			&i.Fingerprint,
+			&i.Cause,
+			&i.Reason,
+			&i.Status,
+			&i.Amount,
+			&i.Currency,
+			&i.FailureCode,
+			&i.ProviderID,
+			&i.Attempt,
+			&i.LeaseUntil,
+			&i.Refused,
+			&i.AnswerStatus,
+			&i.Answer,
+			&i.CreatedAt,
+			&i.StartedAt,
+			&i.AskedAt,
+			&i.UnknownAt,
+			&i.SettledAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const LockRefund = `-- name: LockRefund :one
 SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE
 `
