@@ -378,3 +378,50 @@ func TestEventThatNeverBecomesApplicable(t *testing.T) {
 		t.Errorf("%d of 4 events ended as they must", n)
 	}
 }
+
+// A refund made at the provider can leave too little for ours, which is reserved already. Ours
+// fails, and then the other one is booked.
+func TestRefundOutsideWhileOursIsUnderWay(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	order := b.place(t)
+	charge := b.charge(t, order, "c", 201)
+	asked, goOn := make(chan struct{}), make(chan error)
+	b.line.onRefund(func(ctx context.Context,
+		ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+		close(asked)
+		<-goOn
+		return ask()
+	})
+	failed := make(chan int)
+	go func() {
+		answer, err := b.shop.Refund(t.Context(), b.refund(charge, "r", &charge.Amount))
+		if err != nil {
+			t.Error(err)
+		}
+		failed <- answer.Status
+	}()
+	<-asked
+	outside, err := b.line.provider.Refund(t.Context(), payments.RefundRequest{Key: "dashboard",
+		CaptureID: b.line.captures(t, charge.ID)[0].ID, Amount: 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := payments.Event{ID: "evt_outside", Type: "refund.succeeded", Refund: &outside, Payload: []byte("{}")}
+	if err := b.shop.Receive(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+	if state := b.text(t, "SELECT state FROM provider_events"); state != "received" {
+		t.Errorf("the event is %s while our refund is under way", state)
+	}
+	close(goOn)
+	if status := <-failed; status != 402 {
+		t.Errorf("our refund of more than is left: %d", status)
+	}
+	b.exec(t, "UPDATE provider_events SET due_at = now()")
+	if _, err := b.shop.ApplyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.expectTrail(t, order, "paid | succeeded 30 | requested failed 100, outside succeeded 30 | reserved sold | "+
+		"placed paying paid")
+}

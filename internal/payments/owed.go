@@ -154,6 +154,20 @@ func ourRefund(ctx context.Context, db *paymentsdb.Queries, given ProviderRefund
 	return db.FindRefundByProviderID(ctx, given.ID)
 }
 
+// leaves checks that the amount can be given back in addition to what was. If it only exceeds what
+// is reserved for refunds under way, one of these will fail: then the amount is early.
+func leaves(charge paymentsdb.Charge, amount int64) error {
+	switch left := charge.Amount - charge.AmountRefunded; {
+	case amount > left:
+		return contradictionError{fmt.Sprintf("a refund of %d is more than the %d that capture %s has left", amount,
+			left, value(charge.ProviderID))}
+	case amount > left-charge.RefundReserved:
+		return errEarly
+	default:
+		return nil
+	}
+}
+
 // bookOutsideTx inserts a refund that was made at the provider without us.
 func (s *Service) bookOutsideTx(ctx context.Context, tx *pg.Pipe, given ProviderRefund) error {
 	db := paymentsdb.New(tx)
@@ -175,9 +189,12 @@ func (s *Service) bookOutsideTx(ctx context.Context, tx *pg.Pipe, given Provider
 	if charge.Status != string(Succeeded) {
 		return errEarly
 	}
-	if given.Currency != charge.Currency || given.Amount > charge.Amount-charge.AmountRefunded-charge.RefundReserved {
-		return contradictionError{fmt.Sprintf("refund %s of %s is more than capture %s has left", given.ID,
+	if given.Currency != charge.Currency {
+		return contradictionError{fmt.Sprintf("refund %s of %s is in another currency than capture %s", given.ID,
 			given.Money(), given.CaptureID)}
+	}
+	if err := leaves(charge, given.Amount); err != nil {
+		return err
 	}
 	id, err := uuid.NewV7()
 	if err != nil {

@@ -192,18 +192,18 @@ func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund)
 	if err != nil {
 		return fmt.Errorf("read the charge: %w", err)
 	}
-	postpone := func(cause error) error {
+	postpone := func(pause time.Duration, cause error) error {
 		s.log.WarnContext(ctx, "a refund stays open", "refund_id", refund.ID, "charge_id", refund.ChargeID,
 			"attempt", refund.Attempt, "error", cause)
-		_, err := s.markRefundUnknown(ctx, refund, pauseAfter(refund.Attempt), false)
+		_, err := s.markRefundUnknown(ctx, refund, pause, false)
 		return err
 	}
 	if charge.Provider != s.provider.Name() {
-		return postpone(fmt.Errorf("it belongs to the provider %s", charge.Provider))
+		return postpone(longestPause, fmt.Errorf("it belongs to the provider %s", charge.Provider))
 	}
 	all, err := s.findRefunds(ctx, charge)
 	if err != nil {
-		return postpone(err)
+		return postpone(pauseAfter(refund.Attempt), err)
 	}
 	for _, given := range all {
 		if given.Reference == refund.ID.String() || given.ID != "" && given.ID == value(refund.ProviderID) {
@@ -224,16 +224,16 @@ func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund)
 		_, err := s.attemptRefund(ctx, refund, pauseAfter(refund.Attempt))
 		return err
 	case seconds(ages.Asked) < s.inFlight():
-		return postpone(errors.New("a request may still be on its way to the provider"))
+		return postpone(s.inFlight()-seconds(ages.Asked), errors.New("a request may still be on its way"))
 	default:
 		_, err := s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: "not_refunded"})
 		return err
 	}
 }
 
-// inFlight is how long a request may still be on its way to the provider after we began it. Until
-// then, "not found" proves nothing.
-func (s *Service) inFlight() time.Duration { return s.policy.ProviderTimeout + 30*time.Second }
+// inFlight is how long a request for a refund, which cannot be canceled, may still be on its way to
+// the provider after it was begun. Until then, "not found" proves nothing.
+func (s *Service) inFlight() time.Duration { return 3 * s.policy.ProviderTimeout }
 
 // pauseAfter doubles with every attempt. The jitter keeps nodes from asking together.
 func pauseAfter(attempt int32) time.Duration {

@@ -328,15 +328,16 @@ func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymen
 	case before == RefundSucceeded:
 		charge.AmountRefunded -= refund.Amount
 	}
+	if given.Status != RefundFailed {
+		if err := leaves(charge, refund.Amount); err != nil {
+			return refund, err
+		}
+	}
 	switch given.Status {
 	case RefundPending:
 		charge.RefundReserved += refund.Amount
 	case RefundSucceeded:
 		charge.AmountRefunded += refund.Amount
-	}
-	if charge.AmountRefunded+charge.RefundReserved > charge.Amount {
-		return refund, contradictionError{fmt.Sprintf("refund %s of capture %s gives back more than is left",
-			given.ID, value(charge.ProviderID))}
 	}
 	if given.Status != RefundPending && refund.Answer == nil {
 		if err := answerRefund(&refund); err != nil {

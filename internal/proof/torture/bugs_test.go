@@ -62,6 +62,19 @@ var bugs = []struct {
 		{"internal/payments/charge.go", "charge, err = s.markUnknown(ctx, charge, capture.ID, firstLook)",
 			`charge, err = s.settle(ctx, charge, Capture{Status: CaptureDeclined, DeclineCode: "timeout"})`},
 	}, []string{"I5", "I6"}},
+	{"a key freed after a failed refund", []edit{
+		{"internal/payments/internal/paymentsdb/refunds.sql.go", "UPDATE refunds SET status = $6::text,",
+			"UPDATE refunds SET idempotency_key = CASE WHEN $6::text <> 'failed' THEN idempotency_key END,\n" +
+				"    fingerprint = CASE WHEN $6::text <> 'failed' THEN fingerprint END, status = $6::text,"},
+	}, []string{"I2"}},
+	{"an owed refund forgotten after a refusal", []edit{
+		{"internal/payments/refund.go", "		p.DueIn = returnPause(charge.ReturnTries)\n", ""},
+	}, []string{"I6"}},
+	{"a refusal decided from a stale read", []edit{
+		{"internal/payments/charge.go", "	rows := pg.Later(tx, db.ListChargesOfOrders, orderIDs)\n",
+			"	stale, err := s.db.ListChargesOfOrders(ctx, orderIDs)\n	if err != nil {\n" +
+				"		return err\n	}\n	rows := &stale\n"},
+	}, []string{"refusal"}},
 	{"receipt marked before it is sent", []edit{
 		{"internal/notify/notify.go", "	crash.At(crash.ReceiptClaimed)\n",
 			"	if err := s.record(ctx, event.OrderID); err != nil {\n		return " +

@@ -45,6 +45,8 @@ type world struct {
 	// unpaid and paid are orders and charges to go on with, the newest last.
 	unpaid  []owned
 	charged []owned
+	// actions are the pages of banks that buyers were sent to.
+	actions []string
 }
 
 // owned is an object with its owner.
@@ -68,7 +70,8 @@ func (r *run) newClient(number int) *client {
 	random := rand.New(rand.NewPCG(r.Seed, uint64(1000+number))) //nolint:gosec // replayed from the seed
 	return &client{run: r, number: number, random: random, zipf: rand.NewZipf(random, 1.2, 4, 5000),
 		http: &http.Client{Timeout: clientTimeout,
-			Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second}}}
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport:     &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second}}}
 }
 
 // live does what a client does until ctx ends.
@@ -78,6 +81,10 @@ func (c *client) live(ctx context.Context) {
 	defer twins.Wait()
 	for sleep(ctx, time.Duration(c.random.ExpFloat64()*float64(meanPause))) {
 		asked, variant := c.next()
+		if asked == nil && c.random.IntN(2) == 0 {
+			c.giveBackOutside(ctx)
+			continue
+		}
 		if asked == nil {
 			c.peep(ctx)
 			continue
@@ -91,7 +98,7 @@ func (c *client) live(ctx context.Context) {
 }
 
 // next decides what to send next: an intent, in its own meaning or in another one. It returns nil
-// if the client looks at another customer's objects instead.
+// if the client does something else instead.
 func (c *client) next() (asked *intent, variant int) {
 	w := &c.run.world
 	w.mu.Lock()
@@ -153,7 +160,8 @@ func (c *client) place() *intent {
 var methods = []string{"pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_ok", "pm_webhook_first",
 	"pm_webhook_storm", "pm_declined",
 	"pm_insufficient_funds", "pm_timeout_before_capture", "pm_timeout_after_capture", "pm_error_before_capture",
-	"pm_error_after_capture", "pm_slow"}
+	"pm_error_after_capture", "pm_slow", "pm_timeout_late_webhook", "pm_requires_action", "pm_requires_action",
+	"pm_refund_refused", "pm_refund_pending", "pm_refund_pending", "pm_refund_fails_later", "pm_disputed"}
 
 func (c *client) charge() *intent {
 	w := &c.run.world
@@ -194,6 +202,9 @@ func (c *client) insist(ctx context.Context, asked *intent, variant int, random 
 	pause := 100 * time.Millisecond
 	for range mostTries {
 		answer := c.send(ctx, asked, variant, random)
+		if ctx.Err() == nil && answer.action != "" {
+			c.decide(ctx, answer.action)
+		}
 		if ctx.Err() != nil || !answer.retry() {
 			c.run.learn(asked, answer)
 			return
@@ -313,7 +324,7 @@ func (c *client) peep(ctx context.Context) {
 
 // learn lets all clients go on with what the first final answer has told.
 func (r *run) learn(asked *intent, answer call) {
-	declined := answer.status == http.StatusPaymentRequired
+	declined := answer.code == "declined"
 	if !declined && answer.status != http.StatusCreated || answer.variant != 0 {
 		return
 	}

@@ -28,8 +28,7 @@ const keyRows = `
 	SELECT 'orders', customer_id, idempotency_key, id, total, 201, sha256(answer) FROM orders
 	UNION ALL SELECT 'charges', customer_id, idempotency_key, id, amount, coalesce(answer_status, 0), sha256(answer)
 		FROM charges
-	UNION ALL SELECT 'refunds', customer_id, idempotency_key, id, amount, CASE WHEN answer IS NULL THEN 0
-		ELSE 201 END, sha256(answer)
+	UNION ALL SELECT 'refunds', customer_id, idempotency_key, id, amount, coalesce(answer_status, 0), sha256(answer)
 		FROM refunds WHERE idempotency_key IS NOT NULL
 	UNION ALL SELECT 'cancellations', c.customer_id, c.idempotency_key, c.order_id, o.total, 200, sha256(c.answer)
 		FROM cancellations c JOIN orders o ON o.id = c.order_id

@@ -14,6 +14,7 @@ import (
 // counters are what happened, for the report and for the claims that it must have.
 type counters struct {
 	operations, retries, peeps, lost, receipts, extras, undecided atomic.Int64
+	decisions, outside                                            atomic.Int64
 
 	// lastGood is when the latest call began that the shop said yes to.
 	lastGood atomic.Int64

@@ -56,7 +56,8 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	for _, k := range kinds {
 		add("fault "+k.name, r.count.faults[k.name], int64(leastFaults(r.Duration)))
 	}
-	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed", "202", "409 out_of_stock",
+	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed",
+		"402 refund_failed", "202", "409 out_of_stock",
 		"409 request_in_progress", "409 charge_in_progress",
 		"409 order_already_paid", "422 idempotency_key_reused", "503 unavailable", "no answer"} {
 		add("answer "+kind, r.count.answers[kind], 1)
@@ -73,6 +74,8 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 		return nil, err
 	}
 	add("events delivered again by the broker", redelivered, 1)
+	add("decisions of buyers at their banks", r.count.decisions.Load(), 1)
+	add("refunds made outside the shop", r.count.outside.Load(), 1)
 	add("events of the provider that came late", late, 1)
 	stopped, err := r.countStopped(ctx)
 	if err != nil {
@@ -116,7 +119,8 @@ func (r *run) countLogs() (map[string]int64, error) {
 func (r *run) countDeliveries(ctx context.Context) (late, redelivered int64, err error) {
 	var paid int64
 	err = r.servers.postgres.direct().QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM provider_events WHERE received_at - (payload->>'timestamp')::timestamptz > $1::interval),
+		(SELECT count(*) FROM provider_events
+			WHERE received_at - (convert_from(payload, 'UTF8')::json->>'timestamp')::timestamptz > $1::interval),
 		(SELECT count(*) FROM outbox WHERE type = 'order.paid')`, lateBy).Scan(&late, &paid)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count deliveries: %w", err)

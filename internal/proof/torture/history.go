@@ -44,6 +44,10 @@ type call struct {
 	total    int64
 	replayed bool
 	body     [sha256.Size]byte
+	// chargeID and safeNewKey are those of a refusal, action is where the buyer is sent.
+	chargeID   string
+	safeNewKey bool
+	action     string
 }
 
 // ambiguous reports whether the call may have had an effect that nobody told of.
@@ -71,24 +75,31 @@ func (i *intent) record(c call) {
 // read fills in what the answer says.
 func (c *call) read(status int, replayed bool, body []byte) {
 	var answer struct {
-		ID     string `json:"id"`
-		Total  int64  `json:"total"`
-		Amount int64  `json:"amount"`
-		Code   string `json:"code"`
-		Charge *struct {
+		ID             string `json:"id"`
+		Total          int64  `json:"total"`
+		Amount         int64  `json:"amount"`
+		Code           string `json:"code"`
+		Charge, Refund *struct {
 			ID     string `json:"id"`
 			Amount int64  `json:"amount"`
-		} `json:"charge"`
+		}
+		ChargeID   string               `json:"charge_id"`
+		SafeNewKey bool                 `json:"safe_new_key"`
+		NextAction struct{ URL string } `json:"next_action"`
 	}
 	c.status, c.replayed, c.body = status, replayed, sha256.Sum256(body)
 	if json.Unmarshal(body, &answer) != nil {
 		return // the comparison with the database finds an answer without an id
 	}
 	c.id, c.code, c.total = answer.ID, answer.Code, answer.Total
+	c.chargeID, c.safeNewKey, c.action = answer.ChargeID, answer.SafeNewKey, answer.NextAction.URL
 	if answer.Amount != 0 {
 		c.total = answer.Amount
 	}
 	if answer.Charge != nil {
 		c.id, c.total = answer.Charge.ID, answer.Charge.Amount
+	}
+	if answer.Refund != nil {
+		c.id, c.total = answer.Refund.ID, answer.Refund.Amount
 	}
 }

@@ -24,6 +24,7 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	if err := r.awaitReady(ctx); err != nil {
 		r.fail("healing", "the nodes do not get ready: "+err.Error())
 	}
+	r.decideAll(ctx)
 	healed := r.drain(ctx)
 	r.drained = time.Since(begin)
 	r.tell("quiet after %s; sending every key once more", r.drained.Round(100*time.Millisecond))
@@ -32,7 +33,7 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 		r.drain(ctx)
 	}
 	r.tell("checking")
-	for _, check := range []func(context.Context) error{r.check, r.compare, r.checkTwins} {
+	for _, check := range []func(context.Context) error{r.check, r.compare, r.compareRefusals, r.checkTwins} {
 		if err := check(ctx); err != nil {
 			return report, err
 		}
@@ -50,7 +51,7 @@ func (r *run) drain(ctx context.Context) (healed bool) {
 	var open int64
 	err := poll(ctx, healing, func() (bool, error) {
 		pool := r.servers.postgres.direct()
-		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE status IN ('pending', 'unknown'))
+		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE settled_at IS NULL)
 			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox
 				WHERE sent_at IS NULL)
 			+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
