@@ -119,6 +119,7 @@ CREATE TABLE disputes (
     closed_at  timestamptz
 );
 CREATE INDEX disputes_of_charge ON disputes (charge_id);
+CREATE INDEX disputes_open ON disputes (opened_at) WHERE status = 'open';
 
 -- Orders that a customer canceled, with the answer to that request.
 -- Promises: an order is canceled once; one cancellation per customer and key.
@@ -156,5 +157,28 @@ CREATE INDEX provider_events_of_charge ON provider_events (charge_id);
 CREATE INDEX provider_events_due ON provider_events (due_at) WHERE state = 'received';
 CREATE INDEX provider_events_quarantined ON provider_events (received_at) WHERE state = 'quarantined';
 
+-- What operators decided by hand, with the reason or the evidence. Refunds and cancellations by
+-- operators are rows of their own tables.
+-- Promises: one action per operator's account and key; the row and the action's effect are in one
+-- transaction; no statement changes a row.
+CREATE TABLE operator_actions (
+    id              uuid PRIMARY KEY,
+    customer_id     uuid NOT NULL REFERENCES customers,
+    -- The operator's name at that time.
+    operator        text NOT NULL CHECK (operator <> ''),
+    idempotency_key text NOT NULL CHECK (octet_length(idempotency_key) BETWEEN 1 AND 255),
+    fingerprint     bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
+    action          text NOT NULL,
+    -- The id of the charge, refund, dispute or event.
+    subject         text NOT NULL,
+    -- The order that it belongs to. An event may belong to none.
+    order_id        uuid REFERENCES orders,
+    reason          text NOT NULL CHECK (reason <> ''),
+    answer          bytea NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT operator_actions_one_per_key UNIQUE (customer_id, idempotency_key)
+);
+CREATE INDEX operator_actions_of_order ON operator_actions (order_id);
+
 -- +goose Down
-DROP TABLE provider_events, cancellations, disputes, refunds, charges;
+DROP TABLE operator_actions, provider_events, cancellations, disputes, refunds, charges;

@@ -123,6 +123,15 @@ func (s *Service) EnsureGuest(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
+// Email returns the email of a customer, "" for a guest.
+func (s *Service) Email(ctx context.Context, id uuid.UUID) (string, error) {
+	email, err := s.db.GetEmail(ctx, id)
+	if err != nil {
+		return "", fmt.Errorf("read the customer's email: %w", err)
+	}
+	return email, nil
+}
+
 func (s *Service) addToken(ctx context.Context, email, token string, admin, demo bool) error {
 	id, err := uuid.NewV7()
 	if err != nil {

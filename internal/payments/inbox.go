@@ -229,8 +229,10 @@ func (s *Service) applyTx(ctx context.Context, tx *pg.Pipe, event Event) error {
 		return s.applyCaptureTx(ctx, tx, *event.Capture)
 	case event.Refund != nil:
 		return s.bookRefundTx(ctx, tx, *event.Refund)
-	default:
+	case event.Dispute != nil:
 		return s.applyDisputeTx(ctx, tx, *event.Dispute)
+	default:
+		return contradictionError{"the shop does not understand it"}
 	}
 }
 
@@ -299,8 +301,15 @@ func (s *Service) applyDisputeTx(ctx context.Context, tx *pg.Pipe, dispute Dispu
 	if err != nil {
 		return fmt.Errorf("find the charge of the dispute: %w", err)
 	}
+	return s.noteDisputeTx(ctx, tx, charge, dispute)
+}
+
+// noteDisputeTx writes down where a dispute stands, and what follows for its charge.
+func (s *Service) noteDisputeTx(ctx context.Context, tx *pg.Pipe, charge paymentsdb.Charge, dispute Dispute) error {
+	db := paymentsdb.New(tx)
 	locked := s.orders.LockTx(tx, charge.OrderID)
-	if charge, err = db.LockCharge(ctx, charge.ID); err != nil {
+	charge, err := db.LockCharge(ctx, charge.ID)
+	if err != nil {
 		return fmt.Errorf("lock the charge: %w", err)
 	}
 	status, err := db.UpsertDispute(ctx, paymentsdb.UpsertDisputeParams{ID: dispute.ID, ChargeID: charge.ID,

@@ -226,7 +226,7 @@ func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund)
 	case seconds(ages.Asked) < s.inFlight():
 		return postpone(s.inFlight()-seconds(ages.Asked), errors.New("a request may still be on its way"))
 	default:
-		_, err := s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: "not_refunded"})
+		_, err := s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: failedAsNotFound})
 		return err
 	}
 }

@@ -30,6 +30,9 @@ const (
 	causeOutside   = "outside"
 )
 
+// failedAsNotFound is the failure code of a refund that the provider does not hold.
+const failedAsNotFound = "not_refunded"
+
 // RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil.
 // Its JSON is what the idempotency key stands for.
 type RefundCharge struct {

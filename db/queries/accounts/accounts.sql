@@ -12,3 +12,6 @@ ON CONFLICT DO NOTHING;
 
 -- name: FindCustomerByEmail :one
 SELECT id FROM customers WHERE lower(email) = lower(sqlc.arg(email)::text);
+
+-- name: GetEmail :one
+SELECT coalesce(email, '')::text AS email FROM customers WHERE id = $1;

@@ -16,8 +16,9 @@ SELECT id, idempotency_key, payment_method, status, amount, currency, decline_co
 FROM charges WHERE order_id = $1 ORDER BY id;
 
 -- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.failure_code, r.attempt,
-    r.started_at, r.unknown_at, r.settled_at
+SELECT r.id, r.idempotency_key, r.cause, r.reason, r.status, r.amount, r.currency, r.provider_id, r.failure_code,
+    r.attempt, r.started_at, r.unknown_at, r.settled_at,
+    coalesce((SELECT u.email FROM customers u WHERE u.id = r.customer_id), '')::text AS operator
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id;
 
@@ -35,10 +36,16 @@ FROM disputes d JOIN charges c ON c.id = d.charge_id
 WHERE c.order_id = $1 ORDER BY d.opened_at;
 
 -- name: Cancellation :many
-SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at
+SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at,
+    coalesce((SELECT u.email FROM customers u JOIN orders o ON o.id = c.order_id
+        WHERE u.id = c.customer_id AND u.id <> o.customer_id), '')::text AS operator
 FROM cancellations c LEFT JOIN stock_movements m ON m.order_id = c.order_id AND m.kind IN ('released', 'returned')
 WHERE c.order_id = $1
 GROUP BY c.order_id;
+
+-- name: OperatorActions :many
+SELECT id, operator, idempotency_key, action, subject, reason, created_at FROM operator_actions
+WHERE order_id = sqlc.arg(order_id)::uuid ORDER BY created_at, id;
 
 -- name: OutboxEvents :many
 SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $1 ORDER BY id;

@@ -39,6 +39,17 @@ func (q *Queries) FindToken(ctx context.Context, hash []byte) (FindTokenRow, err
 	return i, err
 }
 
+const GetEmail = `-- name: GetEmail :one
+SELECT coalesce(email, '')::text AS email FROM customers WHERE id = $1
+`
+
+func (q *Queries) GetEmail(ctx context.Context, id uuid.UUID) (string, error) {
+	row := q.db.QueryRow(ctx, GetEmail, id)
+	var email string
+	err := row.Scan(&email)
+	return email, err
+}
+
 const InsertCustomer = `-- name: InsertCustomer :execrows
 INSERT INTO customers (id, email) VALUES ($1, $2)
 ON CONFLICT DO NOTHING

@@ -52,6 +52,16 @@ type Charge struct {
 	SettledAt      *time.Time
 }
 
+type Dispute struct {
+	ID       string
+	ChargeID uuid.UUID
+	Status   string
+	Amount   int64
+	Currency string
+	OpenedAt time.Time
+	ClosedAt *time.Time
+}
+
 type Refund struct {
 	ID             uuid.UUID
 	ChargeID       uuid.UUID

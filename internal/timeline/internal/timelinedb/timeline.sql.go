@@ -13,7 +13,9 @@ import (
 )
 
 const Cancellation = `-- name: Cancellation :many
-SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at
+SELECT c.idempotency_key, least(c.created_at, min(m.created_at))::timestamptz AS at,
+    coalesce((SELECT u.email FROM customers u JOIN orders o ON o.id = c.order_id
+        WHERE u.id = c.customer_id AND u.id <> o.customer_id), '')::text AS operator
 FROM cancellations c LEFT JOIN stock_movements m ON m.order_id = c.order_id AND m.kind IN ('released', 'returned')
 WHERE c.order_id = $1
 GROUP BY c.order_id
@@ -22,6 +24,7 @@ GROUP BY c.order_id
 type CancellationRow struct {
 	IdempotencyKey string
 	At             time.Time
+	Operator       string
 }
 
 func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]CancellationRow, error) {
@@ -33,7 +36,7 @@ func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]Cancel
 	var items []CancellationRow
 	for rows.Next() {
 		var i CancellationRow
-		if err := rows.Scan(&i.IdempotencyKey, &i.At); err != nil {
+		if err := rows.Scan(&i.IdempotencyKey, &i.At, &i.Operator); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -219,6 +222,49 @@ func (q *Queries) Movements(ctx context.Context, orderID uuid.UUID) ([]Movements
 	return items, nil
 }
 
+const OperatorActions = `-- name: OperatorActions :many
+SELECT id, operator, idempotency_key, action, subject, reason, created_at FROM operator_actions
+WHERE order_id = $1::uuid ORDER BY created_at, id
+`
+
+type OperatorActionsRow struct {
+	ID             uuid.UUID
+	Operator       string
+	IdempotencyKey string
+	Action         string
+	Subject        string
+	Reason         string
+	CreatedAt      time.Time
+}
+
+func (q *Queries) OperatorActions(ctx context.Context, orderID uuid.UUID) ([]OperatorActionsRow, error) {
+	rows, err := q.db.Query(ctx, OperatorActions, orderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OperatorActionsRow
+	for rows.Next() {
+		var i OperatorActionsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Operator,
+			&i.IdempotencyKey,
+			&i.Action,
+			&i.Subject,
+			&i.Reason,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const OrderPlaced = `-- name: OrderPlaced :many
 SELECT o.idempotency_key, least(o.created_at, min(m.created_at))::timestamptz AS at
 FROM orders o LEFT JOIN stock_movements m ON m.order_id = o.id
@@ -368,8 +414,9 @@ func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow,
 }
 
 const Refunds = `-- name: Refunds :many
-SELECT r.id, r.idempotency_key, r.cause, r.status, r.amount, r.currency, r.provider_id, r.failure_code, r.attempt,
-    r.started_at, r.unknown_at, r.settled_at
+SELECT r.id, r.idempotency_key, r.cause, r.reason, r.status, r.amount, r.currency, r.provider_id, r.failure_code,
+    r.attempt, r.started_at, r.unknown_at, r.settled_at,
+    coalesce((SELECT u.email FROM customers u WHERE u.id = r.customer_id), '')::text AS operator
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id
 `
@@ -378,6 +425,7 @@ type RefundsRow struct {
 	ID             uuid.UUID
 	IdempotencyKey *string
 	Cause          string
+	Reason         string
 	Status         string
 	Amount         int64
 	Currency       string
@@ -387,6 +435,7 @@ type RefundsRow struct {
 	StartedAt      time.Time
 	UnknownAt      *time.Time
 	SettledAt      *time.Time
+	Operator       string
 }
 
 func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow, error) {
@@ -402,6 +451,7 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 			&i.ID,
 			&i.IdempotencyKey,
 			&i.Cause,
+			&i.Reason,
 			&i.Status,
 			&i.Amount,
 			&i.Currency,
@@ -411,6 +461,7 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 			&i.StartedAt,
 			&i.UnknownAt,
 			&i.SettledAt,
+			&i.Operator,
 		); err != nil {
 			return nil, err
 		}
