@@ -122,7 +122,9 @@ func TestSecondTabWhileTheBankAsks(t *testing.T) {
 	b := s.browser()
 	_, order := b.orderToConfirm()
 	second := b.twin()
-	for try, notice := range map[string]string{"0": "out of date", "1": "Another payment for this order is in progress"} {
+	for try, notice := range map[string]string{
+		"0": "out of date", "1": "Another payment for this order is in progress",
+	} {
 		second.post(order.path+"/pay", url.Values{"try": {try}, "payment_method": {"pm_ok"}}).
 			want(200, order.path, notice, "nothing was charged just now", `href="`+order.path+`/confirm"`).
 			without("data-forward")

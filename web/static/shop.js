@@ -26,11 +26,12 @@
     if (event.persisted) location.reload();
   });
 
-  // The buyer has just asked to pay, and the bank wants a confirmation. Coming back to this page does not repeat that.
+  // The buyer has just asked to pay, and the bank wants a confirmation. The back button leads to this page, which then
+  // stays. A page that has not loaded would lose its place in the history.
   const forward = document.querySelector("a[data-forward]");
   if (forward) {
     history.replaceState(null, "", location.pathname);
-    location.assign(forward.href);
+    window.addEventListener("load", () => setTimeout(() => location.assign(forward.href)));
   }
 
   const isForm = (event) => event.detail.ctx?.request.method === "POST";

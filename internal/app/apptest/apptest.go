@@ -67,6 +67,7 @@ func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 		listeners[n] = loopback(t)
 		s.Nodes = append(s.Nodes, "http://"+listeners[n].Addr().String())
 	}
+	s.Config.PublicURL = s.Nodes[0]
 	s.startServers(t)
 	for _, f := range change {
 		f(&s.Config)
