@@ -52,8 +52,8 @@ func (b *browser) orderToConfirm() (form url.Values, order answer) {
 	b.add("MUG-ONCE")
 	form = b.checkoutForm("pm_requires_action")
 	order = b.post("/checkout", form).want(200, "/orders/", "Please confirm your payment",
-		"Your bank asks you to confirm", "data-forward", `<noscript><meta http-equiv="refresh" content="10"></noscript>`,
-		`hx-sse:connect="`).without("/pay", "Declined")
+		"Your bank asks you to confirm", "data-forward", `hx-sse:connect="`,
+		`<noscript><meta http-equiv="refresh" content="10"></noscript>`).without("/pay", "Declined")
 	b.get(order.path).want(200, order.path, `href="`+order.path+`/confirm"`).without("data-forward")
 	return form, order
 }
@@ -186,7 +186,7 @@ func TestConfirmedTooLate(t *testing.T) {
 	b.get(order.path).want(200, order.path, "Your payment came after the order had ended.", "We are returning it.")
 	s.reconcile()
 	b.get(order.path).want(200, order.path, "Your payment came after the order had ended.", "We have returned it.",
-		"Returned", "€14.00").without("We are returning it", "/receipt")
+		"Returned", "€14.00", "too late to pay for the order. It goes back.").without("We are returning it", "/receipt")
 	s.wantCharge(order.path, payments.Succeeded)
 }
 
@@ -239,6 +239,9 @@ func TestRefundsOnTheOrderPage(t *testing.T) {
 			order := b.post("/checkout", b.checkoutForm(method)).want(200, "/orders/", "Paid, once").without("Refunds")
 			s.refund(strings.TrimPrefix(order.path, "/orders/"), 500)
 			b.get(order.path).want(200, order.path, "Refunds", want.before, "€5.00")
+			if want.after != "" {
+				b.get(order.path).want(200, order.path, "The provider works on refund")
+			}
 			if want.after == "" {
 				return
 			}

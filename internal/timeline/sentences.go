@@ -102,6 +102,9 @@ func (t *story) charge(row timelinedb.ChargesRow) {
 	case row.SettledAt == nil && row.Status == "requires_action":
 		t.add(row.AskedAt, Provider, "waiting", "The buyer has to confirm the payment at the provider first.")
 	case row.SettledAt == nil:
+	case row.Status == "succeeded" && !row.Pays:
+		t.add(*row.SettledAt, Provider, "too late", "Capture %s took the money, on attempt %d, too late to pay for the "+
+			"order. It goes back.", value(row.ProviderID), row.Attempt)
 	case row.Status == "succeeded":
 		t.add(*row.SettledAt, Provider, row.Status, "Capture %s took the money, on attempt %d.",
 			value(row.ProviderID), row.Attempt)
@@ -122,12 +125,17 @@ var refundCauses = map[string]string{
 	"requested": "an admin asked for it",
 	"canceled":  "the order was canceled",
 	"late":      "the money came too late to pay for the order",
-	"outside":   "the provider had made it without us",
 }
 
 func (t *story) refund(row timelinedb.RefundsRow) {
 	t.subjects = append(t.subjects, row.ID)
 	amount := money.Format(row.Amount, row.Currency)
+	if row.Cause == "outside" {
+		t.add(row.StartedAt, Provider, "refund found", "The provider made refund %s of %s without us.",
+			value(row.ProviderID), amount)
+		t.refunded(row, amount)
+		return
+	}
 	under := ""
 	if row.IdempotencyKey != nil {
 		under = fmt.Sprintf("; its key, with the hash %s, was new", hash(*row.IdempotencyKey))
@@ -135,14 +143,22 @@ func (t *story) refund(row timelinedb.RefundsRow) {
 	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, because %s%s.",
 		row.ID, amount, refundCauses[row.Cause], under)
 	t.unknown(row.UnknownAt)
+	t.refunded(row, amount)
+}
+
+// refunded adds what the provider made of a refund.
+func (t *story) refunded(row timelinedb.RefundsRow, amount string) {
 	switch {
+	case row.SettledAt == nil && row.ProviderID == nil:
 	case row.SettledAt == nil:
+		t.add(row.AskedAt, Provider, "waiting", "The provider works on refund %s. The reconciler asks for its end.",
+			*row.ProviderID)
 	case row.Status == "succeeded":
 		t.add(*row.SettledAt, Provider, "refunded", "Refund %s gave back %s, on attempt %d.",
 			value(row.ProviderID), amount, row.Attempt)
 	default:
 		t.add(*row.SettledAt, Provider, "failed", "The provider did not give back %s (%s).", amount,
-			value(row.FailureCode))
+			cmp.Or(value(row.FailureCode), "without a reason"))
 	}
 }
 

@@ -12,12 +12,12 @@ SELECT sku, kind, quantity, created_at FROM stock_movements WHERE order_id = sql
 
 -- name: Charges :many
 SELECT id, idempotency_key, payment_method, status, amount, currency, decline_code, provider_id, attempt,
-    started_at, asked_at, unknown_at, settled_at
+    started_at, asked_at, unknown_at, settled_at, pays
 FROM charges WHERE order_id = $1 ORDER BY id;
 
 -- name: Refunds :many
 SELECT r.id, r.idempotency_key, r.cause, r.reason, r.status, r.amount, r.currency, r.provider_id, r.failure_code,
-    r.attempt, r.started_at, r.unknown_at, r.settled_at,
+    r.attempt, r.started_at, r.asked_at, r.unknown_at, r.settled_at,
     coalesce((SELECT u.email FROM customers u WHERE u.id = r.customer_id), '')::text AS operator
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id;

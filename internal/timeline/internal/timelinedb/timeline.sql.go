@@ -49,7 +49,7 @@ func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]Cancel
 
 const Charges = `-- name: Charges :many
 SELECT id, idempotency_key, payment_method, status, amount, currency, decline_code, provider_id, attempt,
-    started_at, asked_at, unknown_at, settled_at
+    started_at, asked_at, unknown_at, settled_at, pays
 FROM charges WHERE order_id = $1 ORDER BY id
 `
 
@@ -67,6 +67,7 @@ type ChargesRow struct {
 	AskedAt        time.Time
 	UnknownAt      *time.Time
 	SettledAt      *time.Time
+	Pays           bool
 }
 
 func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow, error) {
@@ -92,6 +93,7 @@ func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow,
 			&i.AskedAt,
 			&i.UnknownAt,
 			&i.SettledAt,
+			&i.Pays,
 		); err != nil {
 			return nil, err
 		}
@@ -415,7 +417,7 @@ func (q *Queries) Receipt(ctx context.Context, orderID uuid.UUID) ([]ReceiptRow,
 
 const Refunds = `-- name: Refunds :many
 SELECT r.id, r.idempotency_key, r.cause, r.reason, r.status, r.amount, r.currency, r.provider_id, r.failure_code,
-    r.attempt, r.started_at, r.unknown_at, r.settled_at,
+    r.attempt, r.started_at, r.asked_at, r.unknown_at, r.settled_at,
     coalesce((SELECT u.email FROM customers u WHERE u.id = r.customer_id), '')::text AS operator
 FROM refunds r JOIN charges c ON c.id = r.charge_id
 WHERE c.order_id = $1 ORDER BY r.id
@@ -433,6 +435,7 @@ type RefundsRow struct {
 	FailureCode    *string
 	Attempt        int32
 	StartedAt      time.Time
+	AskedAt        time.Time
 	UnknownAt      *time.Time
 	SettledAt      *time.Time
 	Operator       string
@@ -459,6 +462,7 @@ func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow,
 			&i.FailureCode,
 			&i.Attempt,
 			&i.StartedAt,
+			&i.AskedAt,
 			&i.UnknownAt,
 			&i.SettledAt,
 			&i.Operator,
