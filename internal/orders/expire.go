@@ -14,6 +14,8 @@ import (
 const (
 	expireBatch = 100
 	expireIdle  = 5 * time.Second
+	// expireTimeout bounds the transaction of one order.
+	expireTimeout = 5 * time.Second
 )
 
 // RunExpiry expires unpaid orders until ctx ends. It logs failures and tries again.
@@ -49,6 +51,8 @@ func (s *Service) ExpireOnce(ctx context.Context) (int, error) {
 
 // expireNext expires one order, if one is due.
 func (s *Service) expireNext(ctx context.Context) (found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, expireTimeout)
+	defer cancel()
 	var order Order
 	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
 		due := pg.Later(tx, ordersdb.New(tx).LockExpired,

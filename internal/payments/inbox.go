@@ -165,7 +165,9 @@ func (s *Service) RunInbox(ctx context.Context) error {
 // ApplyOnce tries to apply up to a batch of events that are due, and returns how many. An event
 // that fails does not hold up the others.
 func (s *Service) ApplyOnce(ctx context.Context) (int, error) {
-	ids, err := s.db.ListDueEvents(ctx, eventBatch)
+	list, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	ids, err := s.db.ListDueEvents(list, eventBatch)
 	if err != nil {
 		return 0, fmt.Errorf("list the events that are due: %w", err)
 	}

@@ -49,19 +49,9 @@ func (s *Service) RunReconciler(ctx context.Context) error {
 // and works on all of them at the same time, so that no lease runs out in a queue. It returns how
 // many it took.
 func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
-	charges, err := s.db.ClaimUnsettledCharges(ctx,
-		paymentsdb.ClaimUnsettledChargesParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	charges, refunds, owing, err := s.claim(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("claim unsettled charges: %w", err)
-	}
-	refunds, err := s.db.ClaimUnsettledRefunds(ctx,
-		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.policy.Lease, Most: reconcileWorkers})
-	if err != nil {
-		return len(charges), fmt.Errorf("claim unsettled refunds: %w", err)
-	}
-	owing, err := s.db.ClaimOwing(ctx, paymentsdb.ClaimOwingParams{Lease: s.policy.Lease, Most: reconcileWorkers})
-	if err != nil {
-		return len(charges) + len(refunds), fmt.Errorf("claim charges that owe money: %w", err)
+		return 0, err
 	}
 	taken := len(charges) + len(refunds) + len(owing)
 	if taken > 0 {
@@ -82,6 +72,28 @@ func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
 		group.Go(func() error { return s.returnOwed(ctx, charge) })
 	}
 	return taken, group.Wait()
+}
+
+// claim takes over what is due. What it took before an error comes due again when the lease ends.
+func (s *Service) claim(ctx context.Context) (charges []paymentsdb.Charge, refunds []paymentsdb.Refund,
+	owing []paymentsdb.Charge, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	charges, err = s.db.ClaimUnsettledCharges(ctx,
+		paymentsdb.ClaimUnsettledChargesParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("claim unsettled charges: %w", err)
+	}
+	refunds, err = s.db.ClaimUnsettledRefunds(ctx,
+		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("claim unsettled refunds: %w", err)
+	}
+	owing, err = s.db.ClaimOwing(ctx, paymentsdb.ClaimOwingParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("claim charges that owe money: %w", err)
+	}
+	return charges, refunds, owing, nil
 }
 
 // reconcileCharge asks the provider what it holds. If that is nothing, it asks for the money again,

@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// What happens at the provider without the shop: buyers who are asked by their bank decide there, and
-// somebody gives money back from the provider's own pages.
+// What happens at the provider without the shop: buyers who are asked by their bank decide there,
+// and somebody gives money back from the provider's own pages.
 
-// decide lets the buyer of a charge that requires an action approve it, refuse it, or leave. Who has
-// left decides when the run heals: an order would wait longer than that for its end.
+// decide lets the buyer of a charge that requires an action approve it, refuse it, or leave. Who
+// has left decides when the run heals: an order would wait longer than that for its end.
 func (c *client) decide(ctx context.Context, action string) {
 	w := &c.run.world
 	w.mu.Lock()
