@@ -238,7 +238,8 @@ func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund)
 	case seconds(ages.Asked) < s.inFlight():
 		return postpone(s.inFlight()-seconds(ages.Asked), errors.New("a request may still be on its way"))
 	default:
-		_, err := s.settleRefund(ctx, charge, refund, ProviderRefund{Status: RefundFailed, FailureCode: failedAsNotFound})
+		_, err := s.settleRefund(ctx, charge, refund,
+			ProviderRefund{Status: RefundFailed, FailureCode: failedAsNotFound})
 		return err
 	}
 }

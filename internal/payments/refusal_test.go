@@ -35,7 +35,8 @@ func TestRefusedRetryOfACharge(t *testing.T) {
 			charge := b.crash(t, order, false)
 			b.line.onCapture(refuseCapture)
 			if first { // between the refusal and the cancellation
-				b.line.onCancel(func(_ context.Context, ask func() (payments.Capture, error)) (payments.Capture, error) {
+				b.line.onCancel(func(_ context.Context,
+					ask func() (payments.Capture, error)) (payments.Capture, error) {
 					b.arrive(t, order, charge)
 					return ask()
 				})
@@ -212,11 +213,11 @@ func TestRefundOutsideThenTheRest(t *testing.T) {
 	}
 }
 
-// Eight keys meet at one order, whose provider answers at once: no refusal says what is not true of
-// its order.
+// Eight keys meet at each of a thousand orders, and the provider answers at once: no refusal is
+// untrue of its order.
 func TestEightKeysOfOneOrder(t *testing.T) {
 	t.Parallel()
-	const many, keys = 125, 8
+	const many, keys = 500, 8
 	for _, method := range []string{"pm_ok", "pm_declined"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -286,8 +287,10 @@ func TestReconcileRoundEndsByItsDeadline(t *testing.T) {
 			proxy := shoptest.StartProxy(t, address.Host)
 			address.Host = proxy.Addr()
 			pool := shoptest.Pool(t, address.String())
+			hasty := policy
+			hasty.ProviderTimeout = time.Second
 			deaf := payments.New(pool, orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)),
-				b.line, policy, time.Now, nil, slog.New(slog.DiscardHandler))
+				b.line, hasty, time.Now, nil, slog.New(slog.DiscardHandler))
 			if err := pool.Ping(t.Context()); err != nil {
 				t.Fatal(err)
 			}

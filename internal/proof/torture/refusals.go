@@ -59,13 +59,14 @@ func (r *run) compareRefusals(ctx context.Context) error {
 			truth, judged := truths[c.code]
 			switch {
 			case c.code == "too_many_attempts" && is.declined < payAttempts:
-				r.violate("refusal", order, fmt.Sprintf("answered too_many_attempts after %d declined charges", is.declined))
+				r.violate("refusal", order,
+					fmt.Sprintf("answered too_many_attempts after %d declined charges", is.declined))
 			case judged && (!slices.Contains(truth.ends, is.status) || c.safeNewKey != truth.safeNewKey):
-				r.violate("refusal", order, fmt.Sprintf("answered %s, safe_new_key %t, and the order ended as %s", c.code,
-					c.safeNewKey, is.status))
+				r.violate("refusal", order, fmt.Sprintf("answered %s, safe_new_key %t, and the order ended as %s",
+					c.code, c.safeNewKey, is.status))
 			case c.chargeID != "" && !slices.Contains(is.charges, c.chargeID):
-				r.violate("refusal", order, fmt.Sprintf("answered %s because of charge %s, which the order does not have",
-					c.code, c.chargeID))
+				r.violate("refusal", order,
+					fmt.Sprintf("answered %s because of charge %s, which the order does not have", c.code, c.chargeID))
 			}
 		}
 	}
