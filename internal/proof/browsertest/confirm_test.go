@@ -62,8 +62,8 @@ func TestRefuseAtTheBankAndPayAnew(t *testing.T) {
 	})
 }
 
-// The order's page waits where the buyer comes back without a decision, and in a second tab. It does
-// not lead on by itself again.
+// The order's page waits where the buyer comes back without a decision, and in a second tab. It
+// does not lead on by itself again.
 func TestBackFromTheBank(t *testing.T) {
 	t.Parallel()
 	eitherWay(t, func(t *testing.T, open func(string) *tab) {

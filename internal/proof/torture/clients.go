@@ -45,8 +45,6 @@ type world struct {
 	// unpaid and paid are orders and charges to go on with, the newest last.
 	unpaid  []owned
 	charged []owned
-	// actions are the pages of banks that buyers were sent to.
-	actions []string
 }
 
 // owned is an object with its owner.

@@ -7,8 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // What happens at the provider without the shop: buyers who are asked by their bank decide there,
@@ -17,16 +18,6 @@ import (
 // decide lets the buyer of a charge that requires an action approve it, refuse it, or leave. Who
 // has left decides when the run heals: an order would wait longer than that for its end.
 func (c *client) decide(ctx context.Context, action string) {
-	w := &c.run.world
-	w.mu.Lock()
-	known := slices.Contains(w.actions, action)
-	if !known {
-		w.actions = append(w.actions, action)
-	}
-	w.mu.Unlock()
-	if known {
-		return
-	}
 	if dice := c.random.IntN(3); dice < 2 {
 		c.visit(ctx, action, []string{"approve", "refuse"}[dice])
 	}
@@ -45,13 +36,23 @@ func (c *client) visit(ctx context.Context, action, decision string) {
 	}
 }
 
-// decideAll lets every buyer decide who has not.
-func (r *run) decideAll(ctx context.Context) {
+// decideAll lets every buyer decide who is still asked. Some were never told where: their answers
+// were lost.
+func (r *run) decideAll(ctx context.Context) error {
+	rows, err := r.servers.postgres.direct().Query(ctx, "SELECT action_url FROM charges WHERE action_url IS NOT NULL")
+	if err != nil {
+		return fmt.Errorf("read where buyers are asked: %w", err)
+	}
+	actions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read where buyers are asked: %w", err)
+	}
 	c := r.newClient(2 * clients)
 	defer c.http.CloseIdleConnections()
-	for i, action := range r.world.actions {
+	for i, action := range actions {
 		c.visit(ctx, action, []string{"approve", "refuse"}[i%2])
 	}
+	return nil
 }
 
 // giveBackOutside gives back a small part of a charge at the provider, as from its dashboard. The

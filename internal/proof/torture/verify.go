@@ -24,7 +24,6 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	if err := r.awaitReady(ctx); err != nil {
 		r.fail("healing", "the nodes do not get ready: "+err.Error())
 	}
-	r.decideAll(ctx)
 	healed := r.drain(ctx)
 	r.drained = time.Since(begin)
 	r.tell("quiet after %s; sending every key once more", r.drained.Round(100*time.Millisecond))
@@ -50,6 +49,9 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 func (r *run) drain(ctx context.Context) (healed bool) {
 	var open int64
 	err := poll(ctx, healing, func() (bool, error) {
+		if err := r.decideAll(ctx); err != nil {
+			return false, err
+		}
 		pool := r.servers.postgres.direct()
 		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE settled_at IS NULL)
 			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox
