@@ -245,7 +245,11 @@ func TestRefundsOnTheOrderPage(t *testing.T) {
 			if want.after == "" {
 				return
 			}
-			s.exec("UPDATE orders SET created_at = created_at - interval '1 minute'")
+			for _, moment := range []string{"orders.created_at", "stock_movements.created_at", "outbox.created_at",
+				"charges.started_at", "charges.asked_at", "charges.settled_at", "refunds.started_at", "refunds.asked_at"} {
+				table, column, _ := strings.Cut(moment, ".")
+				s.exec("UPDATE " + table + " SET " + column + " = " + column + " - interval '1 minute'")
+			}
 			b.get(order.path).want(200, order.path, "hx-sse:connect")
 			shoptest.Eventually(t, 30*time.Second, "the provider has given the money back", func() bool {
 				s.reconcile()
