@@ -266,11 +266,11 @@ func TestDisputesOnTheOrderPage(t *testing.T) {
 	b := s.browser()
 	b.add("MUG-ONCE")
 	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once").without("dispute")
-	for dispute, want := range map[string]string{
-		"open": "we cannot refund it", "won": "The payment stands", "lost": "It returns the money to you",
+	for _, step := range []struct{ dispute, want string }{
+		{"open", "we cannot refund it"}, {"won", "The payment stands"}, {"lost", "It returns the money to you"},
 	} {
-		s.exec("UPDATE charges SET dispute = '" + dispute + "'")
-		b.get(order.path).want(200, order.path, "Paid, once", want)
+		s.exec("UPDATE charges SET dispute = '" + step.dispute + "'")
+		b.get(order.path).want(200, order.path, "Paid, once", step.want)
 	}
 	b.get(order.path+"/receipt").want(200, order.path, "the bank took it back")
 }
