@@ -81,7 +81,11 @@ func (a *API) getTimeline(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	events, err := a.Timeline.Of(c.Request().Context(), order.ID)
+	read := a.Timeline.Of
+	if customerOf(c).Admin {
+		read = a.Timeline.ForOperators
+	}
+	events, err := read(c.Request().Context(), order.ID)
 	if err != nil {
 		return err
 	}

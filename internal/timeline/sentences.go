@@ -42,6 +42,7 @@ var requests = map[string]string{
 	"refunds":       "refund",
 	"cancellations": "cancel",
 	"deliveries":    "book a delivery",
+	"operations":    "decide by hand",
 }
 
 // Layer returns the layer that makes this kind of stop.
@@ -57,6 +58,8 @@ func (s Stop) sentence() string {
 type story struct {
 	events   []Event
 	subjects []uuid.UUID
+	// operators is whether the reader is an operator, who sees names and reasons too.
+	operators bool
 }
 
 func (t *story) add(at time.Time, layer, decision, format string, args ...any) {
@@ -72,8 +75,39 @@ func (t *story) placed(row timelinedb.OrderPlacedRow) {
 }
 
 func (t *story) canceled(row timelinedb.CancellationRow) {
-	t.add(row.At, UniqueKey, "canceled", "The order was canceled once, under the key with the hash %s.",
-		hash(row.IdempotencyKey))
+	t.add(row.At, UniqueKey, "canceled", "The order was canceled once, under the key with the hash %s.%s",
+		hash(row.IdempotencyKey), t.by(row.Operator, ""))
+}
+
+// by names an operator and the reason to operators.
+func (t *story) by(operator, reason string) string {
+	switch {
+	case !t.operators || operator == "":
+		return ""
+	case reason == "":
+		return fmt.Sprintf(" By %s.", operator)
+	}
+	return fmt.Sprintf(" By %s: “%s”", operator, reason)
+}
+
+// operatorActions holds the sentence of each action.
+var operatorActions = map[string]string{
+	"charge captured":     "Charge %s was settled by hand: the provider took the money.",
+	"charge not captured": "Charge %s was settled by hand: no money moved.",
+	"refund succeeded":    "Refund %s was settled by hand: the provider gave the money back.",
+	"refund failed":       "Refund %s was settled by hand: no money went back.",
+	"dispute won":         "Dispute %s was closed by hand: the shop keeps the money.",
+	"dispute lost":        "Dispute %s was closed by hand: the bank took the money back.",
+	"return retried":      "What charge %s owes was made due again.",
+	"debt ended":          "What charge %s owes was ended without a refund.",
+	"event applied":       "Event %s was made due again.",
+	"event dismissed":     "Event %s was dismissed and changes nothing.",
+}
+
+func (t *story) operated(row timelinedb.OperatorActionsRow) {
+	t.subjects = append(t.subjects, row.ID)
+	t.add(row.CreatedAt, Operator, row.Action, "%s Under the key with the hash %s.%s",
+		fmt.Sprintf(operatorActions[row.Action], row.Subject), hash(row.IdempotencyKey), t.by(row.Operator, row.Reason))
 }
 
 func (t *story) webhook(row timelinedb.ProviderEventsRow) {
@@ -81,6 +115,10 @@ func (t *story) webhook(row timelinedb.ProviderEventsRow) {
 	case row.State == "quarantined":
 		t.add(row.ReceivedAt, Webhook, "quarantined", "Event %s (%s) changed nothing and waits for an operator: %s.",
 			row.ID, row.Type, row.Reason)
+	case row.State == "received":
+		t.add(row.ReceivedAt, Webhook, "waiting", "Event %s (%s) came early and is tried again.", row.ID, row.Type)
+	case row.State == "dismissed":
+		t.add(row.ReceivedAt, Webhook, "dismissed", "Event %s (%s) changed nothing.", row.ID, row.Type)
 	case row.Settles:
 		t.add(row.ReceivedAt, Webhook, "applied", "Event %s (%s) settled the charge.", row.ID, row.Type)
 	default:
@@ -140,8 +178,8 @@ func (t *story) refund(row timelinedb.RefundsRow) {
 	if row.IdempotencyKey != nil {
 		under = fmt.Sprintf("; its key, with the hash %s, was new", hash(*row.IdempotencyKey))
 	}
-	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, because %s%s.",
-		row.ID, amount, refundCauses[row.Cause], under)
+	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, because %s%s.%s",
+		row.ID, amount, refundCauses[row.Cause], under, t.by(row.Operator, row.Reason))
 	t.unknown(row.UnknownAt)
 	t.refunded(row, amount)
 }

@@ -39,6 +39,7 @@ const (
 	Outbox    = "outbox"               // an event of ours on its way to the broker
 	Receipt   = "receipt"              // the mail about a paid order
 	Expiry    = "expiry"               // the time limit of an unpaid order
+	Operator  = "operator"             // a decision by hand
 )
 
 // maxTwins is how many stopped twins a timeline shows: the newest.
@@ -55,7 +56,16 @@ func New(pool *pgxpool.Pool) *Service { return &Service{pool: pool} }
 // Of returns the events of an order, oldest first, or none if the order does not exist. It does not
 // check who is asking. All reads share one snapshot, so that no effect appears without its cause.
 func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
-	t := &story{events: []Event{}, subjects: []uuid.UUID{orderID}}
+	return s.read(ctx, orderID, false)
+}
+
+// ForOperators returns the events of Of, with the names of operators and their reasons.
+func (s *Service) ForOperators(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
+	return s.read(ctx, orderID, true)
+}
+
+func (s *Service) read(ctx context.Context, orderID uuid.UUID, operators bool) ([]Event, error) {
+	t := &story{events: []Event{}, subjects: []uuid.UUID{orderID}, operators: operators}
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
 		db := timelinedb.New(tx)
@@ -64,6 +74,7 @@ func (s *Service) Of(ctx context.Context, orderID uuid.UUID) ([]Event, error) {
 		for _, read := range []func() error{
 			func() error { return each(db.OrderPlaced(ctx, orderID))(t.placed) },
 			func() error { return each(db.Cancellation(ctx, orderID))(t.canceled) },
+			func() error { return each(db.OperatorActions(ctx, orderID))(t.operated) },
 			func() error { return each(db.ProviderEvents(ctx, orderID))(t.webhook) },
 			func() error { return each(db.Charges(ctx, orderID))(t.charge) },
 			func() error { return each(db.Refunds(ctx, orderID))(t.refund) },
