@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/accounts"
@@ -37,12 +38,35 @@ func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// isAdmin reports whether the request has a session that has not ended. The end is part of the
-// signed value.
 func (w *Web) isAdmin(c echo.Context) bool {
+	_, ok := w.session(c)
+	return ok
+}
+
+// session returns the operator's account, if the request has a session that has not ended. The end
+// and the account are the signed value.
+func (w *Web) session(c echo.Context) (operator uuid.UUID, ok bool) {
 	text, ok := w.cookie(c, adminCookie, adminCookie)
-	ends, err := strconv.ParseInt(text, 10, 64)
-	return ok && err == nil && time.Now().Before(time.Unix(ends, 0))
+	end, account, _ := strings.Cut(text, " ")
+	ends, err := strconv.ParseInt(end, 10, 64)
+	operator, wrong := uuid.Parse(account)
+	return operator, ok && err == nil && wrong == nil && time.Now().Before(time.Unix(ends, 0))
+}
+
+// operator returns the account and the name that an operator acts under. In the demo, a visitor
+// without a session acts as the demo's admin.
+func (w *Web) operator(c echo.Context) (id uuid.UUID, name string, err error) {
+	ctx := c.Request().Context()
+	id, ok := w.session(c)
+	if !ok {
+		demo, err := w.Accounts.Authenticate(ctx, accounts.DemoAdmin)
+		if err != nil {
+			return uuid.Nil, "", err
+		}
+		id = demo.ID
+	}
+	name, err = w.Accounts.Email(ctx, id)
+	return id, name, err
 }
 
 var loginPage = parsePage("admin_login.html")
@@ -79,7 +103,7 @@ func (w *Web) logIn(c echo.Context) error {
 	}
 	w.Log.InfoContext(c.Request().Context(), "an operator signed in", "customer_id", customer.ID)
 	ends := strconv.FormatInt(time.Now().Add(adminAge).Unix(), 10)
-	w.setAdminCookie(c, w.Signer.Sign(adminCookie, ends), adminAge)
+	w.setAdminCookie(c, w.Signer.Sign(adminCookie, ends+" "+customer.ID.String()), adminAge)
 	return seeOther(c, next)
 }
 

@@ -21,6 +21,8 @@ import (
 const (
 	// adminRows is the number of rows on a page of an operators' list.
 	adminRows = 50
+	// attentionRows is the number of charges, and of events, on the page of what needs attention.
+	attentionRows = 20
 	// brokerTimeout bounds the wait for the broker.
 	brokerTimeout = 3 * time.Second
 )
@@ -31,6 +33,7 @@ func (w *Web) registerAdmin(e *echo.Echo) {
 		"/admin/stock/:sku": w.showMovements,
 		"/admin/orders":     w.showAllOrders,
 		"/admin/orders/:id": w.showAnyOrder,
+		"/admin/attention":  w.showAttention,
 		"/admin/charges":    w.showCharges,
 		"/admin/events":     w.showQuarantine,
 		"/admin/letters":    w.showLetters,
@@ -38,6 +41,9 @@ func (w *Web) registerAdmin(e *echo.Echo) {
 		e.GET(path, page, guard, w.adminOnly)
 		e.HEAD(path, page, guard, w.adminOnly)
 	}
+	e.POST("/admin/actions", w.operate, guard, w.adminOnly)
+	e.POST("/admin/charges/:id/refund", w.refundCharge, guard, w.adminOnly)
+	e.POST("/admin/orders/:id/cancel", w.cancelOrder, guard, w.adminOnly)
 	e.POST("/admin/letters/:seq/retry", w.retryLetter, guard, w.adminOnly)
 	e.GET("/admin/login", w.showLogin, guard)
 	e.POST("/admin/login", w.logIn, guard)
@@ -50,6 +56,7 @@ func parseAdmin(name string) *template.Template {
 
 var (
 	stockPage     = parseAdmin("admin_stock.html")
+	attentionPage = parseAdmin("admin_attention.html")
 	movementsPage = parseAdmin("admin_movements.html")
 	allOrdersPage = parseAdmin("admin_orders.html")
 	anyOrderPage  = parseAdmin("admin_order.html")
@@ -129,14 +136,41 @@ func (w *Web) showAnyOrder(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	events, err := w.Timeline.Of(ctx, id)
+	charges, err := w.Payments.OfOrderInDetail(ctx, id)
 	if err != nil {
 		return err
 	}
-	return w.render(c, http.StatusOK, anyOrderPage, page{Title: "An order", Content: struct {
+	events, err := w.Timeline.ForOperators(ctx, id)
+	if err != nil {
+		return err
+	}
+	notice := operatorNotices[c.QueryParam("notice")]
+	return w.render(c, http.StatusOK, anyOrderPage, page{Title: "An order", Notice: notice, Content: struct {
 		orders.Order
-		Timeline []timeline.Event
-	}{order, events}})
+		Cancelable bool
+		Charges    []payments.ChargeDetail
+		Timeline   []timeline.Event
+	}{order, order.Status == orders.Placed || order.Status == orders.Paying || order.Status == orders.Paid, charges,
+		events}})
+}
+
+// showAttention shows what waits for an operator.
+func (w *Web) showAttention(c echo.Context) error {
+	ctx := c.Request().Context()
+	charges, err := w.Payments.Attention(ctx, attentionRows)
+	if err != nil {
+		return err
+	}
+	events, more, err := w.Payments.Quarantined(ctx, attentionRows, nil)
+	if err != nil {
+		return err
+	}
+	return w.render(c, http.StatusOK, attentionPage, page{Title: "Needs attention", Content: struct {
+		Charges []payments.ChargeDetail
+		Full    bool
+		Events  []payments.QuarantinedEvent
+		More    bool
+	}{charges, len(charges) == attentionRows, events, more}})
 }
 
 // showCharges shows unsettled charges at the top of the first page, unknown before pending.
@@ -178,7 +212,8 @@ func (w *Web) showQuarantine(c echo.Context) error {
 	if more {
 		content.Older = "?before=" + list[len(list)-1].At.Format(time.RFC3339Nano)
 	}
-	return w.render(c, http.StatusOK, eventsPage, page{Title: "Quarantined events", Content: content})
+	notice := operatorNotices[c.QueryParam("notice")]
+	return w.render(c, http.StatusOK, eventsPage, page{Title: "Quarantined events", Notice: notice, Content: content})
 }
 
 // letterNotices are the notices after a retry of a dead letter, by the value of ?notice=.

@@ -26,7 +26,7 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-var adminPages = []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
+var adminPages = []string{"/admin", "/admin/attention", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
 	"/admin/letters"}
 
 func serious(w *web.Web) { w.Demo = false }
@@ -61,7 +61,10 @@ func TestCounterOutsideTheDemo(t *testing.T) {
 		for _, path := range append(adminPages, "/admin/orders/"+uuid.NewString()) {
 			b.get(path).want(200, "/admin/login", "Sign in").without("The Once Mug", "Dead letters")
 		}
-		b.post("/admin/letters/1/retry", nil).want(403, "/admin/letters", "Operators only")
+		for _, form := range []string{"/admin/letters/1/retry", "/admin/actions", "/admin/charges/1/refund",
+			"/admin/orders/1/cancel"} {
+			b.post(form, nil).want(403, form, "Operators only")
+		}
 		b.post("/admin/logout", nil).want(403, "/admin/logout")
 	}
 	refused(b)
@@ -133,7 +136,9 @@ func TestForgedAndExpiredSessions(t *testing.T) {
 	t.Parallel()
 	s := open(t, serious)
 	ours, theirs := accounts.NewSigner(strings.Repeat("s", 32)), accounts.NewSigner(strings.Repeat("x", 32))
-	at := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
+	at := func(d time.Duration) string {
+		return strconv.FormatInt(time.Now().Add(d).Unix(), 10) + " " + uuid.NewString()
+	}
 	good := ours.Sign("shop_admin", at(time.Hour))
 	for name, test := range map[string]struct {
 		cookie string
@@ -145,6 +150,7 @@ func TestForgedAndExpiredSessions(t *testing.T) {
 		"for another purpose":   {ours.Sign("shop_guest", at(time.Hour)), "/admin/login"},
 		"not signed":            {at(time.Hour), "/admin/login"},
 		"signed, and no time":   {ours.Sign("shop_admin", "for ever"), "/admin/login"},
+		"without an account":    {ours.Sign("shop_admin", strings.Fields(at(time.Hour))[0]), "/admin/login"},
 		"with a later end":      {strings.Replace(good, good[:8], "OTk5OTk5", 1), "/admin/login"},
 		"without its signature": {good[:strings.Index(good, ".")+1], "/admin/login"},
 	} {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"crypto/rand"
 	"embed"
 	"fmt"
 	"html/template"
@@ -23,7 +24,9 @@ var pageFuncs = template.FuncMap{
 	"when":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"day":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") },
 	"clock": func(t time.Time) string { return t.UTC().Format("2 Jan 15:04:05.000") },
-	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	// newKey makes the idempotency key of a form.
+	"newKey": rand.Text,
+	"stamp":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }
 
 // parsePage returns a page's template in the layout. The page defines "content".

@@ -5,6 +5,7 @@ package money
 
 import (
 	"fmt"
+	"regexp"
 
 	"github.com/bojanz/currency"
 )
@@ -35,4 +36,27 @@ func Format(amount int64, code string) string {
 		return fmt.Sprintf("%d %s", amount, code)
 	}
 	return english.Format(a)
+}
+
+// plain is an amount in major units, without a sign or a separator of thousands.
+var plain = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,4})?$`)
+
+// Parse reads an amount in major units, such as "12.50", in a currency that is Valid. It is an
+// error if the amount has more decimal places than the currency.
+func Parse(text, code string) (Money, error) {
+	if !plain.MatchString(text) {
+		return Money{}, fmt.Errorf("money: %q is not an amount such as 12.50", text)
+	}
+	a, err := currency.NewAmount(text, code)
+	if err != nil {
+		return Money{}, fmt.Errorf("money: %w", err)
+	}
+	if !a.Round().Equal(a) {
+		return Money{}, fmt.Errorf("money: %s has more decimal places than %s", text, code)
+	}
+	minor, err := a.Int64()
+	if err != nil {
+		return Money{}, fmt.Errorf("money: %w", err)
+	}
+	return Money{Minor: minor, Currency: code}, nil
 }

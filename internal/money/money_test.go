@@ -47,3 +47,34 @@ func TestValid(t *testing.T) {
 		}
 	}
 }
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		text, currency string
+		want           int64
+		ok             bool
+	}{
+		{"12.50", "EUR", 1250, true},
+		{"12.5", "EUR", 1250, true},
+		{"12", "EUR", 1200, true},
+		{"0.01", "EUR", 1, true},
+		{"12.500", "EUR", 1250, true},
+		{"1250", "JPY", 1250, true},
+		{"1.250", "BHD", 1250, true},
+		{"12.505", "EUR", 0, false},
+		{"12.5", "JPY", 0, false},
+		{"12,50", "EUR", 0, false},
+		{"1,250.00", "EUR", 0, false},
+		{"-1", "EUR", 0, false},
+		{"1e3", "EUR", 0, false},
+		{"NaN", "EUR", 0, false},
+		{"", "EUR", 0, false},
+		{"12", "XYZ", 0, false},
+	} {
+		got, err := money.Parse(tc.text, tc.currency)
+		if (err == nil) != tc.ok || err == nil && got != (money.Money{Minor: tc.want, Currency: tc.currency}) {
+			t.Errorf("Parse(%q, %q) = %v, %v", tc.text, tc.currency, got, err)
+		}
+	}
+}

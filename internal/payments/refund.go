@@ -363,7 +363,7 @@ func (s *Service) afterRefundTx(ctx context.Context, tx *pg.Pipe, locked *orders
 	charge paymentsdb.Charge) error {
 	p := paymentsdb.UpdateRefundedParams{ID: charge.ID, AmountRefunded: charge.AmountRefunded,
 		RefundReserved: charge.RefundReserved, Answer: charge.Answer, AnswerStatus: charge.AnswerStatus}
-	if charge.Owes != nil && charge.OwedEndedAt == nil && refundable(charge) > 0 {
+	if owes(charge) {
 		p.DueIn = returnPause(charge.ReturnTries)
 	}
 	if charge.Answer == nil && owesNothing(charge) {
