@@ -95,7 +95,8 @@ func TestOperatorsActOnce(t *testing.T) {
 		"settle": {"/admin/attention", "/admin/actions", "charge not captured",
 			url.Values{"action": {"charge not captured"}, "reason": {"not on the dashboard"}},
 			"/admin/orders/" + lost, "Done",
-			"SELECT count(*) FROM operator_actions WHERE action = 'charge not captured' AND operator = 'admin@example.com'",
+			`SELECT count(*) FROM operator_actions
+				WHERE action = 'charge not captured' AND operator = 'admin@example.com'`,
 			url.Values{"reason": {"another"}}},
 		"refund": {"/admin/orders/" + paid, refund, "Refund",
 			url.Values{"amount": {"2.50"}, "reason": {"it came broken"}}, "/admin/orders/" + paid, "was returned",

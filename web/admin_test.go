@@ -26,8 +26,8 @@ import (
 	"github.com/onceshop/onceshop/web"
 )
 
-var adminPages = []string{"/admin", "/admin/attention", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges", "/admin/events",
-	"/admin/letters"}
+var adminPages = []string{"/admin", "/admin/attention", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/charges",
+	"/admin/events", "/admin/letters"}
 
 func serious(w *web.Web) { w.Demo = false }
 

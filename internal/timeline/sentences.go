@@ -106,8 +106,9 @@ var operatorActions = map[string]string{
 
 func (t *story) operated(row timelinedb.OperatorActionsRow) {
 	t.subjects = append(t.subjects, row.ID)
-	t.add(row.CreatedAt, Operator, row.Action, "%s Under the key with the hash %s.%s",
-		fmt.Sprintf(operatorActions[row.Action], row.Subject), hash(row.IdempotencyKey), t.by(row.Operator, row.Reason))
+	decided := fmt.Sprintf(operatorActions[row.Action], row.Subject)
+	t.add(row.CreatedAt, Operator, row.Action, "%s Its key, with the hash %s, was new.%s", decided,
+		hash(row.IdempotencyKey), t.by(row.Operator, row.Reason))
 }
 
 func (t *story) webhook(row timelinedb.ProviderEventsRow) {
@@ -178,8 +179,8 @@ func (t *story) refund(row timelinedb.RefundsRow) {
 	if row.IdempotencyKey != nil {
 		under = fmt.Sprintf("; its key, with the hash %s, was new", hash(*row.IdempotencyKey))
 	}
-	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, because %s%s.%s",
-		row.ID, amount, refundCauses[row.Cause], under, t.by(row.Operator, row.Reason))
+	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, "+
+		"because %s%s.%s", row.ID, amount, refundCauses[row.Cause], under, t.by(row.Operator, row.Reason))
 	t.unknown(row.UnknownAt)
 	t.refunded(row, amount)
 }
