@@ -194,7 +194,11 @@ func TestRefundOutsideThenTheRest(t *testing.T) {
 			b := setup(t)
 			order := b.place(t)
 			charge := b.charge(t, order, "c", 201)
-			b.give(t, charge, 36)
+			outside, err := b.line.provider.Refund(t.Context(), payments.RefundRequest{Key: "dashboard",
+				CaptureID: b.line.captures(t, charge.ID)[0].ID, Amount: 36})
+			if err != nil || outside.Status != payments.RefundSucceeded {
+				t.Fatalf("%+v %v", outside, err)
+			}
 			if cancel {
 				b.canceled(t, order, "k", orders.Refunded)
 				b.settleAll(t)
@@ -208,6 +212,9 @@ func TestRefundOutsideThenTheRest(t *testing.T) {
 			if n := b.count(t, "SELECT amount_refunded FROM charges"); n != 100 ||
 				b.order(t, order.ID).Status != orders.Refunded {
 				t.Errorf("%d are booked, the order is %s", n, b.order(t, order.ID).Status)
+			}
+			if n := b.count(t, "SELECT count(*) FROM refunds WHERE cause = 'outside' AND amount = 36"); n != 1 {
+				t.Errorf("%d refunds are booked as made outside", n)
 			}
 		})
 	}

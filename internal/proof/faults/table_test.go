@@ -16,11 +16,16 @@ import (
 	"github.com/onceshop/onceshop/internal/proof/kill"
 )
 
-const (
-	table = "../../../docs/failure-table.md"
-	// faults are numbered from one on.
-	lastFault = 31
-)
+const table = "../../../docs/failure-table.md"
+
+// faults are the numbers of the faults that the table must have.
+func faults() []int {
+	var all []int
+	for n := 1; n <= 36; n++ {
+		all = append(all, n)
+	}
+	return append(all, 50)
+}
 
 var named = regexp.MustCompile("`([a-z]+)\\.(Test[A-Za-z0-9]+)(?:/([^`]+))?`")
 
@@ -63,7 +68,7 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
-	for n := 1; n <= lastFault; n++ {
+	for _, n := range faults() {
 		if !rows[n] {
 			t.Errorf("fault %d is missing", n)
 		}
