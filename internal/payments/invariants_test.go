@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/payments"
 )
@@ -57,17 +56,4 @@ func (b *bundle) provider(t testing.TB, charge uuid.UUID) (took, gave int64) {
 		}
 	}
 	return took, gave
-}
-
-// agree expects that `shop check` finds nothing in a shop that may owe money.
-func agree(t *testing.T, shop *apptest.Shop) {
-	t.Helper()
-	report, err := check.Run(t.Context(),
-		check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, result := range report.Violated() {
-		t.Errorf("%s, %s: %+v", result.Invariant, result.Says, result.Violations)
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/onceshop/onceshop/internal/check"
@@ -64,6 +65,7 @@ func setup(t testing.TB) *bundle {
 	if _, err := b.orders.Receive(t.Context(), delivery); err != nil {
 		t.Fatal(err)
 	}
+	b.guardSteps(t)
 	t.Cleanup(func() { consistent(t, check.Sources{DB: b.pool, ProviderURL: b.line.address}) })
 	return b
 }
@@ -76,9 +78,17 @@ func (b *bundle) node(t testing.TB, provider payments.Provider) *payments.Servic
 	return payments.New(b.pool, b.orders, provider, policy, time.Now, nil, slog.New(slog.NewTextHandler(b.log, nil)))
 }
 
+// exec runs a statement of the test, which may take any step from a state to another.
 func (b *bundle) exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
-	if _, err := b.pool.Exec(t.Context(), sql, args...); err != nil {
+	err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL session_replication_role = replica"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), sql, args...)
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
