@@ -246,7 +246,8 @@ func TestRefundsOnTheOrderPage(t *testing.T) {
 				return
 			}
 			for _, moment := range []string{"orders.created_at", "stock_movements.created_at", "outbox.created_at",
-				"charges.started_at", "charges.asked_at", "charges.settled_at", "refunds.started_at", "refunds.asked_at"} {
+				"charges.started_at", "charges.asked_at", "charges.settled_at", "refunds.started_at",
+				"refunds.asked_at"} {
 				table, column, _ := strings.Cut(moment, ".")
 				s.exec("UPDATE " + table + " SET " + column + " = " + column + " - interval '1 minute'")
 			}

@@ -208,8 +208,8 @@ func expectLogged(t *testing.T, shop *apptest.Shop) {
 			back = gave[*capture]
 		}
 		if took[order] != amount || back != refunded {
-			t.Errorf("the %s charge of order %s took %d and gave back %d, the provider's log has %d and %d", status, order,
-				amount, refunded, took[order], back)
+			t.Errorf("the %s charge of order %s took %d and gave back %d, the provider's log has %d and %d", status,
+				order, amount, refunded, took[order], back)
 		}
 	}
 	if err := rows.Err(); err != nil {

@@ -121,9 +121,10 @@ func TestEveryStateHasAWayOut(t *testing.T) {
 		}
 	}
 	final := map[string]bool{"charge succeeded": true, "charge declined": true, "refund succeeded": true,
-		"refund failed": true, "dispute won": true, "dispute lost": true, "order refunded": true, "order canceled": true,
-		"order expired": true, "event applied": true, "event dismissed": true}
-	for object, constraint := range map[string]string{"charge": "charges_status_check", "refund": "refunds_status_check",
+		"refund failed": true, "dispute won": true, "dispute lost": true, "order refunded": true,
+		"order canceled": true, "order expired": true, "event applied": true, "event dismissed": true}
+	for object, constraint := range map[string]string{
+		"charge": "charges_status_check", "refund": "refunds_status_check",
 		"dispute": "disputes_status_check", "order": "orders_status_check", "event": "provider_events_state_check"} {
 		for _, state := range b.states(t, constraint) {
 			if name := object + " " + state; !final[name] {

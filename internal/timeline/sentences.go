@@ -142,8 +142,8 @@ func (t *story) charge(row timelinedb.ChargesRow) {
 		t.add(row.AskedAt, Provider, "waiting", "The buyer has to confirm the payment at the provider first.")
 	case row.SettledAt == nil:
 	case row.Status == "succeeded" && !row.Pays:
-		t.add(*row.SettledAt, Provider, "too late", "Capture %s took the money, on attempt %d, too late to pay for the "+
-			"order. It goes back.", value(row.ProviderID), row.Attempt)
+		t.add(*row.SettledAt, Provider, "too late", "Capture %s took the money, on attempt %d, too late to pay for "+
+			"the order. It goes back.", value(row.ProviderID), row.Attempt)
 	case row.Status == "succeeded":
 		t.add(*row.SettledAt, Provider, row.Status, "Capture %s took the money, on attempt %d.",
 			value(row.ProviderID), row.Attempt)

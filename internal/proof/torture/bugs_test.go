@@ -74,9 +74,10 @@ var bugs = []struct {
 		{"internal/payments/refund.go", "		p.DueIn = returnPause(charge.ReturnTries)\n", ""},
 	}, []string{"I6"}, ""},
 	{"a charge's refusal believed on a retry", []edit{
-		{"internal/payments/reconcile.go", "	case errors.Is(err, ErrRefused):\n		return s.giveUp(ctx, charge)\n",
-			"	case errors.Is(err, ErrRefused):\n		return s.settled(ctx, charge, Capture{Status: CaptureDeclined, " +
-				"DeclineCode: declinedAsRefused})\n"},
+		{"internal/payments/reconcile.go", "	case errors.Is(err, ErrRefused):\n" +
+			"		return s.giveUp(ctx, charge)\n",
+			"	case errors.Is(err, ErrRefused):\n		return s.settled(ctx, charge, " +
+				"Capture{Status: CaptureDeclined, DeclineCode: declinedAsRefused})\n"},
 	}, nil, "TestRefusedRetryOfACharge"},
 	{"a refund's refusal believed on a retry", []edit{
 		{"internal/payments/refund.go", "	case refused && refund.Attempt == 1:\n", "	case refused:\n"},
