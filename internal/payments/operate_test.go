@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -504,4 +505,67 @@ func missing(err error) bool { return errors.Is(err, payments.ErrNotFound) }
 func refused(err error) bool {
 	_, ok := errors.AsType[payments.RefusedError](err)
 	return ok
+}
+
+// Operators see what the program does not end by itself, and nothing that is young or that has
+// ended.
+func TestAttention(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var want []uuid.UUID
+	for name, look := range map[string]struct {
+		reach func(*testing.T, *scene)
+		age   string // of the open charges and refunds
+		shown bool
+	}{
+		"unknown":               {unknown(true), "2 minutes", true},
+		"unknown, young":        {unknown(true), "10 seconds", false},
+		"pending":               {crashed(true), "2 hours", true},
+		"waits for its buyer":   {asked, "5 minutes", false},
+		"refund unknown":        {refundUnknown(true), "2 minutes", true},
+		"refund unknown, young": {refundUnknown(true), "10 seconds", false},
+		"refund pending":        {refundPending, "2 hours", false},
+		"refund pending, old":   {refundPending, "2 days", true},
+		"owing":                 {owing, "2 hours", false},
+		"stuck":                 {stuck, "2 hours", true},
+		"disputed":              {disputed, "0", true},
+		"paid":                  {paid, "2 hours", false},
+	} {
+		s := &scene{bundle: b}
+		look.reach(t, s)
+		b.line.heal()
+		b.exec(t, `UPDATE charges SET started_at = now() - $2::interval, unknown_at = now() - $2::interval
+			WHERE id = $1 AND status IN ('pending', 'unknown', 'requires_action')`, s.charge.ID, look.age)
+		b.exec(t, `UPDATE refunds SET started_at = now() - $2::interval WHERE charge_id = $1`, s.charge.ID, look.age)
+		if name == "waits for its buyer" || name == "pending" {
+			b.exec(t, "UPDATE charges SET unknown_at = NULL WHERE id = $1", s.charge.ID)
+		}
+		if look.shown {
+			want = append(want, s.charge.ID)
+		}
+	}
+	shown, err := b.shop.Attention(t.Context(), 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uuid.UUID
+	for _, charge := range shown {
+		got = append(got, charge.ID)
+		open := charge.Open || charge.Owing && charge.ReturnDue == nil || charge.Dispute == payments.DisputeOpen
+		for _, refund := range charge.Refunds {
+			open = open || refund.Open
+		}
+		if !open {
+			t.Errorf("nothing about %+v needs attention", charge)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("charges %v need attention, want %v", got, want)
+	}
+	b.exec(t, "UPDATE orders SET expires_at = now() - interval '1 day' WHERE status = 'paying'")
+	if _, err := b.orders.ExpireOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.exec(t, "UPDATE charges SET return_due = now() WHERE owes IS NOT NULL")
+	b.settleAll(t)
 }
