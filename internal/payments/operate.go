@@ -98,7 +98,7 @@ func (e RefusedError) Error() string { return "payments: the operation is refuse
 // Operate carries out an operator's decision, once per operator and key, and returns 200 with an
 // OperatorAction. The caller checks that the request comes from an operator.
 // problem.InvalidError, ErrNotFound and RefusedError leave the key unused; the other errors are
-// those of orders.Place.
+// those of orders.Place. See docs/decisions.md, D89.
 func (s *Service) Operate(ctx context.Context, o Operation) (dedup.Answer, error) {
 	if err := o.validate(); err != nil {
 		return dedup.Answer{}, err
