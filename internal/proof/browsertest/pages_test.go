@@ -95,12 +95,16 @@ func TestCounterPages(t *testing.T) {
 	shop := apptest.Start(t, 1, withLab(proof.DemoServers{}))
 	alice := shop.Alice(t)
 	var order orders.Order
-	for _, method := range []string{"pm_declined", "pm_insufficient_funds", "pm_ok"} {
+	for _, method := range []string{"pm_refund_refused", "pm_declined", "pm_insufficient_funds", "pm_ok"} {
 		alice.Post(t.Context(), "/v1/orders", method, apptest.OrderBody("alice@example.com", "MUG-ONCE", 1)).JSON(t,
 			&order)
 		alice.Post(t.Context(), "/v1/orders/"+order.ID.String()+"/charges", method, `{"payment_method":"`+method+`"}`)
 	}
 	forgetOutcome(t, shop, order.ID.String())
+	shop.Exec(t, "UPDATE charges SET unknown_at = now() - interval '1 hour' WHERE status = 'unknown'")
+	shop.Exec(t, `INSERT INTO disputes (id, charge_id, status, amount, currency)
+		SELECT 'dp_1', id, 'open', amount, currency FROM charges WHERE payment_method = 'pm_refund_refused'`)
+	shop.Exec(t, `UPDATE charges SET owes = 'canceled', return_tries = 8 WHERE payment_method = 'pm_refund_refused'`)
 	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, facts, state, reason) VALUES ('evt_1', "+
 		"'capture.succeeded', '{}', '{}', 'quarantined', 'there is no such charge')")
 	b := newGuest(t, shop.Nodes[0])
@@ -113,9 +117,13 @@ func TestCounterPages(t *testing.T) {
 		{name: "admin-charges", path: "/admin/charges", says: "unknown"},
 		{name: "admin-events", path: "/admin/events"},
 		{name: "admin-letters", path: "/admin/letters"},
+		{name: "admin-attention", path: "/admin/attention", says: "the shop does not try any more"},
 	} {
 		b.visit(v)
 	}
+	b.await("all forms are open", `[...document.querySelectorAll('details')].every(d => d.open = true) &&
+		document.querySelectorAll('form.act').length >= 4`)
+	b.inspect("admin-attention-open")
 }
 
 func TestLabPages(t *testing.T) {

@@ -133,9 +133,10 @@ func TestServe(t *testing.T) {
 	t.Run("OperatorsPages", func(t *testing.T) {
 		t.Parallel()
 		pages := []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/orders/" + missing,
-			"/admin/charges", "/admin/events", "/admin/letters", "/lab", "/lab/unique-double-click", "/lab/events",
-			"/lab/runs/1/events"}
-		actions := []string{"/admin/letters/1/retry", "/admin/logout", "/lab", "/lab/unique-double-click"}
+			"/admin/attention", "/admin/charges", "/admin/events", "/admin/letters", "/lab", "/lab/unique-double-click",
+			"/lab/events", "/lab/runs/1/events"}
+		actions := []string{"/admin/letters/1/retry", "/admin/actions", "/admin/charges/" + missing + "/refund",
+			"/admin/orders/" + missing + "/cancel", "/admin/logout", "/lab", "/lab/unique-double-click"}
 		refused := func(who string, header http.Header) {
 			for _, path := range pages {
 				answer := send(t, http.MethodGet, shop.Nodes[0]+path, header, nil)
