@@ -135,7 +135,7 @@ func buyAndReturn(t *testing.T, shop *apptest.Shop, m, i int) bool {
 }
 
 // decideAt presses a button of the bank's page.
-func decideAt(t *testing.T, page, decision string) {
+func decideAt(t testing.TB, page, decision string) {
 	t.Helper()
 	browser := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	answer, err := browser.PostForm(page, url.Values{"decision": {decision}})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,7 @@ const (
 	healthy = "healthy"
 	loses   = "loses answers"
 	cut     = "cut"
+	refuses = "refuses"
 )
 
 // step is one thing that happens. Its other members mean what the happening makes of them.
@@ -29,20 +31,23 @@ type step struct {
 	Order      int
 	Amount     int64
 	Declined   bool
+	Method     string
 }
 
 // happenings draws a life. The first of each list is what a failure shrinks to.
 var happenings = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 	return step{
-		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "cancel",
-			"expire", "hear", "reconcile",
-			"arrive", "again", "deliver"}).Draw(t, "what"),
-		Line:     rapid.SampledFrom([]string{healthy, loses, cut}).Draw(t, "line"),
+		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "refund",
+			"cancel", "cancel", "expire", "hear", "reconcile", "reconcile", "arrive", "again",
+			"deliver", "decide", "outside", "dispute"}).Draw(t, "what"),
+		Line:     rapid.SampledFrom([]string{healthy, healthy, healthy, loses, cut, refuses}).Draw(t, "line"),
 		Order:    rapid.IntRange(0, 2).Draw(t, "order"),
-		Amount:   rapid.Int64Range(0, 210).Draw(t, "amount"),
+		Amount:   rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 60), rapid.Int64Range(0, 210)).Draw(t, "amount"),
 		Declined: rapid.Bool().Draw(t, "declined"),
+		Method: rapid.SampledFrom([]string{"pm_ok", "pm_ok", "pm_ok", "pm_declined",
+			"pm_requires_action"}).Draw(t, "method"),
 	}
-}), 8, 24)
+}), 10, 30)
 
 // sale is what an order must be.
 type sale struct {
@@ -81,16 +86,20 @@ type attempt struct {
 	status   payments.Status
 	held     payments.Status // by the provider, "" for nothing
 	canceled bool            // at the provider
-	late     bool            // captured, and does not pay
+	refused  bool            // by the provider, on the first request
+	dispute  string
+	late     bool // captured, and does not pay
 	owes     bool
 	answer   int // of its key, 0 while it is open
 	refunds  []*back
 }
 
-// back is a refund. Made is whether the provider holds it, done whether the shop knows.
+// back is a refund. Made is whether the provider holds it, done whether the shop knows. Refused is
+// whether the provider refused to make it while an earlier request was on its way, outside whether
+// the shop did not ask for it.
 type back struct {
-	amount     int64
-	made, done bool
+	amount                       int64
+	made, done, refused, outside bool
 }
 
 func (a *attempt) refunded() int64 { return a.sum(true) }
@@ -99,11 +108,40 @@ func (a *attempt) left() int64     { return a.amount - a.refunded() - a.reserved
 
 func (a *attempt) sum(done bool) (sum int64) {
 	for _, r := range a.refunds {
-		if r.done == done {
+		if r.done == done && (done || !r.outside) {
 			sum += r.amount
 		}
 	}
 	return sum
+}
+
+// keeps is what is left at the provider.
+func (a *attempt) keeps() int64 {
+	keeps := a.amount
+	for _, r := range a.refunds {
+		if r.made {
+			keeps -= r.amount
+		}
+	}
+	return keeps
+}
+
+// unheard reports whether the shop does not know of a refund outside.
+func (a *attempt) unheard() bool {
+	return slices.ContainsFunc(a.refunds, func(r *back) bool { return r.outside && !r.done })
+}
+
+// book is what follows when the shop looks at what the provider has given back.
+func (s *sale) book(a *attempt) {
+	for _, r := range a.refunds {
+		r.done = r.made
+	}
+	s.close(a)
+}
+
+// open reports whether the charge can still capture money.
+func (a *attempt) open() bool {
+	return a.status == payments.Unknown || a.status == payments.RequiresAction
 }
 
 // outcome is what the provider makes of the payment method.
@@ -113,6 +151,8 @@ func (a *attempt) outcome() payments.Status {
 		return ""
 	case a.charge.PaymentMethod == "pm_declined":
 		return payments.Declined
+	case a.charge.PaymentMethod == "pm_requires_action":
+		return payments.RequiresAction
 	}
 	return payments.Succeeded
 }
@@ -178,6 +218,12 @@ func (m *machine) take(r *rapid.T, s step) {
 		m.hear(r, s0)
 	case "reconcile":
 		m.reconcile(r, s.Line)
+	case "decide":
+		m.decide(s0, s.Declined)
+	case "outside":
+		m.outside(r, s0, s.Amount)
+	case "dispute":
+		m.dispute(r, s0)
 	}
 }
 
@@ -186,6 +232,9 @@ func (m *machine) set(line string) {
 	switch line {
 	case cut:
 		m.b.line.cut()
+	case refuses:
+		m.b.line.onCapture(refuseCapture)
+		m.b.line.onRefund(refuseRefund)
 	case loses:
 		m.b.line.onCapture(loseAnswer)
 		m.b.line.onRefund(func(_ context.Context,
@@ -229,16 +278,13 @@ func (m *machine) place(r *rapid.T, units int64) {
 // charge asks to pay under a new key.
 func (m *machine) charge(r *rapid.T, s *sale, how step) {
 	a := &attempt{charge: payments.ChargeOrder{CustomerID: m.b.alice, Key: dedup.Key(uuid.NewString()), OrderID: s.id,
-		PaymentMethod: "pm_ok"}, amount: 100 * s.units}
-	if how.Declined {
-		a.charge.PaymentMethod = "pm_declined"
-	}
+		PaymentMethod: how.Method}, amount: 100 * s.units}
 	live := s.live()
 	answer, err := m.b.shop.Charge(m.t.Context(), a.charge)
 	if s.status != orders.Placed {
 		_, busy := errors.AsType[payments.InProgressError](err)
 		_, paid := errors.AsType[payments.AlreadyPaidError](err)
-		unsettled := live != nil && live.status == payments.Unknown
+		unsettled := live != nil && live.open()
 		if busy != unsettled || paid != (s.status == orders.Paid) ||
 			(!busy && !paid && !errors.Is(err, payments.ErrOrderNotPayable)) {
 			r.Fatalf("charge of the order %s: %v", s, err)
@@ -250,11 +296,15 @@ func (m *machine) charge(r *rapid.T, s *sale, how step) {
 	}
 	s.attempts = append(s.attempts, a)
 	a.id, a.status, s.status = answer.ID, payments.Unknown, orders.Paying
-	if how.Line != cut {
+	switch how.Line {
+	case healthy:
 		a.held = a.outcome()
-	}
-	if how.Line == healthy {
 		m.settle(s, a)
+	case loses:
+		a.held = a.outcome()
+	case refuses:
+		a.refused = true
+		m.giveUp(s, a)
 	}
 	if want := cmp.Or(a.answer, 202); answer.Status != want {
 		r.Fatalf("charge: %d %s, want %d", answer.Status, answer.Body, want)
@@ -287,6 +337,7 @@ func (m *machine) settle(s *sale, a *attempt) {
 		s.status, a.answer = orders.Paid, 201
 	case a.held == payments.Succeeded: // too late: all of it goes back
 		a.late, a.owes = true, true
+	case a.held == payments.RequiresAction:
 	default:
 		a.answer = 402
 		if paying {
@@ -295,20 +346,78 @@ func (m *machine) settle(s *sale, a *attempt) {
 	}
 }
 
+// giveUp ends a charge that nothing will come of.
+func (m *machine) giveUp(s *sale, a *attempt) {
+	a.status, a.held, a.answer = payments.Declined, "", 402
+	if s.status == orders.Paying {
+		s.status = orders.Placed
+	}
+}
+
+// decide lets the buyer approve or refuse at the provider.
+func (m *machine) decide(s *sale, refuse bool) {
+	for _, a := range s.attempts {
+		if a.held != payments.RequiresAction {
+			continue
+		}
+		a.held = payments.Succeeded
+		decision := "approve"
+		if refuse {
+			a.held, decision = payments.Declined, "refuse"
+		}
+		decideAt(m.t, m.b.line.captures(m.t, a.id)[0].NextAction.URL, decision)
+	}
+}
+
+// outside gives back at the provider, as from its dashboard, what the shop has neither given back
+// nor asked for.
+func (m *machine) outside(r *rapid.T, s *sale, amount int64) {
+	for _, a := range s.attempts {
+		if a.status != payments.Succeeded || a.reserved() > 0 || amount == 0 || amount > a.keeps() {
+			continue
+		}
+		given, err := m.b.line.provider.Refund(m.t.Context(), payments.RefundRequest{Key: uuid.NewString(),
+			CaptureID: m.b.line.captures(m.t, a.id)[0].ID, Amount: amount})
+		if err != nil || given.Status != payments.RefundSucceeded {
+			r.Fatalf("refund outside: %+v, %v", given, err)
+		}
+		a.refunds = append(a.refunds, &back{amount: amount, made: true, outside: true})
+	}
+}
+
+// dispute opens a dispute over each charge of the order, or wins it for the shop.
+func (m *machine) dispute(r *rapid.T, s *sale) {
+	for _, a := range s.attempts {
+		switch {
+		case a.status != payments.Succeeded || a.dispute == payments.DisputeWon:
+			continue
+		case a.dispute == payments.DisputeOpen:
+			a.dispute = payments.DisputeWon
+		default:
+			a.dispute = payments.DisputeOpen
+		}
+		capture := m.b.line.captures(m.t, a.id)[0]
+		dispute := payments.Dispute{ID: "dp_" + capture.ID, CaptureID: capture.ID, Status: a.dispute, Amount: a.amount,
+			Currency: "EUR"}
+		if err := m.b.shop.Receive(m.t.Context(), payments.Event{ID: uuid.NewString(), Type: "dispute." + a.dispute,
+			Dispute: &dispute, Payload: payload(dispute)}); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
 // refund asks for the amount, 0 for the rest.
 func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	a := s.live()
-	if a == nil {
+	answers := how.Line == healthy || how.Line == refuses
+	if a == nil || a.unheard() && !answers { // which of two refunds finds enough is a matter of luck
 		return
 	}
 	amount := &how.Amount
 	if how.Amount == 0 {
 		amount = nil
-		if how.Line == healthy && a.status == payments.Succeeded { // the shop asks what the provider holds
-			for _, refund := range a.refunds {
-				refund.done = refund.made
-			}
-			s.close(a)
+		if answers && a.status == payments.Succeeded { // the shop asks what the provider holds
+			s.book(a)
 		}
 	}
 	left := a.left()
@@ -316,7 +425,14 @@ func (m *machine) refund(r *rapid.T, s *sale, how step) {
 		left = 0
 	}
 	asked := cmp.Or(how.Amount, left)
-	_, err := m.b.shop.Refund(m.t.Context(), m.b.refund(payments.Charge{ID: a.id}, dedup.Key(uuid.NewString()), amount))
+	answer, err := m.b.shop.Refund(m.t.Context(),
+		m.b.refund(payments.Charge{ID: a.id}, dedup.Key(uuid.NewString()), amount))
+	if a.dispute == payments.DisputeOpen {
+		if !errors.Is(err, payments.ErrDisputed) {
+			r.Fatalf("refund of a disputed charge: %v", err)
+		}
+		return
+	}
 	if left == 0 || asked > left {
 		if _, exceeds := errors.AsType[payments.RefundExceedsError](err); !exceeds {
 			r.Fatalf("refund of %d, %d are left: %v", asked, left, err)
@@ -326,7 +442,19 @@ func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	a.refunds = append(a.refunds, &back{amount: asked, made: how.Line != cut, done: how.Line == healthy})
+	want := 201
+	switch {
+	case how.Line == refuses, how.Line != cut && asked > a.keeps(): // a failed refund is as if it had never been
+		want = 402
+	default:
+		if how.Line != healthy {
+			want = 202
+		}
+		a.refunds = append(a.refunds, &back{amount: asked, made: how.Line != cut, done: how.Line == healthy})
+	}
+	if answer.Status != want {
+		r.Fatalf("refund of %d: %d %s, want %d", asked, answer.Status, answer.Body, want)
+	}
 	s.close(a)
 }
 
@@ -349,10 +477,14 @@ func (m *machine) cancel(r *rapid.T, s *sale, line string) {
 		s.status = orders.Canceled
 	case orders.Paid:
 		a := s.live()
-		a.owes, s.status = true, orders.Refunded
-		if line == healthy {
-			m.giveBack(s, a)
+		if a.dispute == payments.DisputeOpen {
+			if !errors.Is(err, payments.ErrDisputed) {
+				r.Fatalf("cancel of an order whose charge is disputed: %v", err)
+			}
+			return
 		}
+		a.owes, s.status = true, orders.Refunded
+		m.giveBack(s, a, line)
 	default:
 		if !errors.Is(err, payments.ErrOrderNotCancelable) {
 			r.Fatalf("cancel of the order %s: %v", s, err)
@@ -367,11 +499,12 @@ func (m *machine) cancel(r *rapid.T, s *sale, line string) {
 
 // giveBack is what follows when the shop returns what a charge owes: first it asks what the
 // provider holds.
-func (m *machine) giveBack(s *sale, a *attempt) {
-	for _, refund := range a.refunds {
-		refund.done = refund.made
+func (m *machine) giveBack(s *sale, a *attempt, line string) {
+	if line == cut || line == loses || a.dispute == payments.DisputeOpen {
+		return
 	}
-	if left := a.left(); left > 0 {
+	s.book(a)
+	if left := a.left(); left > 0 && line == healthy {
 		a.refunds = append(a.refunds, &back{amount: left, made: true, done: true})
 	}
 	s.close(a)
@@ -391,7 +524,7 @@ func (m *machine) expire(r *rapid.T, s *sale) {
 // arrive brings a request that was thought lost to the provider after all.
 func (m *machine) arrive(r *rapid.T, s *sale) {
 	for _, a := range s.attempts {
-		if a.held != "" {
+		if a.held != "" || a.refused {
 			continue
 		}
 		_, err := m.b.line.provider.Capture(m.t.Context(), payments.CaptureRequest{Key: "charge_" + a.id.String(),
@@ -409,6 +542,9 @@ func (m *machine) arrive(r *rapid.T, s *sale) {
 func (m *machine) hear(r *rapid.T, s *sale) {
 	for _, a := range s.attempts {
 		for _, capture := range m.b.line.captures(m.t, a.id) {
+			if capture.Status == payments.CaptureRequiresAction {
+				continue // the provider has no event for that
+			}
 			if err := m.b.shop.Receive(m.t.Context(), captureEvent(capture)); err != nil {
 				r.Fatalf("%s of a charge that is %s: %v", capture.Status, a.status, err)
 			}
@@ -424,64 +560,86 @@ func (m *machine) hear(r *rapid.T, s *sale) {
 					r.Fatalf("refund: %v", err)
 				}
 			}
-			for _, refund := range a.refunds {
-				refund.done = refund.made
-			}
-			s.close(a)
+			s.book(a)
 		}
 	}
 }
 
-// reconcile ends all pauses first.
+// reconcile ends all pauses first. Charges and refunds come to rest before what is owed is looked
+// at: which of them is faster is a matter of luck.
 func (m *machine) reconcile(r *rapid.T, line string) {
 	m.b.timePasses(m.t)
-	m.b.exec(m.t, "UPDATE charges SET return_tries = 0") // no operator comes
-	owing := map[*attempt]bool{}
+	m.b.exec(m.t, "UPDATE refunds SET asked_at = now() - interval '1 minute' WHERE settled_at IS NULL")
+	m.b.exec(m.t, "UPDATE charges SET return_due = now() + interval '1 hour' WHERE return_due IS NOT NULL")
+	m.round(r)
 	for _, s := range m.sales {
 		for _, a := range s.attempts {
-			owing[a] = a.owes
+			m.lookAtRefunds(s, a, line)
+			if a.open() && line != cut {
+				m.lookUp(s, a, line)
+			}
 		}
 	}
+	m.b.exec(m.t, "UPDATE charges SET lease_until = now() + interval '1 hour' WHERE settled_at IS NULL")
+	m.b.exec(m.t, "UPDATE refunds SET lease_until = now() + interval '1 hour' WHERE settled_at IS NULL")
+	m.b.exec(m.t, "UPDATE charges SET return_tries = 0") // no operator comes
+	m.b.exec(m.t, "UPDATE charges SET return_due = now() - interval '1 second' WHERE return_due IS NOT NULL")
+	m.round(r)
+	for _, s := range m.sales {
+		for _, a := range s.attempts {
+			if a.owes && a.left() > 0 {
+				m.giveBack(s, a, line)
+			}
+		}
+	}
+}
+
+func (m *machine) round(r *rapid.T) {
 	if _, err := m.b.shop.ReconcileOnce(m.t.Context()); err != nil {
 		r.Fatal(err)
 	}
 	if _, err := m.b.shop.ApplyOnce(m.t.Context()); err != nil {
 		r.Fatal(err)
 	}
-	for _, s := range m.sales {
-		for _, a := range s.attempts {
-			if line == cut {
-				continue
-			}
-			if line == healthy {
-				for _, refund := range a.refunds {
-					refund.made, refund.done = true, true
-				}
-				if owing[a] {
-					m.giveBack(s, a)
-				}
-				if a.status == payments.Succeeded {
-					s.close(a)
-				}
-			}
-			if a.status == payments.Unknown {
-				m.lookUp(s, a, line)
-			}
-		}
+}
+
+// lookAtRefunds is what follows when the shop asks what came of its open refunds. The provider
+// makes those that it does not hold, or refuses; one that was refused and is not held, fails.
+func (m *machine) lookAtRefunds(s *sale, a *attempt, line string) {
+	if line == cut || line == loses {
+		return
 	}
+	a.refunds = slices.DeleteFunc(a.refunds, func(refund *back) bool {
+		switch {
+		case refund.done || refund.outside:
+		case refund.made:
+			refund.done = true
+		case refund.refused:
+			return true
+		case line == refuses:
+			refund.refused = true
+		default:
+			refund.made, refund.done = true, true
+		}
+		return false
+	})
+	s.close(a)
 }
 
 func (m *machine) lookUp(s *sale, a *attempt, line string) {
+	waits := s.status == orders.Paying
 	switch {
+	case a.held == payments.RequiresAction && !waits, // given up, at the provider too
+		a.held == "" && (!waits || line == refuses):
+		a.canceled = true
+		m.giveUp(s, a)
 	case a.held != "":
 		m.settle(s, a)
-	case s.status == orders.Paying:
+	default:
 		a.held = a.outcome()
 		if line == healthy {
 			m.settle(s, a)
 		}
-	default: // given up, at the provider too
-		a.status, a.canceled, a.answer = payments.Declined, true, 402
 	}
 }
 
@@ -507,6 +665,10 @@ func (m *machine) finish(r *rapid.T, late bool) {
 	for range 4 { // the charges, and what late ones owe
 		m.reconcile(r, healthy)
 		for _, s := range m.sales {
+			m.decide(s, false)
+			for slices.ContainsFunc(s.attempts, func(a *attempt) bool { return a.dispute == payments.DisputeOpen }) {
+				m.dispute(r, s)
+			}
 			if late {
 				m.arrive(r, s)
 			}
