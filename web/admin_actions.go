@@ -159,7 +159,8 @@ func (w *Web) refuseAct(c echo.Context, form act, err error) error {
 		return w.render(c, http.StatusServiceUnavailable, operatorRetryPage, page{Title: "We are not sure that worked",
 			Content: retry{Action: c.Request().URL.Path, Fields: fields}})
 	}
-	status, detail := http.StatusConflict, ""
+	status := http.StatusConflict
+	var detail string
 	refused, isRefused := errors.AsType[payments.RefusedError](err)
 	exceeds, isExceeding := errors.AsType[payments.RefundExceedsError](err)
 	switch {

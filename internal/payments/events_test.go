@@ -386,7 +386,7 @@ func TestRefundOutsideWhileOursIsUnderWay(t *testing.T) {
 	b := setup(t)
 	order := b.place(t)
 	charge := b.charge(t, order, "c", 201)
-	asked, goOn := make(chan struct{}), make(chan error)
+	asked, goOn := make(chan struct{}), make(chan struct{})
 	b.line.onRefund(func(ctx context.Context,
 		ask func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
 		close(asked)

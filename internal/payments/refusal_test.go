@@ -37,7 +37,7 @@ func TestRefusedRetryOfACharge(t *testing.T) {
 			if first { // between the refusal and the cancellation
 				b.line.onCancel(func(_ context.Context,
 					ask func() (payments.Capture, error)) (payments.Capture, error) {
-					b.arrive(t, order, charge)
+					b.arrive(t, order, charge) //nolint:contextcheck // the test's context
 					return ask()
 				})
 			}
