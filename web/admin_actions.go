@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -43,6 +44,13 @@ func (w *Web) readAct(c echo.Context) (act, error) {
 	form, err := postForm(c)
 	if err != nil {
 		return act{}, err
+	}
+	for name, values := range form {
+		for _, text := range values {
+			if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
+				return act{}, problem.InvalidError{Field: name, Reason: "must be text"}
+			}
+		}
 	}
 	key, err := dedup.ParseKey(form.Get("key"))
 	if err != nil {

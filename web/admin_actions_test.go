@@ -184,6 +184,8 @@ func TestOperatorsFormsThatAreRefused(t *testing.T) {
 		{"/admin/actions", with(settle, "key", ""), 400, "key"},
 		{"/admin/actions", with(settle, "reason", " "), 400, "reason"},
 		{"/admin/actions", with(settle, "provider_id", ""), 400, "provider_id"},
+		{"/admin/actions", with(settle, "reason", "a\xff"), 400, "reason"},
+		{"/admin/actions", with(settle, "subject", "a\x00"), 400, "subject"},
 		{"/admin/actions", with(settle, "action", "steal"), 400, "action"},
 		{"/admin/actions", with(settle, "subject", uuid.NewString()), 404, ""},
 		{"/admin/actions", with(settle, "action", "charge captured"), 409, "Nothing was changed"},

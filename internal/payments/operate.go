@@ -140,12 +140,10 @@ func (o Operation) validate() error {
 	switch {
 	case !known:
 		return problem.InvalidError{Field: "action", Reason: "must be an action of operators"}
-	case strings.TrimSpace(o.Reason) == "" || len(o.Reason) > maxReason || strings.Contains(o.Reason, "\x00"):
+	case strings.TrimSpace(o.Reason) == "" || len(o.Reason) > maxReason:
 		return problem.InvalidError{Field: "reason", Reason: fmt.Sprintf("must be 1 to %d bytes of text", maxReason)}
 	case !providerID.MatchString(o.ProviderID):
 		return problem.InvalidError{Field: "provider_id", Reason: "must be an id of the provider"}
-	case strings.Contains(o.Subject, "\x00"):
-		return ErrNotFound
 	}
 	return nil
 }
@@ -268,12 +266,12 @@ func (s *Service) settleChargeByHandTx(ctx context.Context, tx *pg.Pipe, o Opera
 		Status: CaptureCanceled, Amount: charge.Amount, Currency: charge.Currency}
 	if o.Action == SettleCaptured {
 		capture.Status = CaptureSucceeded
-		switch known := capture.ID; {
-		case o.ProviderID == "":
-			return problem.InvalidError{Field: "provider_id", Reason: "must be the provider's id of the capture"}
-		case known != "" && known != o.ProviderID && charge.SettledAt == nil:
-			return problem.InvalidError{Field: "provider_id",
-				Reason: "must be " + known + ": the provider named this capture for the charge"}
+		known := capture.ID
+		if charge.SettledAt != nil { // a declined capture need not be the one that moved money
+			known = ""
+		}
+		if err := namesOne(o.ProviderID, known); err != nil {
+			return err
 		}
 		capture.ID = o.ProviderID
 	}
@@ -285,6 +283,18 @@ func (s *Service) settleChargeByHandTx(ctx context.Context, tx *pg.Pipe, o Opera
 		return settled[0].Err
 	case settled[0].Answer.late:
 		return RefusedError{"the charge has been settled"}
+	}
+	return nil
+}
+
+// namesOne checks the provider's id of money that moved: without one, the provider's event about the
+// same money would be taken for another's. The known id is what the provider named before, or "".
+func namesOne(id, known string) error {
+	switch {
+	case id == "":
+		return problem.InvalidError{Field: "provider_id", Reason: "must be the provider's id of what moved the money"}
+	case known != "" && known != id:
+		return problem.InvalidError{Field: "provider_id", Reason: "must be " + known + ": the provider named it before"}
 	}
 	return nil
 }
@@ -301,10 +311,15 @@ func (s *Service) settleRefundByHandTx(ctx context.Context, tx *pg.Pipe, o Opera
 	if refund.Status == string(Succeeded) || refund.Status == string(Failed) && o.Action == SettleNotRefunded {
 		return RefusedError{"the refund has been settled"}
 	}
+	if o.Action == SettleRefunded {
+		if err := namesOne(o.ProviderID, value(refund.ProviderID)); err != nil {
+			return err
+		}
+	}
 	given := ProviderRefund{ID: o.ProviderID, CaptureID: value(charge.ProviderID), Reference: refund.ID.String(),
 		Status: RefundSucceeded, Amount: refund.Amount, Currency: refund.Currency}
 	if o.Action == SettleNotRefunded {
-		given.Status, given.FailureCode = RefundFailed, failedAsNotFound
+		given.ID, given.Status, given.FailureCode = "", RefundFailed, failedAsNotFound
 	}
 	_, err = s.settleRefundTx(ctx, tx, *charge, refund.ID, unfenced, given)
 	return err

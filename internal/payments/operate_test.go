@@ -461,16 +461,22 @@ func TestOperationsThatAreRefused(t *testing.T) {
 	unknown(true)(t, open)
 	unknown(true)(t, other)
 	paid(t, done)
+	back := &scene{bundle: b}
+	refundUnknown(true)(t, back)
+	b.line.heal()
 	for name, test := range map[string]struct {
 		scene  *scene
 		change func(o *payments.Operation)
 		is     func(error) bool
 	}{
-		"no reason":         {open, func(o *payments.Operation) { o.Reason = " " }, invalid("reason")},
-		"no id":             {open, func(o *payments.Operation) { o.ProviderID = "" }, invalid("provider_id")},
-		"no action":         {open, func(o *payments.Operation) { o.Action = "charge stolen" }, invalid("action")},
-		"no charge":         {open, func(o *payments.Operation) { o.Subject = uuid.NewString() }, missing},
-		"nonsense":          {open, func(o *payments.Operation) { o.Subject = "nonsense\x00" }, missing},
+		"no reason": {open, func(o *payments.Operation) { o.Reason = " " }, invalid("reason")},
+		"no id":     {open, func(o *payments.Operation) { o.ProviderID = "" }, invalid("provider_id")},
+		"no action": {open, func(o *payments.Operation) { o.Action = "charge stolen" }, invalid("action")},
+		"no charge": {open, func(o *payments.Operation) { o.Subject = uuid.NewString() }, missing},
+		"nonsense":  {open, func(o *payments.Operation) { o.Subject = "nonsense" }, missing},
+		"no refund's id": {back, func(o *payments.Operation) {
+			o.Action, o.ProviderID = payments.SettleRefunded, ""
+		}, invalid("provider_id")},
 		"another's capture": {open, func(o *payments.Operation) { o.ProviderID = done.capture.ID }, refused},
 		"nothing owed":      {done, func(o *payments.Operation) { o.Action = payments.EndDebt }, refused},
 		"no retry":          {done, func(o *payments.Operation) { o.Action = payments.RetryReturn }, refused},
