@@ -287,8 +287,9 @@ func (s *Service) settleChargeByHandTx(ctx context.Context, tx *pg.Pipe, o Opera
 	return nil
 }
 
-// namesOne checks the provider's id of money that moved: without one, the provider's event about the
-// same money would be taken for another's. The known id is what the provider named before, or "".
+// namesOne checks the provider's id of money that moved: without one, the provider's event about
+// the same money would be taken for another's. The known id is what the provider named before, or
+// "".
 func namesOne(id, known string) error {
 	switch {
 	case id == "":
