@@ -317,3 +317,46 @@ func TestReconcileRoundEndsByItsDeadline(t *testing.T) {
 		})
 	}
 }
+
+// While a dispute is open nothing goes back, because the bank may take the money. When it is lost
+// the debt has ended, and when it is won the money goes back. Then the charge's key has its last
+// answer.
+func TestDisputeOfOwedMoney(t *testing.T) {
+	t.Parallel()
+	for outcome, back := range map[string]int64{payments.DisputeLost: 0, payments.DisputeWon: 100} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			order := b.place(t)
+			charge := b.crash(t, order, true)
+			b.expire(t, order)
+			b.line.onRefund(refuseRefund)
+			b.timePasses(t)
+			b.reconcile(t) // the money came too late, and its return is refused
+			s := &scene{bundle: b, order: order, charge: charge, capture: b.line.captures(t, charge.ID)[0]}
+			s.dispute(t, payments.DisputeOpen)
+			b.line.heal()
+			for range 3 {
+				b.timePasses(t)
+				b.reconcile(t)
+			}
+			if _, err := b.shop.Refund(t.Context(), b.refund(charge, "r", nil)); !errors.Is(err, payments.ErrDisputed) {
+				t.Errorf("a refund while the dispute is open: %v", err)
+			}
+			command := b.chargeOf(order, dedup.Key(order.ID.String()))
+			if answer := b.answer(t, command); answer.Status != 202 {
+				t.Errorf("the key while the dispute is open: %d %s", answer.Status, answer.Body)
+			}
+			s.dispute(t, outcome)
+			b.settleAll(t)
+			if _, gave := b.provider(t, charge.ID); gave != back {
+				t.Errorf("%d went back, want %d", gave, back)
+			}
+			answer := b.answer(t, command)
+			ended := decode[payments.Charge](t, answer.Body)
+			if answer.Status != 201 || !answer.Final || ended.AmountRefunded != back || ended.Dispute != outcome {
+				t.Errorf("the key at last: %d %s", answer.Status, answer.Body)
+			}
+		})
+	}
+}
