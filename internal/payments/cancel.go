@@ -58,7 +58,7 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 	}
 	crash.At(crash.CancelCommitted)
 	if owing != nil {
-		ctx, cancel := detach(ctx, 2*s.policy.ProviderTimeout+3*settleTimeout)
+		ctx, cancel := detach(ctx, s.policy.Lease-settleTimeout)
 		defer cancel()
 		if err := s.returnOwed(ctx, *owing); err != nil {
 			s.log.WarnContext(ctx, "the money of a canceled order is left to the reconciler",

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
 	"github.com/onceshop/onceshop/internal/dedup"
@@ -23,6 +24,8 @@ const (
 	loses   = "loses answers"
 	cut     = "cut"
 	refuses = "refuses"
+	// works means that the provider goes on working on refunds, and answers all else.
+	works = "works on refunds"
 )
 
 // step is one thing that happens. Its other members mean what the happening makes of them.
@@ -39,8 +42,9 @@ var happenings = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 	return step{
 		What: rapid.SampledFrom([]string{"rest", "place", "charge", "charge", "charge", "refund", "refund", "refund",
 			"cancel", "cancel", "expire", "hear", "reconcile", "reconcile", "arrive", "again",
-			"deliver", "decide", "outside", "dispute"}).Draw(t, "what"),
-		Line:  rapid.SampledFrom([]string{healthy, healthy, healthy, loses, cut, refuses}).Draw(t, "line"),
+			"deliver", "decide", "outside", "dispute", "fail"}).Draw(t, "what"),
+		Line: rapid.SampledFrom([]string{healthy, healthy, healthy, works, loses, cut,
+			refuses}).Draw(t, "line"),
 		Order: rapid.IntRange(0, 2).Draw(t, "order"),
 		Amount: rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 60),
 			rapid.Int64Range(0, 210)).Draw(t, "amount"),
@@ -96,11 +100,11 @@ type attempt struct {
 }
 
 // back is a refund. Made is whether the provider holds it, done whether the shop knows. Refused is
-// whether the provider refused to make it while an earlier request was on its way, outside whether
-// the shop did not ask for it.
+// whether the provider refused to make it while an earlier request was on its way, working whether
+// the provider works on it, outside whether the shop did not ask for it.
 type back struct {
-	amount                       int64
-	made, done, refused, outside bool
+	amount                                int64
+	made, done, refused, working, outside bool
 }
 
 func (a *attempt) refunded() int64 { return a.sum(true) }
@@ -225,6 +229,8 @@ func (m *machine) take(r *rapid.T, s step) {
 		m.outside(r, s0, s.Amount)
 	case "dispute":
 		m.dispute(r, s0)
+	case "fail":
+		m.fail(r, s0)
 	}
 }
 
@@ -236,6 +242,11 @@ func (m *machine) set(line string) {
 	case refuses:
 		m.b.line.onCapture(refuseCapture)
 		m.b.line.onRefund(refuseRefund)
+	case works:
+		m.b.line.onRefund(func(context.Context,
+			func() (payments.ProviderRefund, error)) (payments.ProviderRefund, error) {
+			return payments.ProviderRefund{ID: "ref_works_" + uuid.NewString(), Status: payments.RefundPending}, nil
+		})
 	case loses:
 		m.b.line.onCapture(loseAnswer)
 		m.b.line.onRefund(func(_ context.Context,
@@ -298,7 +309,7 @@ func (m *machine) charge(r *rapid.T, s *sale, how step) {
 	s.attempts = append(s.attempts, a)
 	a.id, a.status, s.status = answer.ID, payments.Unknown, orders.Paying
 	switch how.Line {
-	case healthy:
+	case healthy, works:
 		a.held = a.outcome()
 		m.settle(s, a)
 	case loses:
@@ -407,10 +418,38 @@ func (m *machine) dispute(r *rapid.T, s *sale) {
 	}
 }
 
+// fail brings the news that a refund on which the provider worked has failed.
+func (m *machine) fail(r *rapid.T, s *sale) {
+	for _, a := range s.attempts {
+		rows, err := m.b.pool.Query(m.t.Context(), `SELECT id, provider_id, amount FROM refunds
+			WHERE charge_id = $1 AND status = 'pending' AND provider_id LIKE 'ref_works_%'`, a.id)
+		if err != nil {
+			r.Fatal(err)
+		}
+		open, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+			ID         uuid.UUID
+			ProviderID string
+			Amount     int64
+		}])
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, refund := range open {
+			failed := payments.ProviderRefund{ID: refund.ProviderID, Reference: refund.ID.String(),
+				CaptureID: m.b.line.captures(m.t, a.id)[0].ID, Status: payments.RefundFailed,
+				Amount: refund.Amount, Currency: "EUR"}
+			if err := m.b.shop.Receive(m.t.Context(), refundEvent(failed)); err != nil {
+				r.Fatal(err)
+			}
+		}
+		a.refunds = slices.DeleteFunc(a.refunds, func(refund *back) bool { return refund.working && !refund.made })
+	}
+}
+
 // refund asks for the amount, 0 for the rest.
 func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	a := s.live()
-	answers := how.Line == healthy || how.Line == refuses
+	answers := how.Line == healthy || how.Line == refuses || how.Line == works
 	if a == nil || a.unheard() && !answers { // which of two refunds finds enough is a matter of luck
 		return
 	}
@@ -445,13 +484,15 @@ func (m *machine) refund(r *rapid.T, s *sale, how step) {
 	}
 	want := 201
 	switch {
-	case how.Line == refuses, how.Line != cut && asked > a.keeps(): // a failed refund is as if it had never been
+	case how.Line == refuses, (how.Line == healthy || how.Line == loses) && asked > a.keeps():
+		// a failed refund is as if it had never been
 		want = 402
 	default:
 		if how.Line != healthy {
 			want = 202
 		}
-		a.refunds = append(a.refunds, &back{amount: asked, made: how.Line != cut, done: how.Line == healthy})
+		a.refunds = append(a.refunds, &back{amount: asked, made: how.Line == healthy || how.Line == loses,
+			done: how.Line == healthy, working: how.Line == works})
 	}
 	if answer.Status != want {
 		r.Fatalf("refund of %d: %d %s, want %d", asked, answer.Status, answer.Body, want)
@@ -505,8 +546,9 @@ func (m *machine) giveBack(s *sale, a *attempt, line string) {
 		return
 	}
 	s.book(a)
-	if left := a.left(); left > 0 && line == healthy {
-		a.refunds = append(a.refunds, &back{amount: left, made: true, done: true})
+	if left := a.left(); left > 0 && (line == healthy || line == works) {
+		made := line == healthy
+		a.refunds = append(a.refunds, &back{amount: left, made: made, done: made, working: !made})
 	}
 	s.close(a)
 }
@@ -619,6 +661,8 @@ func (m *machine) lookAtRefunds(s *sale, a *attempt, line string) {
 			return true
 		case line == refuses:
 			refund.refused = true
+		case line == works:
+			refund.working = true
 		default:
 			refund.made, refund.done = true, true
 		}
@@ -638,7 +682,7 @@ func (m *machine) lookUp(s *sale, a *attempt, line string) {
 		m.settle(s, a)
 	default:
 		a.held = a.outcome()
-		if line == healthy {
+		if line == healthy || line == works {
 			m.settle(s, a)
 		}
 	}

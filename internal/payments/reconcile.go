@@ -57,9 +57,9 @@ func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
 	if taken > 0 {
 		crash.At(crash.ReconcileBegun)
 	}
-	// A claimed row is worked on to its end, also when the service stops: a look at the provider, a
-	// call, and the transactions around them.
-	ctx, cancel := detach(ctx, 2*s.policy.ProviderTimeout+3*settleTimeout)
+	// A claimed row is worked on to its end, also when the service stops. Its calls end before the
+	// lease, by the time that the last transaction takes.
+	ctx, cancel := detach(ctx, s.policy.Lease-settleTimeout)
 	defer cancel()
 	var group errgroup.Group
 	for _, charge := range charges {
