@@ -11,8 +11,8 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-// These tests look at every page, light and dark, phone and desktop: it is small, keeps its own
-// Content-Security-Policy, fits its screen, complains about nothing, and axe-core finds nothing
+// These tests look at every page, light on a desktop and dark on a phone: it is small, keeps its
+// own Content-Security-Policy, fits its screen, complains about nothing, and axe-core finds nothing
 // serious. With SHOP_SCREENSHOTS, pictures go into that folder.
 
 // A visit is to a page, which answers with the status, where zero is 200, and has the text.
