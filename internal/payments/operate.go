@@ -157,6 +157,9 @@ func refusedByHand(err error) error {
 	if pg.Violates(err, "charges_one_per_capture") || pg.Violates(err, "refunds_one_per_provider_id") {
 		return RefusedError{"the provider's id belongs to another charge or refund"}
 	}
+	if errors.Is(err, errEarly) {
+		return RefusedError{"refunds that are under way hold the amount; settle them first"}
+	}
 	return err
 }
 

@@ -232,8 +232,8 @@ func finalAnswer(charge Charge) (status int32, body []byte, err error) {
 		return http.StatusCreated, body, nil
 	}
 	declined := problem.New(http.StatusPaymentRequired, "declined", "The payment was declined",
-		fmt.Sprintf("The provider declined the payment (%s). Nothing was charged: "+
-			"try another payment method with a new idempotency key.", charge.DeclineCode), true)
+		fmt.Sprintf("The payment was declined (%s). Nothing was charged. While the order is open, another payment "+
+			"method can pay for it, with a new idempotency key.", charge.DeclineCode), true)
 	declined.Charge = charge
 	return http.StatusPaymentRequired, declined.Body(), nil
 }
