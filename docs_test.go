@@ -16,12 +16,12 @@ var update = flag.Bool("update", false, "set the line numbers of links such as [
 
 var (
 	lineLink   = regexp.MustCompile("\\[`([^`]+)`\\]\\(([^)#]+)#L(\\d+)\\)")
-	fileLink   = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	fileLink   = regexp.MustCompile(`\]\(([^)#:\s]+)(?:#[^)]*)?\)`)
 	decided    = regexp.MustCompile(`(?m)^- \*\*([DP]\d+)\. `)
 	decisionOf = regexp.MustCompile(`(decisions|performance)\.md,[\s/]+([DP]\d+)`)
 )
 
-// documents returns the texts of README, CONTRIBUTING and docs by their path.
+// documents returns the texts of docs and of the documents in the root by their path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	paths, err := filepath.Glob("docs/*.md")
@@ -29,10 +29,20 @@ func documents(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	texts := map[string]string{}
-	for _, path := range append(paths, "README.md", "CONTRIBUTING.md") {
+	for _, path := range append(paths, "README.md", "CONTRIBUTING.md", "SECURITY.md", "llms.txt") {
 		texts[path] = read(t, path)
 	}
 	return texts
+}
+
+// removed reports whether a file is part of a wing that a fork has taken out.
+func removed(path string) bool {
+	parts := strings.SplitN(filepath.ToSlash(path), "/", 3)
+	if len(parts) < 3 || parts[0] != "internal" || parts[1] != "demo" && parts[1] != "proof" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(parts[0], parts[1]))
+	return os.IsNotExist(err)
 }
 
 func read(t *testing.T, path string) string {
@@ -51,6 +61,9 @@ func TestLinksNameTheirLines(t *testing.T) {
 		fixed := lineLink.ReplaceAllStringFunc(text, func(link string) string {
 			part := lineLink.FindStringSubmatch(link)
 			target := filepath.Join(filepath.Dir(path), part[2])
+			if removed(target) {
+				return link
+			}
 			lines := strings.Split(read(t, target), "\n")
 			n, _ := strconv.Atoi(part[3])
 			if n >= 1 && n <= len(lines) && strings.Contains(lines[n-1], part[1]) {
@@ -92,18 +105,42 @@ func TestReadmeLeadsToEachStrategy(t *testing.T) {
 	}
 }
 
-// The README's layout names every folder of internal.
-func TestReadmeNamesEveryPackage(t *testing.T) {
+// The layout names every folder of internal.
+func TestLayoutNamesEveryPackage(t *testing.T) {
 	t.Parallel()
 	folders, err := filepath.Glob("internal/*")
 	if err != nil || len(folders) < 15 {
 		t.Fatalf("%d folders, %v", len(folders), err)
 	}
-	readme := read(t, "README.md")
+	layout := read(t, "docs/layout.md")
 	for _, folder := range folders {
-		if !strings.Contains(readme, "`"+folder+"`") {
-			t.Errorf("README.md does not name %s", folder)
+		if !strings.Contains(layout, "`"+folder+"`") {
+			t.Errorf("docs/layout.md does not name %s", folder)
 		}
+	}
+}
+
+var setting = regexp.MustCompile(`env:"([A-Z_]+)"`)
+
+// Operators find every setting in one place.
+func TestSettingsAreDocumented(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("internal/app/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, "internal/tracing/export.go")
+	operating, seen := read(t, "docs/operating.md"), 0
+	for _, file := range files {
+		for _, found := range setting.FindAllStringSubmatch(read(t, file), -1) {
+			seen++
+			if !strings.Contains(operating, "`"+found[1]+"`") && !strings.Contains(operating, "`"+found[1]+"=1`") {
+				t.Errorf("docs/operating.md does not name %s", found[1])
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d settings seen", seen)
 	}
 }
 
@@ -113,13 +150,73 @@ func TestLinksLeadToFiles(t *testing.T) {
 	for path, text := range documents(t) {
 		for _, link := range fileLink.FindAllStringSubmatch(text, -1) {
 			seen++
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), link[1])); err != nil {
+			target := filepath.Join(filepath.Dir(path), link[1])
+			if _, err := os.Stat(target); err != nil && !removed(target) {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
 	}
 	if seen < 20 {
 		t.Errorf("only %d links seen", seen)
+	}
+}
+
+// quote is a block of code in the tour and the link above it, which names its file.
+var quote = regexp.MustCompile("(?s)\\n([^\n]*)\n\n```(?:go|sql)\n(.*?)\n```")
+
+// The tour's code is in the files that it names, in stops of 30 lines at most. A line "// …" leaves
+// lines out.
+func TestTourQuotesTheCode(t *testing.T) {
+	t.Parallel()
+	stops := strings.Split(read(t, "docs/tour.md"), "\n## ")
+	quotes := 0
+	for _, stop := range stops {
+		lines := 0
+		for _, found := range quote.FindAllStringSubmatch(stop, -1) {
+			quotes++
+			lines += 1 + strings.Count(found[2], "\n")
+			link := lineLink.FindStringSubmatch(found[1])
+			if link == nil {
+				t.Errorf("no link above the quote %q", found[2])
+				continue
+			}
+			file := filepath.Join("docs", link[2])
+			if removed(file) {
+				continue
+			}
+			rest := spaced(read(t, file))
+			for _, part := range strings.Split(found[2], "// …") {
+				_, after, ok := strings.Cut(rest, spaced(part))
+				if !ok {
+					t.Errorf("%s does not contain, in this order:\n%s", file, part)
+					break
+				}
+				rest = after
+			}
+		}
+		if title, _, _ := strings.Cut(stop, "\n"); lines > 30 {
+			t.Errorf("%q quotes %d lines, want 30 at most", title, lines)
+		}
+	}
+	if len(stops) < 6 || quotes < 10 {
+		t.Errorf("%d parts with %d quotes: is the tour complete?", len(stops), quotes)
+	}
+}
+
+// spaced returns the text with single spaces.
+func spaced(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// A picture loads at once, also on a slow line.
+func TestPicturesAreSmall(t *testing.T) {
+	t.Parallel()
+	pictures, err := filepath.Glob("docs/pictures/*")
+	if err != nil || len(pictures) < 2 {
+		t.Fatalf("%d pictures, %v", len(pictures), err)
+	}
+	for _, picture := range pictures {
+		if size := len(read(t, picture)); size > 150<<10 || size < 1<<10 {
+			t.Errorf("%s has %d bytes, want at most 150 KiB", picture, size)
+		}
 	}
 }
 

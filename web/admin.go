@@ -1,10 +1,10 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,19 +14,18 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 )
 
-const (
-	adminCookie = "shop_admin"
-	// adminAge is how long an operator stays signed in. Sessions are not stored, so they cannot be
-	// revoked earlier.
-	adminAge = 8 * time.Hour
-)
+const adminCookie = "shop_admin"
 
 // adminOnly allows only operators, and in the demo every visitor. It redirects other visitors to
 // the sign-in page, or answers 403 to a form.
 func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if w.Demo || w.isAdmin(c) {
+		_, err := w.session(c)
+		switch {
+		case err == nil, w.Demo && errors.Is(err, accounts.ErrUnauthorized):
 			return next(c)
+		case !errors.Is(err, accounts.ErrUnauthorized):
+			return err
 		}
 		if method := c.Request().Method; method == http.MethodGet || method == http.MethodHead {
 			return seeOther(c, "/admin/login?next="+url.QueryEscape(c.Request().URL.Path))
@@ -38,35 +37,52 @@ func (w *Web) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-func (w *Web) isAdmin(c echo.Context) bool {
-	_, ok := w.session(c)
-	return ok
+const operatorKey = "operator"
+
+// session returns the operator's account. It returns accounts.ErrUnauthorized if the request has no
+// session, or one that has ended.
+func (w *Web) session(c echo.Context) (accounts.Customer, error) {
+	if operator, ok := c.Get(operatorKey).(accounts.Customer); ok {
+		return operator, nil
+	}
+	id, ok := w.cookie(c, adminCookie, adminCookie)
+	if !ok {
+		return accounts.Customer{}, accounts.ErrUnauthorized
+	}
+	operator, err := w.Accounts.Session(c.Request().Context(), id)
+	if err == nil {
+		c.Set(operatorKey, operator)
+	}
+	return operator, err
 }
 
-// session returns the operator's account, if the request has a session that has not ended. The end
-// and the account are the signed value.
-func (w *Web) session(c echo.Context) (operator uuid.UUID, ok bool) {
-	text, ok := w.cookie(c, adminCookie, adminCookie)
-	end, account, _ := strings.Cut(text, " ")
-	ends, err := strconv.ParseInt(end, 10, 64)
-	operator, wrong := uuid.Parse(account)
-	return operator, ok && err == nil && wrong == nil && time.Now().Before(time.Unix(ends, 0))
+// OperatorOf returns the operator that a handler of this request has found.
+func (w *Web) OperatorOf(c echo.Context) (operator accounts.Customer, ok bool) {
+	operator, ok = c.Get(operatorKey).(accounts.Customer)
+	return operator, ok
+}
+
+// isAdmin reports whether the request has an operator's session.
+func (w *Web) isAdmin(c echo.Context) bool {
+	_, err := w.session(c)
+	return err == nil
 }
 
 // operator returns the account and the name that an operator acts under. In the demo, a visitor
-// without a session acts as the demo's admin.
+// without a session acts as the demo's admin. An account whose address was erased is named by its
+// id.
 func (w *Web) operator(c echo.Context) (id uuid.UUID, name string, err error) {
 	ctx := c.Request().Context()
-	id, ok := w.session(c)
-	if !ok {
-		demo, err := w.Accounts.Authenticate(ctx, accounts.DemoAdmin)
-		if err != nil {
-			return uuid.Nil, "", err
-		}
-		id = demo.ID
+	operator, err := w.session(c)
+	if w.Demo && errors.Is(err, accounts.ErrUnauthorized) {
+		operator, err = w.Accounts.Authenticate(ctx, accounts.DemoAdmin)
 	}
-	name, err = w.Accounts.Email(ctx, id)
-	return id, name, err
+	if err != nil {
+		return uuid.Nil, "", err
+	}
+	c.Set(operatorKey, operator)
+	name, err = w.Accounts.Email(ctx, operator.ID)
+	return operator.ID, cmp.Or(name, operator.ID.String()), err
 }
 
 var loginPage = parsePage("admin_login.html")
@@ -92,22 +108,28 @@ func (w *Web) logIn(c echo.Context) error {
 		return err
 	}
 	next := w.operatorPage(form.Get("next"))
-	customer, err := w.Accounts.Authenticate(c.Request().Context(), strings.TrimSpace(form.Get("token")))
-	if errors.Is(err, accounts.ErrUnauthorized) || err == nil && !customer.Admin {
-		w.Log.WarnContext(c.Request().Context(), "an operator's sign-in was refused", "peer", c.RealIP())
+	ctx := c.Request().Context()
+	session, operator, err := w.Accounts.OpenSession(ctx, strings.TrimSpace(form.Get("token")))
+	if errors.Is(err, accounts.ErrUnauthorized) {
+		w.Log.WarnContext(ctx, "an operator's sign-in was refused", "peer", c.RealIP())
 		return w.render(c, http.StatusForbidden, loginPage,
 			page{Title: "Sign in", Content: login{Next: next, Wrong: true}})
 	}
 	if err != nil {
 		return err
 	}
-	w.Log.InfoContext(c.Request().Context(), "an operator signed in", "customer_id", customer.ID)
-	ends := strconv.FormatInt(time.Now().Add(adminAge).Unix(), 10)
-	w.setAdminCookie(c, w.Signer.Sign(adminCookie, ends+" "+customer.ID.String()), adminAge)
+	c.Set(operatorKey, operator)
+	w.Log.InfoContext(ctx, "an operator signed in", "customer_id", operator.ID, "peer", c.RealIP())
+	w.setAdminCookie(c, w.Signer.Sign(adminCookie, session), accounts.SessionAge)
 	return seeOther(c, next)
 }
 
 func (w *Web) logOut(c echo.Context) error {
+	if id, ok := w.cookie(c, adminCookie, adminCookie); ok {
+		if err := w.Accounts.CloseSession(c.Request().Context(), id); err != nil {
+			return err
+		}
+	}
 	w.setAdminCookie(c, "", -time.Second)
 	return seeOther(c, "/")
 }

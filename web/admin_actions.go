@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -25,10 +24,10 @@ import (
 // operatorNotices are the notices after an operator's form, by the value of ?notice=.
 var operatorNotices = map[string]string{
 	"done":          "Done. The order's timeline has your name and your reason.",
-	"event":         "Done. An event that is still quarantined still contradicts what the shop knows.",
-	"canceled":      "The order is canceled. Money that was paid for it goes back by itself.",
-	"refunded":      "The money was returned.",
-	"refund-open":   "The refund is under way. Its outcome shows on this page.",
+	"event":         "Done. If the event is still quarantined, it still contradicts the shop's records.",
+	"canceled":      "The order is canceled. What was paid is refunded automatically.",
+	"refunded":      "The refund has succeeded.",
+	"refund-open":   "The refund is in progress. This page shows its outcome.",
 	"refund-failed": "The provider refused the refund, so no money moved.",
 }
 
@@ -44,13 +43,6 @@ func (w *Web) readAct(c echo.Context) (act, error) {
 	form, err := postForm(c)
 	if err != nil {
 		return act{}, err
-	}
-	for name, values := range form {
-		for _, text := range values {
-			if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
-				return act{}, problem.InvalidError{Field: name, Reason: "must be text"}
-			}
-		}
 	}
 	key, err := dedup.ParseKey(form.Get("key"))
 	if err != nil {
@@ -182,9 +174,12 @@ func (w *Web) refuseAct(c echo.Context, form act, err error) error {
 		detail = "The order has ended."
 	case errors.Is(err, dedup.ErrKeyReused):
 		status = http.StatusUnprocessableEntity
-		detail = "This form was sent before with something else in it. Open its page anew to decide again."
+		detail = "This form was sent before with other values. Reload its page to decide again."
+	case errors.Is(err, dedup.ErrErased):
+		status = http.StatusGone
+		detail = "This was done before, and its data has been erased since."
 	case errors.Is(err, dedup.ErrInProgress):
-		detail = "The first press of this button is still at work. Look at the order in a moment."
+		detail = "The first request is still running. Check the order in a moment."
 	default:
 		return err
 	}

@@ -99,7 +99,8 @@ func TestOperatorsActOnce(t *testing.T) {
 				WHERE action = 'charge not captured' AND operator = 'admin@example.com'`,
 			url.Values{"reason": {"another"}}},
 		"refund": {"/admin/orders/" + paid, refund, "Refund",
-			url.Values{"amount": {"2.50"}, "reason": {"it came broken"}}, "/admin/orders/" + paid, "was returned",
+			url.Values{"amount": {"2.50"}, "reason": {"it came broken"}}, "/admin/orders/" + paid,
+			"refund has succeeded",
 			"SELECT count(*) FROM refunds WHERE amount = 250 AND reason = 'it came broken' AND status = 'succeeded'",
 			url.Values{"amount": {"2.51"}}},
 		"cancel": {"/admin/orders/" + canceled, cancel, "Cancel", url.Values{}, "/admin/orders/" + canceled,
@@ -120,7 +121,7 @@ func TestOperatorsActOnce(t *testing.T) {
 		}
 		answers := shoptest.Race(len(clicks), func(i int) answer { return clicks[i].post(test.action, form) })
 		for _, answer := range append(answers, s.browser().post(test.action, form)) {
-			if answer.status == http.StatusConflict && strings.Contains(answer.body, "still at work") {
+			if answer.status == http.StatusConflict && strings.Contains(answer.body, "still running") {
 				continue // a refund asks the provider meanwhile
 			}
 			answer.want(200, test.ends, test.notice)
@@ -134,7 +135,7 @@ func TestOperatorsActOnce(t *testing.T) {
 		for field, value := range test.other {
 			form[field] = value
 		}
-		s.browser().post(test.action, form).want(422, test.action, "Nothing was changed", "with something else in it")
+		s.browser().post(test.action, form).want(422, test.action, "Nothing was changed", "with other values")
 		if n := s.count(test.effects); n != 1 {
 			t.Errorf("%s with another meaning: %d effects", name, n)
 		}
@@ -144,7 +145,7 @@ func TestOperatorsActOnce(t *testing.T) {
 		t.Errorf("the charge settled by hand is %s", status)
 	}
 
-	s.browser().get("/admin/attention").want(200, "/admin/attention", "Nothing needs you")
+	s.browser().get("/admin/attention").want(200, "/admin/attention", "Nothing needs attention")
 	s.browser().get("/admin/orders/"+lost).want(200, "/admin/orders/", "was settled by hand: no money moved",
 		"By admin@example.com: “not on the dashboard”")
 	s.browser().get("/admin/orders/"+paid).want(200, "/admin/orders/", "By admin@example.com: “it came broken”")
@@ -222,12 +223,12 @@ func TestOperatorIsWhoSignedIn(t *testing.T) {
 	}
 	b := s.browser()
 	b.post("/admin/login", url.Values{"token": {admin}}).want(200, "/admin")
-	form := b.get("/admin/attention").want(200, "/admin/attention", "the shop does not try any more").form(
+	form := b.get("/admin/attention").want(200, "/admin/attention", "no more automatic tries").form(
 		"/admin/actions", "debt ended")
 	form.Set("action", "debt ended")
 	form.Set("reason", "paid by bank transfer")
 	b.post("/admin/actions", form).want(200, "/admin/orders/"+order, "By olga@example.com: “paid by bank transfer”",
-		"ended by an operator")
+		"written off by an operator")
 	if n := s.count(`SELECT count(*) FROM operator_actions a JOIN customers c ON c.id = a.customer_id
 		WHERE c.email = 'olga@example.com' AND a.operator = c.email`); n != 1 {
 		t.Errorf("%d actions of Olga, want 1", n)

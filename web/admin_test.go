@@ -21,6 +21,8 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/shoptest"
 	"github.com/onceshop/onceshop/web"
@@ -135,23 +137,38 @@ func TestAdminCookie(t *testing.T) {
 func TestForgedAndExpiredSessions(t *testing.T) {
 	t.Parallel()
 	s := open(t, serious)
-	ours, theirs := accounts.NewSigner(strings.Repeat("s", 32)), accounts.NewSigner(strings.Repeat("x", 32))
-	at := func(d time.Duration) string {
-		return strconv.FormatInt(time.Now().Add(d).Unix(), 10) + " " + uuid.NewString()
+	admin, err := s.pages.Accounts.IssueToken(t.Context(), "admin@example.com", true)
+	if err != nil {
+		t.Fatal(err)
 	}
-	good := ours.Sign("shop_admin", at(time.Hour))
+	id, _, err := s.pages.Accounts.OpenSession(t.Context(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle, _, err := s.pages.Accounts.OpenSession(t.Context(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.pool.Exec(t.Context(), "UPDATE operator_sessions SET seen_at = now() - interval '31 minutes' "+
+		"WHERE hash = sha256($1::bytea)", []byte(idle)); err != nil {
+		t.Fatal(err)
+	}
+	secret := strings.Repeat("s", 32)
+	ours, theirs := s.pages.Signer, accounts.NewSigner(strings.Repeat("x", 32), "demo")
+	good := ours.Sign("shop_admin", id)
 	for name, test := range map[string]struct {
 		cookie string
 		want   string
 	}{
 		"valid":                 {good, "/admin/charges"},
-		"expired":               {ours.Sign("shop_admin", at(-time.Second)), "/admin/login"},
-		"another shop's":        {theirs.Sign("shop_admin", at(time.Hour)), "/admin/login"},
-		"for another purpose":   {ours.Sign("shop_guest", at(time.Hour)), "/admin/login"},
-		"not signed":            {at(time.Hour), "/admin/login"},
-		"signed, and no time":   {ours.Sign("shop_admin", "for ever"), "/admin/login"},
-		"without an account":    {ours.Sign("shop_admin", strings.Fields(at(time.Hour))[0]), "/admin/login"},
-		"with a later end":      {strings.Replace(good, good[:8], "OTk5OTk5", 1), "/admin/login"},
+		"idle":                  {ours.Sign("shop_admin", idle), "/admin/login"},
+		"another shop's":        {theirs.Sign("shop_admin", id), "/admin/login"},
+		"another audience's":    {accounts.NewSigner(secret, "serve").Sign("shop_admin", id), "/admin/login"},
+		"for another purpose":   {ours.Sign("shop_guest", id), "/admin/login"},
+		"not signed":            {id, "/admin/login"},
+		"signed, and no id":     {ours.Sign("shop_admin", "for ever"), "/admin/login"},
+		"signed, and empty":     {ours.Sign("shop_admin", ""), "/admin/login"},
+		"with another id":       {strings.Replace(good, good[:8], "OTk5OTk5", 1), "/admin/login"},
 		"without its signature": {good[:strings.Index(good, ".")+1], "/admin/login"},
 	} {
 		b := s.browser()
@@ -185,6 +202,14 @@ func TestUnknownChargesOnTop(t *testing.T) {
 	}
 	b.get("/admin/orders").want(200, "/admin/orders", numbers[0], numbers[1], numbers[2], "paying", "paid",
 		"alice@example.com", "MUG-ONCE")
+	number := orders.Number(uuid.MustParse(numbers[1]))
+	for _, typed := range []string{number, strings.ToLower(strings.ReplaceAll(number, "-", "")), numbers[1]} {
+		found := b.get("/admin/orders?number="+typed).want(200, "/admin/orders", numbers[1], number)
+		if strings.Contains(found.body, numbers[0]) {
+			t.Errorf("the search for %s finds another order", typed)
+		}
+	}
+	b.get("/admin/orders?number=nothing").want(200, "/admin/orders", "No order has this number")
 	s.browser().get("/admin/orders/"+numbers[1]).want(200, "/admin/orders/", "unknown", "The order was placed",
 		"1 × <a")
 }
@@ -226,13 +251,13 @@ func TestQuarantineShowsWhatContradicts(t *testing.T) {
 // ten clicks on the retry of a dead letter, over two nodes: its event is delivered once more.
 func TestRetryOfADeadLetter(t *testing.T) {
 	t.Parallel()
-	js, streams := openBroker(t)
+	js, on := openBroker(t)
 	event := outbox.Event{ID: uuid.New(), Type: orders.EventPaid, OrderID: uuid.New(), CreatedAt: time.Now()}
 	bury(t, js, event, "the mail server <said> no")
-	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(js) })
+	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(on) })
 	page := s.browser().get("/admin/letters").want(200, "/admin/letters", "order.paid", event.ID.String(), "receipts",
 		"the mail server &lt;said&gt; no")
-	action := regexp.MustCompile(`action="(/admin/letters/[0-9]+/retry)"`).FindStringSubmatch(page.body)
+	action := regexp.MustCompile(`action="(/admin/letters/[0-9]+-[0-9]+/retry)"`).FindStringSubmatch(page.body)
 	if action == nil {
 		t.Fatalf("no way to retry:\n%s", page.body)
 	}
@@ -244,7 +269,7 @@ func TestRetryOfADeadLetter(t *testing.T) {
 		answer.want(200, "/admin/letters", "No dead letters")
 	}
 	var delivered atomic.Int64
-	consumer, err := outbox.NewConsumer(t.Context(), streams, "receipts", orders.EventPaid,
+	consumer, err := outbox.NewConsumer(t.Context(), s.pool, on, "receipts", orders.EventPaid,
 		func(_ context.Context, got outbox.Event) error {
 			if got.ID == event.ID {
 				delivered.Add(1)
@@ -258,39 +283,75 @@ func TestRetryOfADeadLetter(t *testing.T) {
 		if seen == 0 {
 			publish(t, js, outbox.Event{ID: uuid.New(), Type: orders.EventPaid})
 		}
-		n, err := consumer.RunOnce(t.Context())
+		found, err := consumer.RunOnce(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen += n
+		if found {
+			seen++
+		}
 	}
 	if delivered.Load() != 1 {
 		t.Errorf("delivered %d times, want 1", delivered.Load())
 	}
 	s.browser().post(action[1], nil).want(200, "/admin/letters", "already retried")
-	s.browser().post("/admin/letters/nonsense/retry", nil).want(404, "/admin/letters")
+	s.browser().post("/admin/letters/nonsense/retry", nil).want(200, "/admin/letters", "already retried")
+	s.browser().post("/admin/letters/1/retry", nil).want(200, "/admin/letters", "already retried") // a number alone
+}
+
+// An operator retries one dead receipt, and then all receipts and events that are dead letters.
+func TestRetryOfAllDeadLetters(t *testing.T) {
+	t.Parallel()
+	js, on := openBroker(t)
+	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(on) })
+	var orderIDs []string
+	for range 3 {
+		id := s.buy(s.browser(), "PIN-KEY", "pm_ok")
+		orderIDs = append(orderIDs, id)
+		s.exec(`INSERT INTO receipts (order_id, kind, lease_until, failures, dead_at, last_error)
+			VALUES ('` + id + `', 'paid', now(), 24, now(), '550 <no> such user')`)
+	}
+	for range 3 {
+		bury(t, js, outbox.Event{ID: uuid.New(), Type: orders.EventPaid, OrderID: uuid.New()}, "it is broken")
+	}
+	b := s.browser()
+	b.get("/admin/letters").
+		want(200, "/admin/letters", orderIDs[0], orderIDs[2], "550 &lt;no&gt; such user", "Retry all")
+	one := "/admin/letters/receipts/" + orderIDs[0] + "/retry"
+	b.post(one, nil).want(200, "/admin/letters", "The receipt is sent again", orderIDs[1]).without(orderIDs[0])
+	b.post(one, nil).want(200, "/admin/letters", "already retried")
+	b.post("/admin/letters/receipts/nonsense/retry", nil).want(404, "")
+	b.post("/admin/letters/retry", nil).
+		want(200, "/admin/letters", "All dead letters", "No dead letters", "No dead receipts").without("Retry all")
+	b.post("/admin/letters/retry", nil).want(200, "/admin/letters", "All dead letters")
+	stream, err := js.Stream(t.Context(), natsbroker.EventStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 3 {
+		t.Errorf("%d events were published again, want 3", n)
+	}
+	const due = "SELECT count(*) FROM receipts WHERE dead_at IS NULL AND failures = 0 AND due_at <= now()"
+	if n := s.count(due); n != 3 {
+		t.Errorf("%d receipts are due, want 3", n)
+	}
 }
 
 func TestDeadLettersWithoutABroker(t *testing.T) {
 	t.Parallel()
-	conn, err := nats.Connect("nats://"+shoptest.FreeAddr(t), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	on, err := natsbroker.Connect("nats://"+shoptest.FreeAddr(t), natsbroker.Settings{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(js) })
+	t.Cleanup(on.Close)
+	s := open(t, func(w *web.Web) { w.Letters = outbox.NewLetters(on) })
 	s.browser().get("/admin/letters").want(503, "/admin/letters", "no connection to the broker")
-	s.browser().post("/admin/letters/1/retry", nil).want(503, "/admin/letters/1/retry", "may have happened")
+	s.browser().post("/admin/letters/1-1/retry", nil).want(503, "/admin/letters/1-1/retry", "may have happened")
 }
 
-func openBroker(t *testing.T) (jetstream.JetStream, *outbox.Streams) {
+func openBroker(t *testing.T) (jetstream.JetStream, broker.Broker) {
 	t.Helper()
-	broker := shoptest.NATS(t, t.TempDir())
-	conn, err := nats.Connect(broker.URL())
+	conn, err := nats.Connect(shoptest.NATS(t, t.TempDir()).URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,11 +360,12 @@ func openBroker(t *testing.T) (jetstream.JetStream, *outbox.Streams) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := outbox.OpenStreams(t.Context(), js, outbox.Prefix, time.Minute, time.Hour)
-	if err != nil {
+	settings := natsbroker.Settings{Window: time.Minute, MaxAge: time.Hour}
+	on := natsbroker.New(js, settings, slog.New(slog.DiscardHandler))
+	if err := on.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return js, streams
+	return js, on
 }
 
 func encode(t *testing.T, event outbox.Event) []byte {

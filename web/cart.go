@@ -74,6 +74,8 @@ type basket struct {
 	Lines    []basketLine
 	Currency string
 	Total    int64
+	// Mixed reports products of several currencies. They have no common total.
+	Mixed bool
 	// Blocked reports that the cart cannot be ordered as it is.
 	Blocked bool
 }
@@ -106,11 +108,15 @@ func (w *Web) basket(ctx context.Context, k cart) (basket, error) {
 		if at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == line.SKU }); at >= 0 {
 			priced.Product = products[at]
 			priced.Amount = priced.UnitPrice * line.Quantity
+			b.Mixed = b.Mixed || b.Currency != "" && b.Currency != priced.Currency
 			b.Currency = priced.Currency
 		}
 		b.Total += priced.Amount
 		b.Blocked = b.Blocked || priced.Short()
 		b.Lines = append(b.Lines, priced)
+	}
+	if b.Mixed {
+		b.Currency, b.Total, b.Blocked = "", 0, true
 	}
 	return b, nil
 }
@@ -139,7 +145,7 @@ func (w *Web) showCart(c echo.Context) error {
 	}
 	p := page{Title: "Your cart", Content: content}
 	if sku := c.QueryParam("changed"); sku != "" {
-		p.Notice = "It is out of your cart."
+		p.Notice = "Removed from your cart."
 		if at := slices.IndexFunc(b.Lines, func(l basketLine) bool { return l.SKU == sku }); at >= 0 {
 			p.Notice = fmt.Sprintf("In your cart: %d × %s.", b.Lines[at].Quantity, b.Lines[at].Name)
 		}

@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"strconv"
@@ -12,8 +14,10 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/problem"
+	"github.com/onceshop/onceshop/internal/ratelimit"
 )
 
 var checkoutPage = parsePage("checkout.html")
@@ -29,6 +33,9 @@ type checkout struct {
 	Method string
 	// Again is the order that the buyer has confirmed to repeat.
 	Again uuid.UUID
+	// Total and Currency are what the button showed. A form without them was not made by the page.
+	Total    *int64
+	Currency string
 }
 
 // IsAgain reports whether the buyer has confirmed a second order.
@@ -78,12 +85,21 @@ func readCheckout(c echo.Context) (checkout, error) {
 	if err != nil {
 		again = uuid.Nil
 	}
-	return checkout{
-		Key:    key,
-		Email:  strings.TrimSpace(form.Get("email")),
-		Method: form.Get("payment_method"),
-		Again:  again,
-	}, nil
+	f := checkout{
+		Key:      key,
+		Email:    strings.TrimSpace(form.Get("email")),
+		Method:   form.Get("payment_method"),
+		Again:    again,
+		Currency: form.Get("currency"),
+	}
+	if text := form.Get("total"); text != "" {
+		total, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return checkout{}, problem.InvalidError{Field: "total", Reason: "must be what the checkout page put there"}
+		}
+		f.Total = &total
+	}
+	return f, nil
 }
 
 // submitCheckout places the order of the form's key, unless it exists, and makes the first attempt
@@ -94,17 +110,20 @@ func (w *Web) submitCheckout(c echo.Context) error {
 		return err
 	}
 	v := w.visitor(c)
-	id, err := w.Orders.FindByKey(c.Request().Context(), v.ID, dedup.Key(f.Key.String()))
+	id, err := w.placed(c.Request().Context(), v, f)
 	if errors.Is(err, orders.ErrNotFound) {
 		var held bool
 		if held, err = w.hold(c, v, f); held {
 			return err
 		}
 		if err == nil {
-			id, err = w.place(c, v, f.Email)
+			id, err = w.place(c, v, f)
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errOtherTotal):
+		return seeOther(c, "/orders/"+id.String()+"?notice=outdated")
+	case err != nil:
 		return w.placeFailed(c, v, f, err)
 	}
 	next, err := w.pay(c, v.ID, id, 0, f.Method)
@@ -124,11 +143,11 @@ func (w *Web) hold(c echo.Context, v visitor, f checkout) (bool, error) {
 		return true, seeOther(c, "/cart?notice=empty")
 	case f.Key != v.Cart.Key:
 		return true, w.renderCheckout(c, http.StatusConflict, v,
-			"Your cart has changed in another tab. Nothing was ordered: please check it again.",
+			"Your cart was changed in another tab. Nothing was ordered: please review it.",
 			checkoutView{checkout: f})
 	case !w.offers(f.Method):
 		return true, w.renderCheckout(c, http.StatusUnprocessableEntity, v, "",
-			checkoutView{checkout: f, MethodError: "Please choose one of these."})
+			checkoutView{checkout: f, MethodError: "Please choose a payment method."})
 	}
 	twin, err := w.Orders.PlacedLately(c.Request().Context(), v.ID, dedup.Key(f.Key.String()), v.Cart.Lines,
 		time.Now().Add(-askWithin))
@@ -141,26 +160,58 @@ func (w *Web) hold(c echo.Context, v visitor, f checkout) (bool, error) {
 	return true, w.askTwice(c, twin, f)
 }
 
+// errOtherTotal reports an order that stands at another total than the form showed.
+var errOtherTotal = errors.New("web: the order has another total than the form")
+
+// placed returns the order of the form's key, or orders.ErrNotFound. With errOtherTotal it returns
+// the order too.
+func (w *Web) placed(ctx context.Context, v visitor, f checkout) (uuid.UUID, error) {
+	id, err := w.Orders.FindByKey(ctx, v.ID, dedup.Key(f.Key.String()))
+	if err != nil || f.Total == nil {
+		return id, err
+	}
+	order, err := w.Orders.Get(ctx, id)
+	if err == nil && (order.Total != *f.Total || order.Currency != f.Currency) {
+		err = errOtherTotal
+	}
+	return id, err
+}
+
 // place orders the visitor's cart under its key.
-func (w *Web) place(c echo.Context, v visitor, email string) (uuid.UUID, error) {
-	if err := w.Accounts.EnsureGuest(c.Request().Context(), v.ID); err != nil {
+func (w *Web) place(c echo.Context, v visitor, f checkout) (uuid.UUID, error) {
+	command := orders.PlaceOrder{
+		CustomerID:    v.ID,
+		Key:           dedup.Key(v.Cart.Key.String()),
+		Email:         f.Email,
+		Lines:         v.Cart.Lines,
+		ExpectedTotal: f.Total,
+		Currency:      f.Currency,
+		Unpaid:        w.Unpaid,
+	}
+	command.Unpaid.From = w.network(c)
+	if err := command.Validate(); err != nil {
 		return uuid.Nil, err
 	}
-	command := orders.PlaceOrder{
-		CustomerID: v.ID,
-		Key:        dedup.Key(v.Cart.Key.String()),
-		Email:      email,
-		Lines:      v.Cart.Lines,
+	if err := w.Accounts.EnsureGuest(c.Request().Context(), v.ID); err != nil {
+		return uuid.Nil, err
 	}
 	answer, err := w.once(c, "orders", v.ID, command.Key, command.Fingerprint(),
 		func(ctx context.Context) (dedup.Answer, error) {
 			return w.Orders.Place(ctx, command)
 		})
-	if errors.Is(err, dedup.ErrKeyReused) {
-		// The same form with another email address came first.
-		return w.Orders.FindByKey(c.Request().Context(), v.ID, command.Key)
+	if errors.Is(err, dedup.ErrKeyReused) || errors.Is(err, dedup.ErrErased) {
+		// The same form with another email address or total came first, or its data was erased.
+		return w.placed(c.Request().Context(), v, f)
 	}
 	return answer.ID, err
+}
+
+// network identifies where a guest's order comes from. It is a keyed hash, which does not reveal
+// the address.
+func (w *Web) network(c echo.Context) string {
+	signed := w.Signer.Sign("network of an order", ratelimit.Network(c.RealIP()).String())
+	sum := sha256.Sum256([]byte(signed))
+	return hex.EncodeToString(sum[:16])
 }
 
 // placeFailed answers a form whose order could not be placed. It keeps the visitor's input.
@@ -168,16 +219,29 @@ func (w *Web) placeFailed(c echo.Context, v visitor, f checkout, err error) erro
 	invalid, isInvalid := errors.AsType[problem.InvalidError](err)
 	_, short := errors.AsType[orders.OutOfStockError](err)
 	_, unknown := errors.AsType[orders.UnknownSKUError](err)
+	price, repriced := errors.AsType[orders.PriceChangedError](err)
 	switch {
 	case isInvalid && invalid.Field == "email":
 		return w.renderCheckout(c, http.StatusUnprocessableEntity, v, "", checkoutView{checkout: f,
-			EmailError: "Please enter an email address such as alice@example.com, so that we can send the receipt."})
+			EmailError: "Please enter a valid email address, such as alice@example.com. We need it to send your " +
+				"receipt."})
 	case short, unknown:
 		v.Cart.Email = f.Email
 		if err := w.saveCart(c, v); err != nil {
 			return err
 		}
 		return seeOther(c, "/cart?notice=short")
+	case repriced:
+		return w.renderCheckout(c, http.StatusConflict, v, "The price has changed: your order now costs "+
+			money.Format(price.Total, price.Currency)+". Nothing was ordered or charged. If you agree, please press "+
+			"the button again.", checkoutView{checkout: f})
+	case errors.Is(err, orders.ErrTooManyUnpaid):
+		c.Response().Header().Set("Retry-After", strconv.Itoa(int(orders.UnpaidRetry.Seconds())))
+		return w.renderOrders(c, http.StatusTooManyRequests, v, "Nothing was ordered: too many orders from this "+
+			"browser or network are still unpaid. Please pay for one of them, or try again when one has "+
+			"expired. Your cart is unchanged.", nil)
+	case isInvalid && strings.HasPrefix(invalid.Field, "lines"):
+		return seeOther(c, "/cart") // the cart has changed since, and its page shows how
 	case isInvalid:
 		return err
 	}
@@ -188,6 +252,9 @@ func (f checkout) again() retry {
 	fields := map[string]string{"key": f.Key.String(), "email": f.Email, "payment_method": f.Method}
 	if f.IsAgain() {
 		fields["again"] = f.Again.String()
+	}
+	if f.Total != nil {
+		fields["total"], fields["currency"] = strconv.FormatInt(*f.Total, 10), f.Currency
 	}
 	return retry{Action: "/checkout", Fields: fields}
 }

@@ -85,6 +85,8 @@ func TestStaleTab(t *testing.T) {
 	page := b.post("/checkout", stale).want(409, "/checkout", "changed in another tab", "alice@example.com", "€20.50")
 	s.wantOrders(0)
 	stale.Set("key", page.field("key"))
+	b.post("/checkout", stale).want(409, "/checkout", "The price has changed", "€20.50")
+	stale.Set("total", page.field("total"))
 	b.post("/checkout", stale).want(200, "/orders/", "Paid, once", "€20.50")
 	stale.Set("key", "nonsense")
 	b.post("/checkout", stale).want(200, "/cart", "Nothing was ordered")
@@ -114,7 +116,7 @@ func TestDeclinedThenAnotherMethod(t *testing.T) {
 	b := s.browser()
 	b.add("LAST-ONE")
 	order := b.post("/checkout", b.checkoutForm("pm_insufficient_funds")).want(200, "/orders/", "declined",
-		"not enough money", "reserved for you")
+		"insufficient funds", "reserved for you")
 	s.wantStock("LAST-ONE", 0)
 	second := url.Values{"try": {order.field("try")}, "payment_method": {"pm_declined"}}
 	b.post(order.path+"/pay", second).want(200, order.path, "bank declined it")
@@ -182,7 +184,8 @@ func TestOutOfStockKeepsEverything(t *testing.T) {
 	fast.add("LAST-ONE")
 	fast.post("/checkout", fast.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once")
 
-	slow.post("/checkout", form).want(200, "/cart", "Nothing was ordered", "None left", "The Last One", "The Once Mug")
+	slow.post("/checkout", form).want(200, "/cart", "Nothing was ordered", "Sold out. Please remove it", "The Last One",
+		"The Once Mug")
 	s.wantOrders(1)
 	s.wantStock("MUG-ONCE", 10)
 	s.deliver("second,1,LAST-ONE,1")
@@ -201,14 +204,15 @@ func TestWrongEntriesAreKept(t *testing.T) {
 	b.add("MUG-ONCE")
 	form := b.checkoutForm("pm_ok")
 	form.Set("email", "alice@")
-	page := b.post("/checkout", form).want(422, "/checkout", `value="alice@"`, "Please enter an email address",
+	page := b.post("/checkout", form).want(422, "/checkout", `value="alice@"`, "Please enter a valid email address",
 		`aria-invalid="true"`)
 	if page.field("key") != form.Get("key") {
 		t.Error("a mistyped email made a new key")
 	}
 	form.Set("email", "alice@example.com")
 	form.Set("payment_method", "pm_declined")
-	b.post("/checkout", form).want(422, "/checkout", "Please choose one of these").without("How payments go wrong")
+	b.post("/checkout", form).want(422, "/checkout", "Please choose a payment method").
+		without("Simulate a payment failure")
 	s.wantOrders(0)
 	form.Set("payment_method", "pm_ok")
 	b.post("/checkout", form).want(200, "/orders/", "Paid, once")
@@ -247,7 +251,7 @@ func TestUnavailableAfterTheClick(t *testing.T) {
 				t.Error("no Retry-After")
 			}
 			again := url.Values{}
-			for _, name := range []string{"key", "email", "payment_method"} {
+			for _, name := range []string{"key", "email", "payment_method", "total", "currency"} {
 				again.Set(name, page.field(name))
 			}
 			if again.Encode() != form.Encode() {
@@ -260,4 +264,137 @@ func TestUnavailableAfterTheClick(t *testing.T) {
 			s.wantCaptures(1)
 		})
 	}
+}
+
+// The price on the button is the price charged, or a question comes first.
+func TestPriceOnTheButton(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	s.exec("UPDATE products SET unit_price = 199800 WHERE sku = 'MUG-ONCE'")
+	page := b.post("/checkout", form).want(409, "/checkout", "The price has changed", "Order and pay €1,998.00",
+		"alice@example.com")
+	b.post("/checkout", form).want(409, "/checkout", "The price has changed") // a reload is no yes
+	s.wantOrders(0)
+	s.wantCaptures(0)
+	agreed := url.Values{"email": form["email"], "payment_method": form["payment_method"]}
+	for _, name := range []string{"key", "total", "currency"} {
+		agreed.Set(name, page.field(name))
+	}
+	b.post("/checkout", agreed).want(200, "/orders/", "Paid, once", "€1,998.00")
+	s.wantOrders(1)
+
+	// A cheaper price is a question too, and so is another currency.
+	b.add("PIN-KEY")
+	form = b.checkoutForm("pm_ok")
+	s.exec("UPDATE products SET currency = 'USD' WHERE sku = 'PIN-KEY'")
+	b.post("/checkout", form).want(409, "/checkout", "The price has changed", "Order and pay $6.50")
+	s.wantOrders(1)
+}
+
+// A tab that still shows another total does not pay for an order that stands and was not charged.
+func TestStandingOrderAtAnotherTotal(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	broken := s.pages
+	broken.Replays = nil
+	gone := shoptest.Pool(t, s.database)
+	gone.Close()
+	broken.Payments = s.payments(gone)
+	b.url = s.serve(broken)
+	b.post("/checkout", form).want(503, "/checkout", "may have gone through")
+	s.wantOrders(1)
+
+	b.url = s.url
+	form.Set("total", "1399")
+	b.twin().post("/checkout", form).want(200, "/orders/", "nothing was charged just now")
+	s.wantCaptures(0)
+	form.Set("total", "1400")
+	b.post("/checkout", form).want(200, "/orders/", "Paid, once")
+	s.wantOrders(1)
+	s.wantCaptures(1)
+}
+
+// One guest cannot reserve the whole stock, and neither can the guests of one address.
+func TestUnpaidOrdersOfGuests(t *testing.T) {
+	t.Parallel()
+	s := open(t, func(w *web.Web) { w.Unpaid = orders.UnpaidLimit{Customer: 3, Network: 5} })
+	place := func(b *browser) answer {
+		b.add("PIN-KEY")
+		form := b.checkoutForm("pm_declined")
+		page := b.post("/checkout", form)
+		if strings.Contains(page.body, "second time?") {
+			form.Set("again", page.field("again"))
+			page = b.post("/checkout", form)
+		}
+		return page
+	}
+	first := s.browser()
+	for range 3 {
+		place(first).want(200, "/orders/", "declined")
+	}
+	order := place(first).want(429, "/checkout", "Nothing was ordered", "still unpaid", "Unpaid",
+		`href="/orders/`)
+	if order.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	first.get("/cart").want(200, "/cart", "Idempotency Key Pin")
+	others := 0
+	for range 4 { // cookies cost nothing
+		if place(s.browser()).status == 200 {
+			others++
+		}
+	}
+	if others != 2 {
+		t.Errorf("%d more orders from the same address, want 2", others)
+	}
+	s.wantOrders(5)
+	s.wantStock("PIN-KEY", 5)
+}
+
+func TestTwoCurrenciesInOneCart(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	s.exec("UPDATE products SET currency = 'JPY' WHERE sku = 'PIN-KEY'")
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	b.add("PIN-KEY")
+	b.get("/cart").want(200, "/cart", "€14.00", "¥650", "different currencies").
+		without("Total", "2,050", "Go to checkout")
+	b.get("/checkout").want(200, "/cart", "different currencies")
+	b.post("/checkout", form).want(200, "/cart", "different currencies")
+	b.post("/cart", url.Values{"action": {"remove"}, "sku": {"MUG-ONCE"}}).
+		want(200, "/cart", "Total", "Go to checkout").without("different currencies")
+
+	// The currency changes between the page and the button.
+	b.add("MUG-ONCE")
+	s.exec("UPDATE products SET currency = 'EUR'")
+	form = b.checkoutForm("pm_ok")
+	s.exec("UPDATE products SET currency = 'JPY' WHERE sku = 'PIN-KEY'")
+	b.post("/checkout", form).want(200, "/cart", "different currencies")
+	s.wantOrders(0)
+}
+
+func TestRefusedCheckoutLeavesNoGuest(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	form := b.checkoutForm("pm_ok")
+	for _, email := range []string{"", "root@localhost", "a@[127.0.0.1]", strings.Repeat("a", 65) + "@example.com"} {
+		form.Set("email", email)
+		b.post("/checkout", form).want(422, "/checkout", "Please enter a valid email address")
+	}
+	var guests int
+	if err := s.pool.QueryRow(t.Context(), "SELECT count(*) FROM customers").Scan(&guests); err != nil || guests != 0 {
+		t.Errorf("%d guests, %v", guests, err)
+	}
+	form.Set("email", "alice@example.com")
+	b.post("/checkout", form).want(200, "/orders/", "Paid, once")
 }

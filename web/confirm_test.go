@@ -72,7 +72,8 @@ func TestConfirmedAtTheBank(t *testing.T) {
 	b := s.browser()
 	_, order := b.orderToConfirm()
 	s.wantCaptures(0)
-	b.decide(s, order, "approve").want(200, order.path, "Your bank asks you to confirm", "shows the result in a moment")
+	b.decide(s, order, "approve").want(200, order.path, "Your bank asks you to confirm",
+		"will show the result in a moment")
 	s.reconcile()
 	b.get(order.path).want(200, order.path, "Paid, once").without("/confirm")
 	b.get(order.path+"/confirm").want(200, order.path, "Paid, once")
@@ -87,10 +88,10 @@ func TestRefusedAtTheBank(t *testing.T) {
 	_, order := b.orderToConfirm()
 	b.decide(s, order, "refuse")
 	s.reconcile()
-	page := b.get(order.path).want(200, order.path, "it was not confirmed at the bank",
+	page := b.get(order.path).want(200, order.path, "it was not confirmed with the bank",
 		"Nothing was charged").without("/confirm")
 	s.wantCharge(order.path, payments.Declined)
-	b.get(order.path+"/confirm").want(200, order.path, "it was not confirmed at the bank")
+	b.get(order.path+"/confirm").want(200, order.path, "it was not confirmed with the bank")
 	b.post(order.path+"/pay", url.Values{"try": {page.field("try")}, "payment_method": {"pm_ok"}}).
 		want(200, order.path, "Paid, once")
 	s.wantCaptures(1)
@@ -144,7 +145,7 @@ func TestBuyerNeverReturnsFromTheBank(t *testing.T) {
 	b := s.browser()
 	_, order := b.orderToConfirm()
 	bank := b.get(order.path+"/confirm").want(200, atBank)
-	deadline := regexp.MustCompile(`you have until <time datetime="([^"]+)"`).FindStringSubmatch(order.body)
+	deadline := regexp.MustCompile(`please confirm it by <time datetime="([^"]+)"`).FindStringSubmatch(order.body)
 	if deadline == nil {
 		t.Fatalf("no deadline on %s", order.body)
 	}
@@ -153,10 +154,10 @@ func TestBuyerNeverReturnsFromTheBank(t *testing.T) {
 		t.Errorf("the buyer has until %s, %v, want twice the time of an order", deadline[1], err)
 	}
 	s.expire(t)
-	b.get(order.path).want(200, order.path, "not paid in time", "We are ending its payment").without("/confirm")
+	b.get(order.path).want(200, order.path, "not paid in time", "We are stopping its payment").without("/confirm")
 	b.get(order.path+"/confirm").want(200, order.path, "not paid in time")
 	s.reconcile()
-	b.get(order.path).want(200, order.path, "not paid in time").without("We are ending its payment")
+	b.get(order.path).want(200, order.path, "not paid in time").without("We are stopping its payment")
 	late := &browser{t: t, url: s.provider, http: b.http}
 	late.post(bank.path, url.Values{"decision": {"approve"}}).want(200, bank.path, "This payment was canceled")
 	s.wantCaptures(0)
@@ -180,13 +181,14 @@ func TestConfirmedTooLate(t *testing.T) {
 	bank := b.get(order.path+"/confirm").want(200, atBank)
 	s.expire(t)
 	late := &browser{t: t, url: s.provider, http: b.http}
-	late.post(bank.path, url.Values{"decision": {"approve"}}).want(200, order.path, "We are ending its payment",
-		"If money still moves, you get it back")
+	late.post(bank.path, url.Values{"decision": {"approve"}}).want(200, order.path, "We are stopping its payment",
+		"If you are charged after all, you will get your money back")
 	s.reconcile()
-	b.get(order.path).want(200, order.path, "Your payment came after the order had ended.", "We are returning it.")
+	b.get(order.path).want(200, order.path, "Your payment arrived after the order had ended.", "We are refunding it.")
 	s.reconcile()
-	b.get(order.path).want(200, order.path, "Your payment came after the order had ended.", "We have returned it.",
-		"Returned", "€14.00", "too late to pay for the order. It goes back.").without("We are returning it", "/receipt")
+	b.get(order.path).want(200, order.path, "Your payment arrived after the order had ended.", "We have refunded it.",
+		"<td>Refunded</td>", "€14.00", "too late to pay for the order. It goes back.").
+		without("We are refunding it", "/receipt")
 	s.wantCharge(order.path, payments.Succeeded)
 }
 
@@ -198,11 +200,11 @@ func TestPayAfterMoneyCameTooLate(t *testing.T) {
 	b.add("MUG-ONCE")
 	order := b.post("/checkout", b.checkoutForm("pm_declined")).want(200, "/orders/", "declined")
 	s.exec(`UPDATE charges SET status = 'succeeded', decline_code = NULL, pays = false, owes = 'late'`)
-	page := b.get(order.path).want(200, order.path, "A payment of €14.00 came too late", "We are returning it.")
+	page := b.get(order.path).want(200, order.path, "A payment of €14.00 arrived too late", "We are refunding it.")
 	page = b.post(order.path+"/pay", url.Values{"try": {page.field("try")}, "payment_method": {"pm_ok"}}).
-		want(200, order.path, "Paid, once", "A payment of €14.00 came too late")
+		want(200, order.path, "Paid, once", "A payment of €14.00 arrived too late")
 	s.exec(`UPDATE charges SET amount_refunded = amount WHERE NOT pays`)
-	b.get(page.path).want(200, order.path, "Paid, once", "We have returned it.").without("of it was refunded")
+	b.get(page.path).want(200, order.path, "Paid, once", "We have refunded it.").without("has been refunded")
 	b.get(page.path+"/receipt").want(200, order.path, "€14.00").without("Refunded")
 	s.exec(`UPDATE charges SET amount_refunded = 0, owed_ended_at = now() WHERE NOT pays`)
 	b.get(page.path).want(200, order.path, "Paid, once", "settled it with you in another way")
@@ -218,7 +220,7 @@ func TestTooManyDeclines(t *testing.T) {
 	b.add("MUG-ONCE")
 	order := b.post("/checkout", b.checkoutForm("pm_declined")).want(200, "/orders/", "another payment method", "/pay")
 	b.post(order.path+"/pay", url.Values{"try": {"1"}, "payment_method": {"pm_insufficient_funds"}}).
-		want(200, order.path, "not enough money", "too many declined payments", "It expires at").without("/pay")
+		want(200, order.path, "insufficient funds", "too many declined payments", "It expires on").without("/pay")
 	b.post(order.path+"/pay", url.Values{"try": {"2"}, "payment_method": {"pm_ok"}}).
 		want(200, order.path, "too many declined payments, so nothing was charged just now").without("/pay")
 	s.wantCaptures(0)
@@ -227,8 +229,8 @@ func TestTooManyDeclines(t *testing.T) {
 func TestRefundsOnTheOrderPage(t *testing.T) {
 	t.Parallel()
 	for method, want := range map[string]struct{ before, after string }{
-		"pm_ok":             {"Returned", ""},
-		"pm_refund_pending": {"On its way", "Returned"},
+		"pm_ok":             {"<td>Refunded</td>", ""},
+		"pm_refund_pending": {"On its way", "<td>Refunded</td>"},
 		"pm_refund_refused": {"Failed", ""},
 	} {
 		t.Run(method, func(t *testing.T) {
@@ -240,7 +242,7 @@ func TestRefundsOnTheOrderPage(t *testing.T) {
 			s.refund(strings.TrimPrefix(order.path, "/orders/"), 500)
 			b.get(order.path).want(200, order.path, "Refunds", want.before, "€5.00")
 			if want.after != "" {
-				b.get(order.path).want(200, order.path, "The provider works on refund")
+				b.get(order.path).want(200, order.path, "The provider works on the refund")
 			}
 			if want.after == "" {
 				return
@@ -256,7 +258,7 @@ func TestRefundsOnTheOrderPage(t *testing.T) {
 				s.reconcile()
 				return strings.Contains(b.get(order.path).body, want.after)
 			})
-			b.get(order.path).want(200, order.path, "€5.00 of it was refunded").without(want.before)
+			b.get(order.path).want(200, order.path, "€5.00 has been refunded").without(want.before)
 		})
 	}
 }
@@ -268,7 +270,7 @@ func TestDisputesOnTheOrderPage(t *testing.T) {
 	b.add("MUG-ONCE")
 	order := b.post("/checkout", b.checkoutForm("pm_ok")).want(200, "/orders/", "Paid, once").without("dispute")
 	for _, step := range []struct{ dispute, want string }{
-		{"open", "we cannot refund it"}, {"won", "The payment stands"}, {"lost", "It returns the money to you"},
+		{"open", "We cannot refund it"}, {"won", "The payment stands"}, {"lost", "It will return your money"},
 	} {
 		s.exec("UPDATE charges SET dispute = '" + step.dispute + "'")
 		b.get(order.path).want(200, order.path, "Paid, once", step.want)

@@ -41,6 +41,15 @@ func (w *Web) visitor(c echo.Context) visitor {
 	return v
 }
 
+// VisitorID returns the customer that the request acts for: an operator, or the guest of the signed
+// cookie. It is uuid.Nil for a new visitor.
+func (w *Web) VisitorID(c echo.Context) uuid.UUID {
+	if operator, ok := w.OperatorOf(c); ok {
+		return operator.ID
+	}
+	return w.visitor(c).ID
+}
+
 // saveGuest gives the visitor an id. Carts are signed for an id, so a checkout always has one.
 // Otherwise duplicates of a checkout could each create a guest.
 func (w *Web) saveGuest(c echo.Context) (uuid.UUID, error) {

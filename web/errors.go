@@ -25,24 +25,24 @@ type failure struct {
 
 var (
 	notFound = failure{http.StatusNotFound, "Page not found",
-		"The address may be mistyped. An order is shown only in the browser that placed it."}
+		"The address may be mistyped. Orders can be viewed only in the browser that placed them."}
 	noProduct = failure{http.StatusNotFound, "Product not found",
-		"We do not sell this product, or not any more. The shop page lists all products."}
+		"We do not sell this product. The shop page lists all our products."}
 	unavailable = failure{http.StatusServiceUnavailable, "The shop is busy",
 		"We could not finish this just now. Your cart is safe in your browser: please try again in a moment."}
-	internal = failure{http.StatusInternalServerError, "Something broke on our side",
-		"It is not your fault, and we have written it down. Your cart is safe in your browser: please try again."}
+	internal = failure{http.StatusInternalServerError, "Something went wrong on our side",
+		"It is not your fault, and we have logged it. Your cart is safe in your browser: please try again."}
 )
 
 // failureOf turns any error into an error page. It does not show the text of an unexpected error.
 func failureOf(err error) failure {
 	if invalid, ok := errors.AsType[problem.InvalidError](err); ok {
-		return failure{http.StatusBadRequest, "That did not make sense to us",
+		return failure{http.StatusBadRequest, "We could not understand that",
 			"The form's " + invalid.Field + " " + invalid.Reason + ". Please go back and try again."}
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return failure{http.StatusRequestEntityTooLarge, "That was too much",
-			"The form was larger than anything this shop asks for. Nothing was changed."}
+		return failure{http.StatusRequestEntityTooLarge, "That was too large",
+			"The form was larger than this shop accepts. Nothing was changed."}
 	}
 	switch {
 	case errors.Is(err, orders.ErrNotFound):
@@ -51,15 +51,15 @@ func failureOf(err error) failure {
 		return noProduct
 	case errors.Is(err, ratelimit.ErrTooMany):
 		return failure{http.StatusTooManyRequests, "One at a time, please",
-			"More came from your network than this shop takes at once. Nothing was changed: please try again in a " +
-				"moment."}
+			"Your network is sending requests faster than this shop accepts them. Nothing was changed: please " +
+				"try again in a moment."}
 	case errors.Is(err, errCard):
 		return failure{http.StatusBadRequest, "Please keep your card number",
-			"Something you typed looks like the number of a payment card. This shop never asks for one and keeps " +
-				"none, so nothing was changed."}
+			"Something you typed looks like a payment card number. This shop never asks for one and never stores " +
+				"one, so nothing was changed."}
 	case errors.Is(err, errCrossSite):
 		return failure{http.StatusForbidden, "That did not come from this shop",
-			"The form was sent from another site, so nothing was changed. If you meant it, please do it here."}
+			"The form was sent from another site, so nothing was changed. If you meant to do this, please do it here."}
 	case pg.IsUnavailable(err), errors.Is(err, coalesce.ErrFull), errors.Is(err, context.Canceled):
 		return unavailable
 	}
@@ -71,7 +71,7 @@ func failureOf(err error) failure {
 			return failure{known.Code, "That does not work here",
 				"This page cannot be used in that way. Nothing was changed."}
 		case known.Code < http.StatusInternalServerError:
-			return failure{known.Code, "That did not make sense to us",
+			return failure{known.Code, "We could not understand that",
 				"Nothing was changed. Please go back and try again."}
 		}
 	}
@@ -98,9 +98,13 @@ func (w *Web) WriteError(c echo.Context, err error) {
 	}
 }
 
+// logFailure logs an error that the page hides. A client that disconnected is no failure.
 func (w *Web) logFailure(c echo.Context, err error) {
-	w.Log.ErrorContext(c.Request().Context(), "page failed", "method", c.Request().Method, "route", c.Path(), "error",
-		err)
+	if errors.Is(c.Request().Context().Err(), context.Canceled) {
+		return
+	}
+	w.Log.ErrorContext(c.Request().Context(), "page failed", "method", c.Request().Method, "route", c.Path(),
+		"error", err)
 }
 
 var retryPage = parsePage("retry.html")

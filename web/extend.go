@@ -1,11 +1,14 @@
 package web
 
 import (
+	"context"
 	"html/template"
 	"io/fs"
 	"strings"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/orders"
 )
 
 // Section is a part of the site that another package serves, for operators and, in the demo, for
@@ -13,7 +16,8 @@ import (
 type Section struct {
 	// Path is the prefix of the section's paths, such as "/lab".
 	Path string
-	// Name is the section's link at the top of a page, Title the one at the bottom.
+	// Name is the section's link at the top of a page, Title the one at the bottom. A section
+	// without a name has no links.
 	Name, Title string
 }
 
@@ -31,6 +35,20 @@ func (w *Web) Render(c echo.Context, status int, tmpl *template.Template, title 
 
 // Operators returns the middleware for a page for operators that the demo opens to every visitor.
 func (w *Web) Operators() []echo.MiddlewareFunc { return []echo.MiddlewareFunc{guard, w.adminOnly} }
+
+// Public returns the middleware for a page for every visitor.
+func Public() []echo.MiddlewareFunc { return []echo.MiddlewareFunc{guard} }
+
+// OwnOrder returns the order that the path's parameter id names. It returns orders.ErrNotFound for
+// another visitor's order.
+func (w *Web) OwnOrder(c echo.Context) (orders.Order, error) { return w.ownOrder(c) }
+
+// OrderPanel is a part of an order's page that another package renders. Its style sheet and script
+// have the address of the package's own section.
+type OrderPanel struct {
+	Style, Script string
+	Render        func(ctx context.Context, order orders.Order) (template.HTML, error)
+}
 
 // Stream is a stream of server-sent events for a page with htmx.
 type Stream struct{ *stream }

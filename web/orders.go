@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"html/template"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,7 +15,6 @@ import (
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/problem"
-	"github.com/onceshop/onceshop/internal/timeline"
 )
 
 const (
@@ -25,8 +25,12 @@ const (
 	// quietAfter is how long a page stays live after the order's last event, if no payment is open.
 	// The receipt of a paid order is sent within seconds.
 	quietAfter = 10 * time.Second
+	// lateAfter is when a buyer wonders whether a payment works.
+	lateAfter = 2 * time.Second
 	// quietReturn is quietAfter while money is on its way back, which can take days.
 	quietReturn = 5 * time.Minute
+	// quietPanel is quietAfter for a page with a panel, whose buttons make news at any time.
+	quietPanel = time.Hour
 )
 
 var (
@@ -40,7 +44,12 @@ func (w *Web) listOrders(c echo.Context) error {
 	if id, err := uuid.Parse(c.QueryParam("after")); err == nil {
 		after = &id
 	}
-	list, more, err := w.Orders.List(c.Request().Context(), w.visitor(c).ID, ordersPerPage, after)
+	return w.renderOrders(c, http.StatusOK, w.visitor(c), "", after)
+}
+
+// renderOrders shows a page of the visitor's orders, which starts behind the order after.
+func (w *Web) renderOrders(c echo.Context, status int, v visitor, notice string, after *uuid.UUID) error {
+	list, more, err := w.Orders.List(c.Request().Context(), v.ID, ordersPerPage, after)
 	if err != nil {
 		return err
 	}
@@ -51,12 +60,13 @@ func (w *Web) listOrders(c echo.Context) error {
 	if more {
 		content.Older = "/orders?after=" + list[len(list)-1].ID.String()
 	}
-	return w.render(c, http.StatusOK, ordersPage, page{Title: "Your orders", Content: content})
+	return w.render(c, status, ordersPage, page{Title: "Your orders", Notice: notice, Content: content})
 }
 
 // orderView is the content of the order page.
 type orderView struct {
 	orders.Order
+	Shop    string
 	Methods choice
 	// Try is the number of charges that have ended without paying, and so the number of the next
 	// attempt.
@@ -74,9 +84,16 @@ type orderView struct {
 	Deadline time.Time
 	// Forward lets a script go on to the provider's page, which the buyer has just asked for.
 	Forward  bool
-	Timeline []timeline.Event
+	Timeline events
+	Layers   way
+	// inWindow reports whether a paid order is young enough to be canceled.
+	inWindow bool
 	// Live reports whether the page can still change without the buyer.
 	Live bool
+	// Panel is the part of another package, and nil without one.
+	Panel *OrderPanel
+	// PanelHTML is its content.
+	PanelHTML template.HTML
 }
 
 // Title returns the page's title, which depends on the order's status.
@@ -100,6 +117,11 @@ func (v orderView) Refreshes() int {
 	default:
 		return 0
 	}
+}
+
+// Asking reports whether the provider has just been asked, and its answer is not late yet.
+func (v orderView) Asking() bool {
+	return v.Open != nil && v.Open.Status == payments.Pending && time.Since(v.Open.CreatedAt) < lateAfter
 }
 
 // Disputed returns the charges with a dispute.
@@ -142,19 +164,19 @@ var orderTitles = map[orders.Status]string{
 
 // declines are the reasons of declines, by the provider's code.
 var declines = map[string]string{
-	"authentication_failed":   "it was not confirmed at the bank",
-	"authentication_required": "the card's bank wants the payment to be confirmed, and this card cannot do that",
-	"card_declined":           "the card's bank declined it",
+	"authentication_failed":   "it was not confirmed with the bank",
+	"authentication_required": "the bank requires a confirmation that this card does not support",
+	"card_declined":           "the bank declined it",
 	"card_not_supported":      "the card cannot be used for this payment",
 	"currency_not_supported":  "the card cannot pay in this currency",
-	"declined":                "the card's bank declined it",
-	"do_not_honor":            "the card's bank declined it",
+	"declined":                "the bank declined it",
+	"do_not_honor":            "the bank declined it",
 	"expired_card":            "the card has expired",
-	"generic_decline":         "the card's bank declined it",
-	"incorrect_cvc":           "the card's security code is wrong",
-	"incorrect_number":        "the card's number is wrong",
-	"insufficient_funds":      "there is not enough money on the card",
-	"not_captured":            "it was not completed in time, so we ended it",
+	"generic_decline":         "the bank declined it",
+	"incorrect_cvc":           "the security code is incorrect",
+	"incorrect_number":        "the card number is incorrect",
+	"insufficient_funds":      "the card has insufficient funds",
+	"not_captured":            "it was not completed in time, so we stopped it",
 	"processing_error":        "the payment provider could not process it",
 	"refused_by_provider":     "the payment provider did not accept the request",
 }
@@ -164,7 +186,7 @@ func (w *Web) showOrder(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	view, err := w.viewOrder(c.Request().Context(), order)
+	view, err := w.viewOrder(c.Request().Context(), order, timelinePage(c))
 	if err != nil {
 		return err
 	}
@@ -172,8 +194,8 @@ func (w *Web) showOrder(c echo.Context) error {
 	return w.render(c, http.StatusOK, orderPage, page{Title: view.Title(), Content: view})
 }
 
-func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, error) {
-	view := orderView{Order: order, Methods: w.methods("")}
+func (w *Web) viewOrder(ctx context.Context, order orders.Order, timelinePage int) (orderView, error) {
+	view := orderView{Order: order, Shop: w.Name, Methods: w.methods("")}
 	charges, err := w.Payments.OfOrder(ctx, order.ID)
 	if err != nil {
 		return view, err
@@ -189,7 +211,7 @@ func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, err
 		case charge.Status != payments.Succeeded:
 			view.Open = &charge
 		case charge.Pays:
-			view.Paying = &charge
+			view.Paying, view.inWindow = &charge, w.Payments.MayCancel(charge.CreatedAt)
 		default:
 			view.Try++
 			view.Late = append(view.Late, charge)
@@ -206,19 +228,39 @@ func (w *Web) viewOrder(ctx context.Context, order orders.Order) (orderView, err
 			return view, err
 		}
 	}
-	if view.Timeline, err = w.Timeline.Of(ctx, order.ID); err != nil {
+	if err := w.explain(ctx, &view, timelinePage); err != nil {
 		return view, err
 	}
 	last := order.CreatedAt
-	if n := len(view.Timeline); n > 0 {
-		last = view.Timeline[n-1].At
+	if n := len(view.Timeline.Events); n > 0 {
+		last = view.Timeline.Events[n-1].At
 	}
 	quiet := quietAfter
-	if view.returning() {
+	switch {
+	case w.Panel != nil:
+		quiet = quietPanel
+	case view.returning():
 		quiet = quietReturn
 	}
-	view.Live = view.Refreshes() > 0 || time.Since(last) < quiet
+	view.Live = timelinePage == 1 && (view.Refreshes() > 0 || time.Since(last) < quiet)
 	return view, nil
+}
+
+// explain sets why the order happened once. The counts come first, so that the timeline has what
+// they count.
+func (w *Web) explain(ctx context.Context, view *orderView, timelinePage int) (err error) {
+	if view.Panel = w.Panel; w.Panel != nil {
+		if view.PanelHTML, err = w.Panel.Render(ctx, view.Order); err != nil {
+			return err
+		}
+	}
+	steps, err := w.Timeline.Way(ctx, view.ID)
+	if err != nil {
+		return err
+	}
+	view.Layers = layers(steps)
+	view.Timeline, err = readTimeline(ctx, view.ID, timelinePage, w.Timeline.Of)
+	return err
 }
 
 // payOrder makes the form's attempt to pay.

@@ -2,12 +2,14 @@ package web_test
 
 import (
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
@@ -27,11 +29,49 @@ func TestReceipt(t *testing.T) {
 		without("Refunded")
 
 	s.refund(id, 500)
-	b.get(order.path).want(200, order.path, "€5.00 of it was refunded")
+	b.get(order.path).want(200, order.path, "€5.00 has been refunded")
 	b.get(order.path+"/receipt").want(200, order.path, "€20.50", "−€5.00", "€15.50")
 	s.refund(id, 1550)
-	b.get(order.path).want(200, order.path, "We have returned €20.50", "Returned", `href="`+order.path+`/receipt"`)
+	b.get(order.path).want(200, order.path, "We have refunded €20.50", "<td>Refunded</td>",
+		`href="`+order.path+`/receipt"`)
 	b.get(order.path+"/receipt").want(200, order.path, "−€20.50", "€0.00")
+}
+
+var (
+	folded   = regexp.MustCompile(`(?s)<details class="ids">.*?</details>|<[^>]*>`)
+	ownUUIDs = regexp.MustCompile(`(^|[^_])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`) // the provider's have a prefix
+)
+
+// Pages show orders, charges and refunds to people with short numbers. The UUIDs are in folds and
+// titles.
+func TestPeopleReadNumbers(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	id := s.buy(b, "MUG-ONCE", "pm_ok")
+	s.refund(id, 500)
+	order, charge := orders.Number(uuid.MustParse(id)), s.chargeOf(id)
+	refunds, err := s.pages.Payments.RefundsOfOrder(t.Context(), uuid.MustParse(id))
+	if err != nil || len(refunds) != 1 {
+		t.Fatalf("%d refunds, %v", len(refunds), err)
+	}
+	s.exec(`INSERT INTO receipts (order_id, kind, lease_until, failures, dead_at, last_error)
+		VALUES ('` + id + `', 'paid', now(), 24, now(), 'no such user')`)
+	for path, numbers := range map[string][]string{
+		"/orders":                    {order},
+		"/orders/" + id:              {order},
+		"/orders/" + id + "/receipt": {order, orders.Number(charge.ID)},
+		"/admin/orders":              {order},
+		"/admin/orders/" + id:        {order, orders.Number(charge.ID), orders.Number(refunds[0].ID)},
+		"/admin/charges":             {orders.Number(charge.ID)},
+		"/admin/stock/MUG-ONCE":      {order},
+		"/admin/letters":             {order},
+	} {
+		page := b.get(path).want(200, path, numbers...)
+		if shown := ownUUIDs.FindString(folded.ReplaceAllString(page.body, " ")); shown != "" {
+			t.Errorf("%s shows the id %s", path, shown)
+		}
+	}
 }
 
 // refund gives so much of the order's charge back.
@@ -65,14 +105,14 @@ func TestTheSameAgainIsAskedFirst(t *testing.T) {
 	b.add("PIN-KEY")
 	b.add("MUG-ONCE")
 	second := b.checkoutForm("pm_ok")
-	ask := b.post("/checkout", second).want(409, "/checkout", "You ordered exactly this", "a moment ago", order.path,
-		"Do you want it a second time?")
+	ask := b.post("/checkout", second).want(409, "/checkout", "You ordered exactly the same", "a moment ago",
+		order.path, "Do you want it a second time?")
 	b.post("/checkout", second).want(409, "/checkout", "Do you want it a second time?") // a reload is no yes
 	b.post("/checkout", first).want(200, order.path).without("second time")             // nor is a replay asked
 	s.wantOrders(1)
 
 	yes := url.Values{}
-	for _, name := range []string{"key", "email", "payment_method", "again"} {
+	for _, name := range []string{"key", "email", "payment_method", "again", "total", "currency"} {
 		yes.Set(name, ask.field(name))
 	}
 	stolen := url.Values{"again": {uuid.NewString()}}

@@ -23,41 +23,41 @@ type method struct {
 // The payment methods of the simulated provider, and their effects.
 var (
 	testCards = []method{
-		{ID: "pm_ok", Name: "Test card that works"},
-		{ID: "pm_declined", Name: "Test card that is declined"},
-		{ID: "pm_insufficient_funds", Name: "Test card without enough money on it"},
-		{ID: "pm_requires_action", Name: "Test card whose bank asks you to confirm"},
+		{ID: "pm_ok", Name: "Test card, succeeds"},
+		{ID: "pm_declined", Name: "Test card, declined"},
+		{ID: "pm_insufficient_funds", Name: "Test card, insufficient funds"},
+		{ID: "pm_requires_action", Name: "Test card, bank asks you to confirm"},
 	}
 	faultyCards = []method{
-		{ID: "pm_timeout_before_capture", Name: "No answer, no money",
-			Hint: "The provider goes silent before it takes anything."},
-		{ID: "pm_timeout_after_capture", Name: "No answer, money taken",
-			Hint: "The provider takes the money, and its answer never arrives."},
-		{ID: "pm_error_before_capture", Name: "Error, no money",
-			Hint: "The provider fails with an error before it takes anything."},
-		{ID: "pm_error_after_capture", Name: "Error, money taken",
-			Hint: "The provider takes the money, and then answers with an error."},
-		{ID: "pm_slow", Name: "Slow answer", Hint: "The payment works, but the answer takes three seconds."},
+		{ID: "pm_timeout_before_capture", Name: "Times out before charging",
+			Hint: "The provider stops responding before it takes any money."},
+		{ID: "pm_timeout_after_capture", Name: "Times out after charging",
+			Hint: "The provider takes the money, but its response never arrives."},
+		{ID: "pm_error_before_capture", Name: "Fails before charging",
+			Hint: "The provider returns an error and takes no money."},
+		{ID: "pm_error_after_capture", Name: "Fails after charging",
+			Hint: "The provider takes the money, then returns an error."},
+		{ID: "pm_slow", Name: "Slow response", Hint: "The payment succeeds, but the response takes three seconds."},
 		{ID: "pm_webhook_first", Name: "Webhook arrives first",
-			Hint: "The provider's event about the payment arrives before its answer."},
-		{ID: "pm_webhook_storm", Name: "Webhook arrives five times",
-			Hint: "The provider sends each event five times, in any order."},
-		{ID: "pm_timeout_late_webhook", Name: "No answer, late webhook",
-			Hint: "The provider takes the money without an answer, and its event comes eight seconds later."},
+			Hint: "The payment event arrives before the provider's response."},
+		{ID: "pm_webhook_storm", Name: "Webhook delivered five times",
+			Hint: "The provider delivers each event five times, in random order."},
+		{ID: "pm_timeout_late_webhook", Name: "Times out, webhook arrives late",
+			Hint: "The provider takes the money without responding. Its event arrives eight seconds later."},
 		{ID: "pm_refund_pending", Name: "Slow refund",
-			Hint: "The payment works. A refund of it takes the provider five seconds."},
-		{ID: "pm_refund_fails_later", Name: "Refund that fails later",
-			Hint: "The payment works. A refund of it is accepted and fails then."},
+			Hint: "The payment succeeds. A refund takes the provider five seconds."},
+		{ID: "pm_refund_fails_later", Name: "Refund fails later",
+			Hint: "The payment succeeds. A refund is accepted, then fails."},
 		{ID: "pm_refund_refused", Name: "Refund refused",
-			Hint: "The payment works. The provider refuses to give it back."},
+			Hint: "The payment succeeds. The provider refuses to refund it."},
 		{ID: "pm_disputed", Name: "Disputed payment",
-			Hint: "The payment works. Two seconds later, it is disputed at the bank."},
+			Hint: "The payment succeeds. Two seconds later, the bank opens a dispute."},
 	}
 	realCards   = []method{{ID: "pm_ok", Name: "Card"}}
 	stripeCards = []method{
-		{ID: "pm_card_visa", Name: "Stripe's test card that works"},
-		{ID: "pm_card_chargeDeclined", Name: "Stripe's test card that is declined"},
-		{ID: "pm_card_threeDSecure2Required", Name: "Stripe's test card whose bank asks you to confirm"},
+		{ID: "pm_card_visa", Name: "Stripe test card, succeeds"},
+		{ID: "pm_card_chargeDeclined", Name: "Stripe test card, declined"},
+		{ID: "pm_card_threeDSecure2Required", Name: "Stripe test card, bank asks you to confirm"},
 	}
 )
 
@@ -98,9 +98,10 @@ func (w *Web) offers(id string) bool {
 }
 
 // pay makes a numbered attempt to pay for the order. It returns the address of the order's page,
-// which shows the outcome. The number is that of the charges that had ended when the form was
-// shown: sending the form again repeats the attempt, and a form shown after a decline makes a new
-// one. Package payments makes sure that two attempts cannot both take money.
+// which shows the outcome, and does not wait for a slow provider. The number is that of the charges
+// that had ended when the form was shown: sending the form again repeats the attempt, and a form
+// shown after a decline makes a new one. Package payments makes sure that two attempts cannot both
+// take money.
 func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID string) (string, error) {
 	command := payments.ChargeOrder{
 		CustomerID:    customer,
@@ -110,7 +111,7 @@ func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID
 	}
 	answer, err := w.once(c, "charges", customer, command.Key, command.Fingerprint(),
 		func(ctx context.Context) (dedup.Answer, error) {
-			return w.Payments.Charge(ctx, command)
+			return w.Payments.ChargeSoon(ctx, command, w.PayWait)
 		})
 	_, live := errors.AsType[payments.InProgressError](err)
 	_, paid := errors.AsType[payments.AlreadyPaidError](err)
@@ -122,7 +123,8 @@ func (w *Web) pay(c echo.Context, customer, orderID uuid.UUID, try int, methodID
 		return page + "?notice=underway", nil
 	case errors.Is(err, payments.ErrTooManyAttempts):
 		return page + "?notice=attempts", nil
-	case paid, errors.Is(err, dedup.ErrInProgress), errors.Is(err, payments.ErrOrderNotPayable):
+	case paid, errors.Is(err, dedup.ErrInProgress), errors.Is(err, dedup.ErrErased),
+		errors.Is(err, payments.ErrOrderNotPayable):
 		return page, nil
 	case err == nil && answer.Status == http.StatusAccepted: // the charge may wait for the buyer
 		return page + "?forward", nil

@@ -21,8 +21,10 @@ var errNoProduct = errors.New("web: no such product")
 // quantity to order.
 type productView struct {
 	orders.Product
-	Max    int64
-	Others []orders.Product
+	Max int64
+	// Editable shows operators, and in the demo every visitor, the way to edit the product.
+	Editable bool
+	Others   []orders.Product
 }
 
 // othersShown is the number of other products on a product's page.
@@ -45,7 +47,8 @@ func (w *Web) showProduct(c echo.Context) error {
 	if at < 0 {
 		return errNoProduct
 	}
-	view := productView{Product: products[at], Max: min(products[at].Available, maxQuantity)}
+	view := productView{Product: products[at], Max: min(products[at].Available, maxQuantity),
+		Editable: w.Demo || w.isAdmin(c)}
 	// Show the next ones in the list, so that their links lead through all products.
 	for i := 1; i < len(products) && i <= othersShown; i++ {
 		view.Others = append(view.Others, products[(at+i)%len(products)])

@@ -12,18 +12,21 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/money"
+	"github.com/onceshop/onceshop/internal/orders"
 )
 
 //go:embed *.html
 var pageFiles embed.FS
 
 var pageFuncs = template.FuncMap{
-	"asset": asset,
+	"asset": static.Address,
 	"art":   art,
 	"money": money.Format,
-	"when":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
-	"day":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") },
-	"clock": func(t time.Time) string { return t.UTC().Format("2 Jan 15:04:05.000") },
+	// number shortens the id of an order, a charge or a refund for people.
+	"number": orders.Number,
+	"when":   func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+	"day":    func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") },
+	"clock":  func(t time.Time) string { return t.UTC().Format("2 Jan 15:04:05.000") },
 	// newKey makes the idempotency key of a form.
 	"newKey": rand.Text,
 	"stamp":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
@@ -38,6 +41,7 @@ func parsePage(name string) *template.Template {
 // page is the data of the layout. Content is for the page's template.
 type page struct {
 	Title  string
+	Shop   string
 	Notice string
 	// Next is a link after the notice, or empty.
 	Next      link
@@ -46,28 +50,36 @@ type page struct {
 	Path     string
 	Demo     bool
 	Sections []Section
-	Content  any
+	// Bar is the demo's bar, or empty.
+	Bar     template.HTML
+	Content any
 }
 
 type link struct{ To, Text string }
 
 // notices are the notices of redirects, by the value of ?notice=.
 var notices = map[string]string{
-	"short": "Nothing was ordered: some products are no longer in stock. Your cart is unchanged and shows the " +
-		"remaining stock.",
-	"empty": "Nothing was ordered: this cart is empty.",
+	"short": "Nothing was ordered: we no longer have enough of some products. Your cart is unchanged and shows how " +
+		"many are left.",
+	"empty": "Nothing was ordered: your cart is empty.",
 	"full":  fmt.Sprintf("Your cart has %d different products and cannot hold more. Order these first.", maxLines),
-	"outdated": "The previous page was out of date, so nothing was charged just now. This is the current state of " +
-		"your order.",
-	"underway": "Another payment for this order is in progress, so nothing was charged just now. Please go on with " +
-		"that one.",
-	"attempts": "This order has had too many declined payments, so nothing was charged just now.",
+	"outdated": "That page was out of date, so nothing was charged just now. This is the current state of your " +
+		"order.",
+	"underway": "Another payment for this order is in progress, so nothing was charged just now. Please finish that " +
+		"one first.",
+	"uncancelable": "This order can no longer be canceled, so nothing was changed.",
+	"disputed":     "This payment is disputed with your bank, so the order cannot be canceled now.",
+	"saved":        "Saved.",
+	"attempts":     "This order has had too many declined payments, so nothing was charged just now.",
 }
 
 // render answers with a page. A page without a notice shows the one of the query parameter notice.
 func (w *Web) render(c echo.Context, status int, tmpl *template.Template, p page) error {
 	p.CartUnits, p.Path = w.visitor(c).Cart.units(), c.Request().URL.Path
-	p.Demo, p.Sections = w.Demo, w.Sections
+	p.Shop, p.Demo, p.Sections = w.Name, w.Demo, w.Sections
+	if w.Bar != nil {
+		p.Bar = w.Bar()
+	}
 	if p.Notice == "" {
 		p.Notice = notices[c.QueryParam("notice")]
 	}

@@ -5,11 +5,15 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+
+	"github.com/onceshop/onceshop/internal/ratelimit"
 )
 
 const (
@@ -71,21 +75,66 @@ func (w *Web) streamOrder(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	lasts := true
-	select {
-	case w.Streams <- struct{}{}:
-		defer func() { <-w.Streams }()
-	default:
-		lasts = false
+	address := ratelimit.Network(c.RealIP())
+	lasts := w.Streams.take(order.CustomerID, address)
+	if lasts {
+		defer w.Streams.release(order.CustomerID, address)
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), streamFor)
 	defer cancel()
 	s := startStream(c)
 	if err := w.followOrder(ctx, s, order.ID, lasts); err != nil && ctx.Err() == nil {
 		// The page keeps its content and reconnects.
-		w.Log.WarnContext(ctx, "a stream ended", "order_id", order.ID, "error", err)
+		w.Log.InfoContext(ctx, "a stream ended", "order_id", order.ID, "error", err)
 	}
 	return nil
+}
+
+// One guest, and one address, may hold a share of the streams: the rest is for others.
+const (
+	streamsPerGuest   = 4
+	streamsPerAddress = 20
+)
+
+// Streams counts the open streams: all of them, and those of each guest and address.
+type Streams struct {
+	mu     sync.Mutex
+	max    int
+	open   int
+	shares map[any]int
+}
+
+// NewStreams allows this many streams at once.
+func NewStreams(limit int) *Streams { return &Streams{max: limit, shares: make(map[any]int)} }
+
+// Open returns the number of open streams.
+func (s *Streams) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+func (s *Streams) take(guest uuid.UUID, address netip.Prefix) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= s.max || s.shares[guest] >= streamsPerGuest || s.shares[address] >= streamsPerAddress {
+		return false
+	}
+	s.open++
+	s.shares[guest]++
+	s.shares[address]++
+	return true
+}
+
+func (s *Streams) release(guest uuid.UUID, address netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	for _, key := range []any{guest, address} {
+		if s.shares[key]--; s.shares[key] == 0 {
+			delete(s.shares, key)
+		}
+	}
 }
 
 func (w *Web) followOrder(ctx context.Context, s *stream, id uuid.UUID, lasts bool) error {
@@ -129,7 +178,7 @@ func (w *Web) orderNews(ctx context.Context, id uuid.UUID) (html string, more bo
 	if err != nil {
 		return "", false, err
 	}
-	view, err := w.viewOrder(ctx, order)
+	view, err := w.viewOrder(ctx, order, 1)
 	if err != nil {
 		return "", false, err
 	}

@@ -119,9 +119,89 @@ func TestStreamsEndWithTheDrain(t *testing.T) {
 	}
 }
 
+// One guest holds no more than a share of the streams, and one address no more than a larger one. A
+// stream that ends gives its place back.
+func TestShareOfTheStreams(t *testing.T) {
+	t.Parallel()
+	draining := make(chan struct{})
+	s := open(t, func(w *web.Web) { w.Streams, w.Draining = web.NewStreams(100), draining })
+	buyer := func() (*browser, string) {
+		b := s.browser()
+		b.add("PIN-KEY")
+		page := b.post("/checkout", b.checkoutForm("pm_error_before_capture")).want(200, "/orders/", "do not pay again")
+		return b, page.path + "/events"
+	}
+	lasts := func(b *browser, path string) bool {
+		events := b.events(path)
+		next(t, events)
+		select {
+		case event := <-events:
+			return !strings.HasPrefix(event, "full: ")
+		case <-time.After(300 * time.Millisecond):
+			return true
+		}
+	}
+	greedy, path := buyer()
+	for n := range 6 {
+		if got := lasts(greedy, path); got != (n < 4) {
+			t.Errorf("stream %d of one guest lasts: %t", n+1, got)
+		}
+	}
+	total := 4
+	for range 5 {
+		b, path := buyer()
+		for range 4 {
+			if lasts(b, path) {
+				total++
+			}
+		}
+	}
+	if total != 20 || s.pages.Streams.Open() != 20 {
+		t.Errorf("%d streams of one address last, want 20", total)
+	}
+	close(draining)
+	shoptest.Eventually(t, 30*time.Second, "every place is free", func() bool { return s.pages.Streams.Open() == 0 })
+}
+
+// A timeline of any length is one page of bounded size, for the stream too, with a way to the rest.
+func TestLongTimeline(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	page := b.post("/checkout", b.checkoutForm("pm_error_before_capture")).want(200, "/orders/").without("Older events")
+	id := strings.TrimPrefix(page.path, "/orders/")
+	if _, err := s.pool.Exec(t.Context(), `INSERT INTO outbox (id, type, order_id, payload, created_at)
+		SELECT gen_random_uuid(), 'order.paying', $1, '{}', now() - n * interval '1 second'
+		FROM generate_series(1, 1500) n`, id); err != nil {
+		t.Fatal(err)
+	}
+	items := func(text string) int { return strings.Count(text, "<time datetime=") }
+	first := b.get(page.path).want(200, page.path, "Older events")
+	if n := items(first.body); n < 100 || n > 110 || len(first.body) > 100<<10 {
+		t.Errorf("the page has %d events and %d bytes", n, len(first.body))
+	}
+	if news := next(t, b.events(page.path+"/events")); items(news) > 110 || len(news) > 100<<10 {
+		t.Errorf("the stream sends %d events and %d bytes", items(news), len(news))
+	}
+	second := b.get(page.path+"?timeline=2").want(200, page.path, "Older events").without("hx-sse:connect")
+	if second.body == first.body || items(second.body) < 100 {
+		t.Error("the second page is not another")
+	}
+	b.get(page.path+"?timeline=10").want(200, page.path).without("Older events")
+	for _, wrong := range []string{"0", "-1", "x", "99999999999"} {
+		if n := items(b.get(page.path+"?timeline="+wrong).want(200, page.path).body); n > 110 {
+			t.Errorf("page %s has %d events", wrong, n)
+		}
+	}
+	if n := items(b.get("/admin/orders/"+id).want(200, "/admin/orders/", "Older events").body); n > 110 {
+		t.Errorf("the operators' page has %d events", n)
+	}
+}
+
 func TestOneStreamTooMany(t *testing.T) {
 	t.Parallel()
-	s := open(t, func(w *web.Web) { w.Streams = make(chan struct{}, 1) })
+	s := open(t, func(w *web.Web) { w.Streams = web.NewStreams(1) })
 	b := s.browser()
 	b.add("MUG-ONCE")
 	order := b.post("/checkout", b.checkoutForm("pm_error_before_capture")).want(200, "/orders/", "do not pay again")

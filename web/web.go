@@ -6,11 +6,14 @@ package web
 import (
 	"context"
 	"errors"
+	"html/template"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -18,9 +21,11 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/cards"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/problem"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -33,6 +38,8 @@ const (
 
 // Web answers everything outside /v1.
 type Web struct {
+	// Name is the shop's name, in titles and on every page.
+	Name     string
 	Orders   *orders.Service
 	Payments *payments.Service
 	Accounts *accounts.Service
@@ -43,6 +50,8 @@ type Web struct {
 	// nil.
 	Timeline *timeline.Service
 	Recorder *timeline.Recorder
+	// Receipts are those that became dead letters.
+	Receipts *notify.Letters
 	// Letters is nil on a node without a broker, which cannot show dead letters.
 	Letters *outbox.Letters
 	// Secure is for a shop behind https: browsers send its cookies only over https, and no other
@@ -55,9 +64,20 @@ type Web struct {
 	Stripe bool
 	// Sections are linked in the layout in the demo.
 	Sections []Section
-	// Streams is a semaphore for event streams: its capacity bounds them. A page without a stream
-	// polls instead.
-	Streams chan struct{}
+	// Panel is shown on an order's page. It may be nil.
+	Panel *OrderPanel
+	// CallPanel returns what the page of a call of the API shows below its request, by the call's
+	// operationId. It may be nil.
+	CallPanel func(operation string) template.HTML
+	// Bar makes the bar above every page of the demo. It is nil outside the demo.
+	Bar func() template.HTML
+	// Streams bounds the event streams. A page without a stream polls instead.
+	Streams *Streams
+	// PayWait is how long a form waits for the outcome of its payment. The order's page shows an
+	// outcome that comes later.
+	PayWait time.Duration
+	// Unpaid bounds the unpaid orders of a guest and of a guest's network.
+	Unpaid orders.UnpaidLimit
 	// Draining is closed when the node stops. Streams then end, so that the drain does not wait for
 	// them. It may be nil.
 	Draining <-chan struct{}
@@ -67,10 +87,7 @@ type Web struct {
 // Register adds the pages and their static files. The handlers return their errors to echo's error
 // handler, which should call WriteError.
 func (w *Web) Register(e *echo.Echo) {
-	get := func(path string, page echo.HandlerFunc) {
-		e.GET(path, page, guard)
-		e.HEAD(path, page, guard)
-	}
+	get := func(path string, page echo.HandlerFunc) { e.Match(readMethods, path, page, guard) }
 	get("/", w.showProducts)
 	get("/products/:sku", w.showProduct)
 	get("/cart", w.showCart)
@@ -83,13 +100,16 @@ func (w *Web) Register(e *echo.Echo) {
 	get("/orders/:id/receipt", w.showReceipt)
 	get("/orders/:id/confirm", w.confirmPayment)
 	e.POST("/orders/:id/pay", w.payOrder, guard)
+	get("/orders/:id/cancel", w.showCancel)
+	e.POST("/orders/:id/cancel", w.cancelOwn, guard)
 	e.POST("/orders/:id/again", w.orderAgain, guard)
 
 	w.registerAdmin(e)
 
-	e.GET("/static/*", serveStatic)
-	e.HEAD("/static/*", serveStatic)
+	static.Register(e)
 }
+
+var readMethods = []string{http.MethodGet, http.MethodHead}
 
 var (
 	errCrossSite  = errors.New("web: the form was sent from another site")
@@ -135,7 +155,7 @@ func (w *Web) once(
 }
 
 // postForm returns the fields of the body, without those of the query. A card number in a field is
-// an error.
+// an error, and so is what no text column can hold.
 func postForm(c echo.Context) (url.Values, error) {
 	if err := c.Request().ParseForm(); err != nil {
 		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -148,9 +168,17 @@ func postForm(c echo.Context) (url.Values, error) {
 		if cards.In(name) || slices.ContainsFunc(values, cards.In) {
 			return nil, errCard
 		}
+		if !isText(name) {
+			return nil, problem.InvalidError{Field: "fields", Reason: "must have names that are text"}
+		}
+		if !isText(strings.Join(values, "")) {
+			return nil, problem.InvalidError{Field: name, Reason: "must be text"}
+		}
 	}
 	return form, nil
 }
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
 // seeOther redirects the browser, so that a reload does not repeat a form.
 func seeOther(c echo.Context, to string) error {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
@@ -60,12 +61,15 @@ func open(t *testing.T, change func(*web.Web)) *shop {
 		pool: shoptest.Pool(t, database), front: httptest.NewUnstartedServer(nil)}
 	t.Cleanup(s.front.Close)
 	s.url = "http://" + s.front.Listener.Addr().String()
-	s.pages = web.Web{Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}},
+	s.pages = web.Web{Name: "Kettle & Co",
+		Sections: []web.Section{{Path: "/section", Name: "Section", Title: "A section"}},
 		Orders:   orders.New(s.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler)),
 		Payments: s.payments(s.pool),
-		Accounts: accounts.New(s.pool, true), Signer: accounts.NewSigner(strings.Repeat("s", 32)),
-		Replays: replays, Timeline: timeline.New(s.pool), Streams: make(chan struct{}, 10), Demo: true,
-		Log: slog.New(slog.DiscardHandler)}
+		Receipts: notify.NewLetters(s.pool),
+		Accounts: accounts.New(s.pool, true), Signer: accounts.NewSigner(strings.Repeat("s", 32), "demo"),
+		Replays: replays, Timeline: timeline.New(s.pool), Streams: web.NewStreams(10), Demo: true,
+		PayWait: time.Minute,
+		Log:     slog.New(slog.DiscardHandler)}
 	for position, product := range products {
 		if err := s.pages.Orders.AddProduct(t.Context(), product, position); err != nil {
 			t.Fatal(err)
@@ -333,7 +337,11 @@ func (b *browser) add(sku string) {
 func (b *browser) checkoutForm(method string) url.Values {
 	b.t.Helper()
 	page := b.get("/checkout").want(200, "/checkout")
-	return url.Values{"key": {page.field("key")}, "email": {"alice@example.com"}, "payment_method": {method}}
+	form := url.Values{"email": {"alice@example.com"}, "payment_method": {method}}
+	for _, name := range []string{"key", "total", "currency"} {
+		form.Set(name, page.field(name))
+	}
+	return form
 }
 
 func TestPagesOfAStranger(t *testing.T) {
@@ -421,7 +429,7 @@ func TestForgedCookiesCountAsNone(t *testing.T) {
 			guest.Value = s.pages.Signer.Sign("shop_guest", uuid.NewString())
 		},
 		"of another secret": func(guest, _ *http.Cookie) {
-			guest.Value = accounts.NewSigner("other").Sign("shop_guest", uuid.NewString())
+			guest.Value = accounts.NewSigner("other", "demo").Sign("shop_guest", uuid.NewString())
 		},
 	} {
 		mallory := alice.twin()
@@ -507,8 +515,43 @@ func TestStaticFiles(t *testing.T) {
 			t.Errorf("%s with its ETag: %d, want 304", plain, again.status)
 		}
 	}
+	for path, header := range map[string]http.Header{
+		"/static/style.css":           {"Accept-Encoding": {"gzip"}},
+		"/static/vendor/htmx.min.js":  {"Accept-Encoding": {"gzip"}, "Range": {"bytes=0-99"}},
+		"/static/font/fraunces.woff2": {"Accept-Encoding": {"gzip"}},
+		"/static/shop.js":             {"Accept-Encoding": {"br"}},
+	} {
+		want := ""
+		if path == "/static/style.css" {
+			want = "gzip"
+		}
+		if got := b.do(http.MethodGet, path, nil, header); got.header.Get("Content-Encoding") != want {
+			t.Errorf("%s: %d %v, want the encoding %q", path, got.status, got.header, want)
+		}
+	}
 	for _, path := range []string{"/static/", "/static/art", "/static/art/", "/static/no.css", "/static/../web.go",
 		"/static/%2e%2e/web.go"} {
 		b.get(path).want(404, "/", "Page not found")
 	}
+}
+
+// U+0000 and broken UTF-8 in any field of any form are the browser's mistake.
+func TestFormsThatAreNotText(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	b := s.browser()
+	b.add("MUG-ONCE")
+	order := b.post("/checkout", b.checkoutForm("pm_declined")).want(200, "/orders/")
+	b.add("PIN-KEY")
+	for path, fields := range map[string]string{"/cart": "action sku quantity",
+		"/checkout": "key email payment_method total currency again", order.path + "/pay": "try payment_method"} {
+		for _, field := range append(strings.Fields(fields), "more", "\x00") {
+			for _, text := range []string{"\x00", "a\x00b", "\xff"} {
+				form := url.Values{"action": {"add"}, "sku": {"PIN-KEY"}, "quantity": {"1"}, "try": {"1"}}
+				form.Set(field, text)
+				b.post(path, form).want(400, path)
+			}
+		}
+	}
+	s.wantOrders(1)
 }

@@ -48,7 +48,16 @@ func TestCheckOnTheDemo(t *testing.T) {
 		}
 	}
 	onDemo := []string{"SHOP_DATA_DIR=" + dir}
-	check(exitFine, onDemo, "I1 ", "I13 ", "ok")
+	check(exitFine, onDemo, "I1 ", "I13 ", "ok", "PROMISE", "\n15 hold\n")
+	var table, complaint bytes.Buffer
+	if code := run(t.Context(), []string{"check", "--since=24h"}, onDemo, &table, &complaint); code != exitFine ||
+		!strings.Contains(table.String(), "it is about all orders") {
+		t.Errorf("--since: exit code %d\n%s%s", code, table.String(), complaint.String())
+	}
+	if code := run(t.Context(), []string{"check", "--since=-1h"}, onDemo, &table, &complaint); code != exitWrongUse ||
+		!strings.Contains(complaint.String(), "--since") {
+		t.Errorf("--since=-1h: exit code %d\n%s", code, complaint.String())
+	}
 	check(exitFine, []string{"HOME=" + t.TempDir(), "DATABASE_URL=" + running.DatabaseURL},
 		"not checked: PSP_URL is missing", "not checked: SHOP_MAILBOX_ADDR is missing")
 	check(exitFailed, append(onDemo, "SHOP_MAILBOX_ADDR=127.0.0.1:1"), "not checked: the mailbox does not answer",
@@ -63,7 +72,8 @@ func TestCheckOnTheDemo(t *testing.T) {
 		"UPDATE stock SET available = available + 1 WHERE sku = 'PIN-KEY'"); err != nil {
 		t.Fatal(err)
 	}
-	check(exitFailed, onDemo, "I7 VIOLATED", "PIN-KEY", "1 of 14 invariants are violated")
+	check(exitFailed, onDemo, "I7 VIOLATED", "PIN-KEY", "\n14 hold, 1 violated: I7\n",
+		"1 of 15 invariants are violated")
 	watch(t, onDemo)
 	if err := d.stop(t, syscall.SIGINT); err != nil {
 		t.Error(err)

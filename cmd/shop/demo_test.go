@@ -11,12 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -25,26 +26,12 @@ import (
 type demoProcess struct {
 	cmd    *exec.Cmd
 	shop   string
-	output *transcript
+	output *shoptest.Transcript
 	exited chan error
 }
 
-// transcript is what a process says, on both of its channels, while the test may read it.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *transcript) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *transcript) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
+func newProcess(shop string) *demoProcess {
+	return &demoProcess{shop: shop, output: &shoptest.Transcript{}, exited: make(chan error, 1)}
 }
 
 var shopLine = regexp.MustCompile(`Shop +(http://\S+)`)
@@ -66,10 +53,15 @@ func dataDir(t *testing.T) string {
 
 func startDemo(t *testing.T, dir string, args ...string) *demoProcess {
 	t.Helper()
+	return startDemoWith(t, []string{"SHOP_DATA_DIR=" + dir}, args...)
+}
+
+func startDemoWith(t *testing.T, settings []string, args ...string) *demoProcess {
+	t.Helper()
 	needs(t, "demo")
-	d := &demoProcess{cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"demo"}, args...)...),
-		output: &transcript{}, exited: make(chan error, 1)}
-	d.cmd.Env = append(os.Environ(), asShop+"=1", "SHOP_DATA_DIR="+dir)
+	d := newProcess("")
+	d.cmd = exec.CommandContext(t.Context(), os.Args[0], append([]string{"demo"}, args...)...)
+	d.cmd.Env = slices.Concat(os.Environ(), []string{asShop + "=1"}, settings)
 	d.cmd.Stderr = d.output
 	stdout, err := d.cmd.StdoutPipe()
 	if err != nil {
@@ -283,6 +275,55 @@ func TestToolsOnTheDemo(t *testing.T) {
 	}
 	if status := d.get(t, "/v1/orders", token); status != http.StatusOK {
 		t.Errorf("the new token: %d", status)
+	}
+	if said := tool(exitFine, "token", "--list"); !strings.Contains(said, token[:13]+"  carol@example.com") ||
+		strings.Contains(said, token) {
+		t.Error(said)
+	}
+	tool(exitFine, "token", "--revoke", token[:13])
+	shoptest.Eventually(t, 5*time.Second, "the token is refused", func() bool {
+		return d.get(t, "/v1/orders", token) == http.StatusUnauthorized
+	})
+	tool(exitFailed, "token", "--revoke", token[:13])
+	if err := d.stop(t, syscall.SIGINT); err != nil {
+		t.Error(err)
+	}
+}
+
+// A site that points its own name at this machine gets nothing from any of the demo's ports.
+func TestDemoRefusesForeignHosts(t *testing.T) {
+	t.Parallel()
+	dir := dataDir(t)
+	d := startDemo(t, dir)
+	data, err := os.ReadFile(filepath.Join(dir, "running.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running app.Running
+	if err := json.Unmarshal(data, &running); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{running.Shop + "/v1/products", running.Shop + "/",
+		running.Shop + "/static/shop.css", running.Shop + "/readyz", running.Ops + "/metrics", running.Ops + "/healthz",
+		running.Provider + "/v1/captures", running.Provider + "/", running.Mailbox + "/",
+		running.Mailbox + "/api/v1/messages"} {
+		for host, want := range map[string]bool{"": true, "localhost": true, "LOCALHOST:1": true, "[::1]:8080": true,
+			"shop.localhost": true, "evil.example": false, "evil.example:8080": false, "127.0.0.1.evil.example": false,
+			"localhost.evil.example": false, "10.0.0.7": false, "0.0.0.0:8080": false} {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Host, request.Close = host, true
+			answer, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = answer.Body.Close()
+			if refused := answer.StatusCode == http.StatusMisdirectedRequest; refused == want {
+				t.Errorf("%s for %q: %d", address, host, answer.StatusCode)
+			}
+		}
 	}
 	if err := d.stop(t, syscall.SIGINT); err != nil {
 		t.Error(err)

@@ -48,7 +48,7 @@ func TestFlashSaleWithKilledNodes(t *testing.T) {
 	}
 	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "PSP_URL=" + servers.Provider,
 		"PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
-		"SHOP_SECRET=" + strings.Repeat("s", 32), "HOME=" + t.TempDir()}
+		"SHOP_SECRET=a-secret-for-tests-32-bytes-long!", "SHOP_URL=http://localhost:8080", "HOME=" + t.TempDir()}
 	s := &flashSale{t: t, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: flashCallers}},
 		answers: make([]flashAnswer, flashAttempts)}
 	defer s.client.CloseIdleConnections()
@@ -141,7 +141,7 @@ func (s *flashSale) makePlan() {
 
 func (s *flashSale) startNode(environ []string, i int) *demoProcess {
 	s.t.Helper()
-	p := &demoProcess{shop: s.nodes[i], output: &transcript{}, exited: make(chan error, 1)}
+	p := newProcess(s.nodes[i])
 	p.serve(s.t, environ, "--only=web", "SHOP_ADDR="+strings.TrimPrefix(p.shop, "http://"),
 		"SHOP_OPS_ADDR="+shoptest.FreeAddr(s.t))
 	shoptest.Eventually(s.t, 30*time.Second, "the node is ready", func() bool { return p.ready(s.t) })

@@ -24,11 +24,15 @@ const (
 )
 
 type commands struct {
-	Serve   serveCommand   `cmd:"" help:"The service against real servers, named in the environment."`
-	Migrate migrateCommand `cmd:"" help:"The database schema."`
-	Import  importCommand  `cmd:"" help:"Book a supplier's delivery file into stock, every line once."`
+	Serve   serveCommand   `cmd:"" help:"Run the service against real servers, named in the environment."`
+	Migrate migrateCommand `cmd:"" help:"Manage the database schema."`
+	Import  importCommand  `cmd:"" help:"Import a supplier's delivery file into stock, every line once."`
+	Product productCommand `cmd:"" help:"Put a product on sale, or change its name, description or price."`
 	Check   checkCommand   `cmd:"" help:"Check the invariants in the database, at the provider and in the mailbox."`
+	Recover recoverCommand `cmd:"" help:"Bring a database that was restored to an older point up to date."`
+	Forget  forgetCommand  `cmd:"" help:"Erase a person's data, or that of one order."`
 	Token   tokenCommand   `cmd:"" help:"Create an API token and print it, once."`
+	Version versionCommand `cmd:"" help:"Print the version, the commit and the Go release."`
 	kong.Plugins
 }
 
@@ -73,6 +77,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	for _, w := range wings {
 		c.Plugins = append(c.Plugins, w.commands())
 	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
 	helped := false
 	parser := kong.Must(&c, kong.Name("shop"), kong.Description("A checkout in which everything happens once."),
 		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }), kong.UsageOnError())
@@ -110,5 +117,5 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 // logger returns a logger that writes JSON lines.
 func (p *program) logger() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(p.stderr, nil))
+	return slog.New(slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: p.config.LogLevel}))
 }

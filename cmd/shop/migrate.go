@@ -3,8 +3,8 @@ package main
 import "github.com/onceshop/onceshop/internal/app"
 
 type migrateCommand struct {
-	Up     migrateUpCommand     `cmd:"" help:"Bring the schema up to date. Nodes that do so together take turns."`
-	Status migrateStatusCommand `cmd:"" help:"List the steps and which of them the database has."`
+	Up     migrateUpCommand     `cmd:"" help:"Bring the schema up to date. Safe to run on several nodes at once."`
+	Status migrateStatusCommand `cmd:"" help:"List the migrations, applied and pending."`
 }
 
 type migrateUpCommand struct{}

@@ -12,9 +12,10 @@ import (
 // proofCommands are the commands of the proof wing. Deleting internal/proof and this file removes
 // the wing.
 type proofCommands struct {
-	Lab     labCommand     `cmd:"" help:"The duplicates lab: a naive and a guarded program under the same faults."`
+	Lab     labCommand     `cmd:"" help:"Run the duplicates lab: a naive and a guarded program under the same faults."`
 	Bench   benchCommand   `cmd:"" help:"Measure the shop against a naive twin, and print the ratios."`
 	Torture tortureCommand `cmd:"" help:"Inject random faults, then check that nothing was lost or doubled."`
+	Twin    twinCommand    `cmd:"" help:"Test the idempotency of any HTTP API from outside."`
 }
 
 func init() {
@@ -50,7 +51,7 @@ func (labCommand) Help() string {
 the shop runs. Then it counts the effects in the database, at the provider, in the stream and in the
 mailbox.
 
-The lab uses DATABASE_URL, REDIS_URL and NATS_URL, or the servers of the demo on SHOP_DATA_DIR. It
+The lab uses DATABASE_URL, REDIS_URL and BROKER_URL, or the servers of the demo on SHOP_DATA_DIR. It
 starts the servers that neither provides. In the database it uses its own schemas only.
 
 Exit code 1 if a guarded program fails, or if a naive one does not fail as expected.`
@@ -90,7 +91,7 @@ func (c *benchCommand) Run(p *program) error {
 }
 
 type tortureCommand struct {
-	Seed     uint64        `default:"0" help:"Seed of the faults and the requests; 0 draws one. The report prints it."`
+	Seed     uint64        `default:"0" help:"Seed of the faults and the requests; 0 picks one. The report prints it."`
 	Duration time.Duration `default:"60s" help:"How long to inject faults, at least 10s; checking comes on top."`
 	JSON     bool          `name:"json" help:"Print one JSON document."`
 	Keep     bool          `help:"Keep the run's folder even if nothing was found."`
@@ -107,6 +108,10 @@ database, and the records of the provider and the mailbox must agree.
 The command needs Postgres and redis-server on this machine and starts its own. It leaves nothing
 behind, except after a violation: a folder with all logs.
 
+With BROKER_URL, the events go over that broker, under the names of cell "torture": the run deletes
+streams of that name, and a topic with a subscription for receipts must exist. The broker is not
+killed, and what it cannot do is left out; the report lists it.
+
 Exit code 1 if an invariant was broken. The report names it, the order, its timeline and the seed.`
 }
 
@@ -114,6 +119,49 @@ func (c *tortureCommand) Run(p *program) error {
 	if c.Points {
 		return proof.ListCrashPoints(p.stdout)
 	}
-	how := proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep}
+	how := proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep,
+		BrokerURL: p.config.NATSURL}
 	return proof.Torture(p.ctx, demoServers, how, p.stdout, p.stderr)
+}
+
+type twinCommand struct {
+	URL         string   `arg:"" name:"url" help:"Address of the service."`
+	Method      string   `default:"POST" help:"Method of the request."`
+	Path        string   `help:"Path of the request, after the address."`
+	Header      []string `sep:"none" placeholder:"LINE" help:"Header of the request. Repeatable."`
+	Body        string   `type:"path" placeholder:"FILE" help:"Body, a template: {{unique}} is new for each intent."`
+	OtherBody   string   `type:"path" placeholder:"FILE" help:"A body with another meaning, for the same key."`
+	OtherHeader []string `sep:"none" placeholder:"LINE" help:"Header of another customer. Repeatable."`
+	FailHeader  []string `sep:"none" placeholder:"LINE" help:"Header that makes the service fail with 5xx."`
+	KeyHeader   string   `default:"Idempotency-Key" help:"Name of the key's header."`
+	Also        string   `placeholder:"URL" help:"A second node of the same service."`
+	Count       string   `placeholder:"CMD" help:"Command that prints how many effects a witness holds."`
+	ID          string   `name:"id" default:"$.id" help:"JSONPath of the effect's id in an answer."`
+	Restart     string   `placeholder:"CMD" help:"Command that kills the service and starts it."`
+	Age         string   `placeholder:"CMD" help:"Command that makes what the service holds almost a day older."`
+	As          string   `placeholder:"RULES" help:"Whose rules: ietf, stripe, acp, shop; ietf unless it is the demo."`
+	Concurrency int      `default:"100" help:"How many twins are sent at the same instant."`
+	JSON        bool     `name:"json" help:"Print one JSON document."`
+}
+
+// Help is shown by shop twin --help.
+func (twinCommand) Help() string {
+	return `Each question sends twins of a request, or a request with a fault, and counts the effects: the
+distinct ids in the answers, or what --count prints. One line tells what was expected by which rule
+and what came. The requests have real effects: use a test system.
+
+With the address alone, the service is the demo of this shop.
+
+Only the given hosts are asked, with at most some thousand requests and for ten minutes.
+
+Exit code 1 if an effect happened twice or got lost, or if an answer was another customer's. An answer
+that only differs from the rules is in the report and is no failure.`
+}
+
+func (c *twinCommand) Run(p *program) error {
+	how := proof.TwinOptions{URL: c.URL, Also: c.Also, Method: c.Method, Path: c.Path, KeyHeader: c.KeyHeader, ID: c.ID,
+		Rules: c.As, Header: c.Header, OtherHeader: c.OtherHeader, FailHeader: c.FailHeader, Body: c.Body,
+		OtherBody: c.OtherBody, Count: c.Count, Restart: c.Restart, Age: c.Age, Concurrency: c.Concurrency,
+		JSON: c.JSON}
+	return proof.Twin(p.ctx, how, p.stdout, p.stderr)
 }

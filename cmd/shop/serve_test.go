@@ -32,15 +32,16 @@ func TestServeSplit(t *testing.T) {
 	}
 	environ := []string{"DATABASE_URL=" + servers.DatabaseURL, "REDIS_URL=" + servers.RedisURL,
 		"NATS_URL=" + servers.NATSURL, "SMTP_URL=" + servers.SMTPURL,
-		"PSP_URL=" + servers.Provider, "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0", "SHOP_SECRET=" + strings.Repeat("s", 32),
+		"PSP_URL=" + servers.Provider, "PSP_WEBHOOK_SECRET=whsec_c2VjcmV0",
+		"SHOP_SECRET=a-secret-for-tests-32-bytes-long!", "SHOP_URL=http://localhost:8080",
 		"HOME=" + t.TempDir()}
 	var token, errors bytes.Buffer
 	if code := run(t.Context(), []string{"token", "--customer=carol@example.com"}, environ, &token,
 		&errors); code != exitFine {
 		t.Fatalf("token: %s", errors.String())
 	}
-	web := &demoProcess{shop: "http://" + shoptest.FreeAddr(t), output: &transcript{}, exited: make(chan error, 1)}
-	workers := &demoProcess{shop: "http://" + shoptest.FreeAddr(t), output: &transcript{}, exited: make(chan error, 1)}
+	web := newProcess("http://" + shoptest.FreeAddr(t))
+	workers := newProcess("http://" + shoptest.FreeAddr(t))
 	web.serve(t, environ, "--only=web", "SHOP_ADDR="+web.shop[len("http://"):], "SHOP_OPS_ADDR="+shoptest.FreeAddr(t))
 	workers.serve(t, environ, "--only=workers", "SHOP_OPS_ADDR="+workers.shop[len("http://"):])
 	for name, p := range map[string]*demoProcess{"web": web, "workers": workers} {

@@ -1,13 +1,27 @@
 -- +goose Up
 
 -- The catalog. Prices are in minor units of the currency.
--- Promises: a SKU is a short plain name; a price is positive and has a currency. An order line
--- copies the price, so a later change rewrites no order.
+-- Promises: a SKU is a short plain name; a price is positive and in a currency that pages and
+-- receipts can print; a product has its row of stock. An order line copies the price, so a later
+-- change rewrites no order.
 CREATE TABLE products (
     sku         text PRIMARY KEY CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     name        text NOT NULL,
     description text NOT NULL,
-    currency    text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    -- The codes of internal/money.
+    currency    text NOT NULL CONSTRAINT products_currency CHECK (currency IN (
+        'AED', 'AFN', 'ALL', 'AMD', 'AOA', 'ARS', 'AUD', 'AWG', 'AZN', 'BAM', 'BBD', 'BDT', 'BHD', 'BIF',
+        'BMD', 'BND', 'BOB', 'BOV', 'BRL', 'BSD', 'BTN', 'BWP', 'BYN', 'BZD', 'CAD', 'CDF', 'CHE', 'CHF',
+        'CHW', 'CLF', 'CLP', 'CNY', 'COP', 'COU', 'CRC', 'CUP', 'CVE', 'CZK', 'DJF', 'DKK', 'DOP', 'DZD',
+        'EGP', 'ERN', 'ETB', 'EUR', 'FJD', 'FKP', 'GBP', 'GEL', 'GHS', 'GIP', 'GMD', 'GNF', 'GTQ', 'GYD',
+        'HKD', 'HNL', 'HTG', 'HUF', 'IDR', 'ILS', 'INR', 'IQD', 'IRR', 'ISK', 'JMD', 'JOD', 'JPY', 'KES',
+        'KGS', 'KHR', 'KMF', 'KPW', 'KRW', 'KWD', 'KYD', 'KZT', 'LAK', 'LBP', 'LKR', 'LRD', 'LSL', 'LYD',
+        'MAD', 'MDL', 'MGA', 'MKD', 'MMK', 'MNT', 'MOP', 'MRU', 'MUR', 'MVR', 'MWK', 'MXN', 'MXV', 'MYR',
+        'MZN', 'NAD', 'NGN', 'NIO', 'NOK', 'NPR', 'NZD', 'OMR', 'PAB', 'PEN', 'PGK', 'PHP', 'PKR', 'PLN',
+        'PYG', 'QAR', 'RON', 'RSD', 'RUB', 'RWF', 'SAR', 'SBD', 'SCR', 'SDG', 'SEK', 'SGD', 'SHP', 'SLE',
+        'SOS', 'SRD', 'SSP', 'STN', 'SVC', 'SYP', 'SZL', 'THB', 'TJS', 'TMT', 'TND', 'TOP', 'TRY', 'TTD',
+        'TWD', 'TZS', 'UAH', 'UGX', 'USD', 'USN', 'UYI', 'UYU', 'UYW', 'UZS', 'VED', 'VES', 'VND', 'VUV',
+        'WST', 'XAD', 'XAF', 'XCD', 'XCG', 'XOF', 'XPF', 'YER', 'ZAR', 'ZMW', 'ZWG')),
     unit_price  bigint NOT NULL CHECK (unit_price BETWEEN 1 AND 10000000000),
     position    integer NOT NULL
 );
@@ -15,11 +29,22 @@ CREATE TABLE products (
 -- Available units per SKU: on hand and not reserved.
 -- Promise: never negative, so one unit cannot be reserved for two buyers. The number equals the sum
 -- of stock_movements.delta for the SKU. It is a row of its own so that buyers queue on one lock per
--- SKU.
+-- SKU. The trigger below adds it with the product.
 CREATE TABLE stock (
     sku       text PRIMARY KEY REFERENCES products,
     available bigint NOT NULL DEFAULT 0 CHECK (available >= 0)
 );
+
+-- +goose StatementBegin
+CREATE FUNCTION add_stock() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO stock (sku) VALUES (NEW.sku);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER products_add_stock AFTER INSERT ON products FOR EACH ROW EXECUTE FUNCTION add_stock();
+ALTER TABLE products ADD CONSTRAINT products_have_stock FOREIGN KEY (sku) REFERENCES stock
+    DEFERRABLE INITIALLY DEFERRED;
 
 -- An order with its idempotency key, the fingerprint of the request and the answer to it.
 -- Promises: one order per customer and key, forever; a status out of six; a positive total. A retry
@@ -34,15 +59,41 @@ CREATE TABLE orders (
     status          text NOT NULL CHECK (status IN ('placed', 'paying', 'paid', 'refunded', 'canceled', 'expired')),
     currency        text NOT NULL,
     total           bigint NOT NULL CHECK (total > 0),
-    -- By the database's clock. An order still unpaid at this time releases its stock; starting a
-    -- charge moves it on.
+    -- The network that a guest's order came from, as a keyed hash. NULL for an order through the
+    -- API.
+    placed_from     text,
+    -- By the database's clock. An order still unpaid at this time releases its stock, or, if it is
+    -- being paid then, once as much time later.
     expires_at      timestamptz NOT NULL DEFAULT now() + interval '30 minutes',
     created_at      timestamptz NOT NULL,
-    CONSTRAINT orders_one_per_key UNIQUE (customer_id, idempotency_key)
+    -- When `shop forget` erased the buyer's data. The row stays, and its key stays used.
+    erased_at       timestamptz,
+    CONSTRAINT orders_one_per_key UNIQUE (customer_id, idempotency_key),
+    CONSTRAINT orders_erased CHECK (erased_at IS NULL OR email = '' AND answer = '')
 );
 -- 00007_tuning.sql makes this index partial.
 CREATE INDEX orders_of_customer ON orders (customer_id, id DESC);
+-- Counting what a customer, and what the guests of a network, have not paid.
+CREATE INDEX orders_unpaid ON orders (customer_id, id) WHERE status IN ('placed', 'paying');
+CREATE INDEX orders_unpaid_from ON orders (placed_from, id)
+    WHERE status IN ('placed', 'paying') AND placed_from IS NOT NULL;
 CREATE INDEX orders_expiring ON orders (expires_at) WHERE status IN ('placed', 'paying');
+
+-- Orders that failed to expire, and when to try again.
+-- Promise: an order that cannot expire does not keep the others from it.
+CREATE TABLE failed_expiries (
+    order_id uuid PRIMARY KEY REFERENCES orders ON DELETE CASCADE,
+    failures integer NOT NULL,
+    retry_at timestamptz NOT NULL
+);
+
+-- How often an order was erased. Each node reads it every second, and stops answering from memory
+-- what was kept before it changed.
+-- Promise: one row, which changes in the transaction that erases an order.
+CREATE TABLE erasures (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    times    bigint NOT NULL
+);
 
 -- The lines of an order in the buyer's sequence, with the name and price at that moment.
 -- Promises: a line number is used once per order; quantity and price are positive; order and
@@ -93,7 +144,9 @@ CREATE TABLE stock_movements (
         WHEN 'delivered' THEN order_id IS NULL AND num_nulls(supplier, delivery_id, line) = 0
         ELSE order_id IS NOT NULL AND num_nonnulls(supplier, delivery_id, line) = 0 END)
 );
+CREATE INDEX stock_movements_of_sku ON stock_movements (sku, id DESC);
 CREATE UNIQUE INDEX stock_movements_one_end ON stock_movements (order_id, sku) WHERE kind IN ('sold', 'released');
 
 -- +goose Down
-DROP TABLE stock_movements, deliveries, order_lines, orders, stock, products;
+DROP TABLE stock_movements, deliveries, order_lines, erasures, failed_expiries, orders, stock, products;
+DROP FUNCTION add_stock;

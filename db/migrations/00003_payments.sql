@@ -1,7 +1,8 @@
 -- +goose Up
 
 -- An attempt to collect the money for an order. The row is written before the provider is called:
--- its id is the provider's idempotency key, and after a crash it shows what is left to settle.
+-- its id is the provider's idempotency key, and after a crash it shows what is left to settle. The
+-- id follows from the order and the customer's key: it has the order's time.
 -- Promises: one charge per customer and key; one charge that pays or still can per order, whatever
 -- the keys; one charge per capture; a key that was answered keeps its answer; refunds and what is
 -- reserved for them stay within the capture.
@@ -105,6 +106,7 @@ CREATE TABLE refunds (
     CONSTRAINT refunds_answer CHECK (num_nulls(answer, answer_status) <> 1)
 );
 CREATE INDEX refunds_of_charge ON refunds (charge_id);
+CREATE INDEX refunds_by_age ON refunds (started_at);
 CREATE INDEX refunds_unsettled ON refunds (lease_until) WHERE status IN ('pending', 'unknown');
 
 -- Objections of buyers at their banks.
@@ -155,6 +157,8 @@ CREATE TABLE provider_events (
 );
 CREATE INDEX provider_events_of_charge ON provider_events (charge_id);
 CREATE INDEX provider_events_due ON provider_events (due_at) WHERE state = 'received';
+-- What may be deleted when it is old.
+CREATE INDEX provider_events_ended ON provider_events (received_at) WHERE state IN ('applied', 'dismissed');
 CREATE INDEX provider_events_quarantined ON provider_events (received_at) WHERE state = 'quarantined';
 
 -- What operators decided by hand, with the reason or the evidence. Refunds and cancellations by

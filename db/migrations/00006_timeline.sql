@@ -4,7 +4,7 @@
 -- layer that stopped them and how often.
 -- Promise: none, and no decision depends on them. Rows are written in batches after the fact. They
 -- are lost when a node dies, when the database is down, or when more arrive at once than a node
--- keeps. They are deleted after 90 days.
+-- keeps. They are deleted when they are old.
 CREATE TABLE stopped_twins (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- The order, charge, refund or outbox event that was duplicated.

@@ -4,11 +4,9 @@ package accounts
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/mail"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts/internal/accountsdb"
 	"github.com/onceshop/onceshop/internal/bounded"
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
 // ErrUnauthorized reports a token that is missing, unknown, or not accepted here.
@@ -31,8 +30,8 @@ type Customer struct {
 
 const (
 	// knownFor is how long a token that was found stays in memory. It is also the time after which
-	// a revoked token fails on every node.
-	knownFor = 5 * time.Second
+	// a revoked token fails on every node. An expired token fails at once.
+	knownFor = time.Second
 	maxKnown = 10_000
 )
 
@@ -52,11 +51,11 @@ type seenCustomer struct {
 // New returns a service on the pool's database. It accepts demo tokens only with acceptDemo.
 func New(pool *pgxpool.Pool, acceptDemo bool) *Service {
 	known := otter.Must(&otter.Options[tokenHash, seenCustomer]{MaximumSize: maxKnown})
-	return &Service{db: accountsdb.New(pool), acceptDemo: acceptDemo, known: known}
+	return &Service{db: accountsdb.New(pg.Patient{Pool: pool}), acceptDemo: acceptDemo, known: known}
 }
 
 // Authenticate returns the customer of an API token, or ErrUnauthorized. A node that has just seen
-// a token accepts it for up to five seconds after it was revoked. See docs/performance.md, P7.
+// a token accepts it for up to one second after it was revoked. See docs/performance.md, P7.
 func (s *Service) Authenticate(ctx context.Context, token string) (Customer, error) {
 	if token == "" {
 		return Customer{}, ErrUnauthorized
@@ -67,36 +66,31 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Customer, err
 	if seen, ok := s.known.GetIfPresent(hashed); ok && time.Now().Before(seen.until) {
 		return seen.Customer, nil
 	}
-	customer, err := s.find(ctx, hashed)
+	customer, left, err := s.find(ctx, hashed)
 	if err == nil {
-		s.known.Set(hashed, seenCustomer{customer, time.Now().Add(knownFor)})
+		s.known.Set(hashed, seenCustomer{customer, time.Now().Add(min(left, knownFor))})
 	}
 	return customer, err
 }
 
-func (s *Service) find(ctx context.Context, hashed tokenHash) (Customer, error) {
+// Remembered returns the customer of a token that this node has accepted lately. It may have ended
+// since: use it for the log only.
+func (s *Service) Remembered(token string) (Customer, bool) {
+	seen, ok := s.known.GetIfPresent(hash(token))
+	return seen.Customer, ok
+}
+
+// find also returns how long the token is still good.
+func (s *Service) find(ctx context.Context, hashed tokenHash) (Customer, time.Duration, error) {
 	found, err := s.db.FindToken(ctx, hashed[:])
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && found.Demo && !s.acceptDemo:
-		return Customer{}, ErrUnauthorized
+		return Customer{}, 0, ErrUnauthorized
 	case err != nil:
-		return Customer{}, fmt.Errorf("find the token: %w", err)
+		return Customer{}, 0, fmt.Errorf("find the token: %w", err)
 	}
-	return Customer{ID: found.CustomerID, Admin: found.Admin}, nil
-}
-
-// IssueToken creates a token for the account with this email, and the account when it is new.
-// The token is returned once; only its hash is stored.
-func (s *Service) IssueToken(ctx context.Context, email string, admin bool) (string, error) {
-	address, err := mail.ParseAddress(email)
-	if err != nil || address.Address != email {
-		return "", fmt.Errorf("%q is not an email address such as alice@example.com", email)
-	}
-	token := "shop_" + rand.Text()
-	if err := s.addToken(ctx, email, token, admin, false); err != nil {
-		return "", err
-	}
-	return token, nil
+	left := time.Duration(found.SecondsLeft * float64(time.Second))
+	return Customer{ID: found.CustomerID, Admin: found.Admin}, left, nil
 }
 
 // The demo's tokens. `shop serve` rejects them.
@@ -109,9 +103,10 @@ const (
 // SeedDemo creates the demo's customers and tokens, once.
 func (s *Service) SeedDemo(ctx context.Context) error {
 	return errors.Join(
-		s.addToken(ctx, "alice@example.com", DemoAlice, false, true),
-		s.addToken(ctx, "bob@example.com", DemoBob, false, true),
-		s.addToken(ctx, "admin@example.com", DemoAdmin, true, true),
+		s.addToken(ctx, "alice@example.com", accountsdb.InsertTokenParams{Demo: true, Prefix: DemoAlice}, DemoAlice),
+		s.addToken(ctx, "bob@example.com", accountsdb.InsertTokenParams{Demo: true, Prefix: DemoBob}, DemoBob),
+		s.addToken(ctx, "admin@example.com", accountsdb.InsertTokenParams{Demo: true, Prefix: DemoAdmin, Admin: true},
+			DemoAdmin),
 	)
 }
 
@@ -130,25 +125,6 @@ func (s *Service) Email(ctx context.Context, id uuid.UUID) (string, error) {
 		return "", fmt.Errorf("read the customer's email: %w", err)
 	}
 	return email, nil
-}
-
-func (s *Service) addToken(ctx context.Context, email, token string, admin, demo bool) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return fmt.Errorf("make an id: %w", err)
-	}
-	if _, err := s.db.InsertCustomer(ctx, accountsdb.InsertCustomerParams{ID: id, Email: &email}); err != nil {
-		return fmt.Errorf("add customer %s: %w", email, err)
-	}
-	if id, err = s.db.FindCustomerByEmail(ctx, email); err != nil {
-		return fmt.Errorf("find customer %s: %w", email, err)
-	}
-	hashed := hash(token)
-	err = s.db.InsertToken(ctx, accountsdb.InsertTokenParams{Hash: hashed[:], CustomerID: id, Admin: admin, Demo: demo})
-	if err != nil {
-		return fmt.Errorf("add the token of %s: %w", email, err)
-	}
-	return nil
 }
 
 type tokenHash [sha256.Size]byte

@@ -38,6 +38,8 @@ type API struct {
 	Recorder *timeline.Recorder
 	// Webhooks reads a provider's events, by path.
 	Webhooks map[string]EventReader
+	// UnpaidOrders is how many unpaid orders a customer may have. Zero is any number.
+	UnpaidOrders int
 	// Limits bounds what one client may send. It may be nil.
 	Limits *ratelimit.Limiter
 	Log    *slog.Logger
@@ -46,20 +48,23 @@ type API struct {
 // Register adds the routes. The handlers return their errors to echo's error handler, which should
 // call WriteError.
 func (a *API) Register(e *echo.Echo) {
-	e.GET("/v1/openapi.yaml", func(c echo.Context) error {
+	get := func(path string, handler echo.HandlerFunc, middleware ...echo.MiddlewareFunc) {
+		e.Match([]string{http.MethodGet, http.MethodHead}, path, handler, middleware...)
+	}
+	get("/v1/openapi.yaml", func(c echo.Context) error {
 		return c.Blob(http.StatusOK, "application/yaml", OpenAPI)
 	}, a.limitGuests)
-	e.GET("/v1/products", a.listProducts, limits, a.limitGuests)
+	get("/v1/products", a.listProducts, limits, a.limitGuests)
 
 	customer := []echo.MiddlewareFunc{limits, a.limitTokens, a.authenticate}
 	e.POST("/v1/orders", a.placeOrder, customer...)
-	e.GET("/v1/orders", a.listOrders, customer...)
-	e.GET("/v1/orders/:id", a.getOrder, customer...)
+	get("/v1/orders", a.listOrders, customer...)
+	get("/v1/orders/:id", a.getOrder, customer...)
 	e.POST("/v1/orders/:id/charges", a.chargeOrder, customer...)
-	e.GET("/v1/charges/:id", a.getCharge, customer...)
-	e.GET("/v1/charges/:id/refunds", a.listRefunds, customer...)
-	e.GET("/v1/refunds/:id", a.getRefund, customer...)
-	e.GET("/v1/orders/:id/timeline", a.getTimeline, customer...)
+	get("/v1/charges/:id", a.getCharge, customer...)
+	get("/v1/charges/:id/refunds", a.listRefunds, customer...)
+	get("/v1/refunds/:id", a.getRefund, customer...)
+	get("/v1/orders/:id/timeline", a.getTimeline, customer...)
 	e.POST("/v1/orders/:id/cancel", a.cancelOrder, customer...)
 
 	admin := append(slices.Clone(customer), a.adminOnly)
@@ -81,6 +86,12 @@ func limits(next echo.HandlerFunc) echo.HandlerFunc {
 
 const customerKey = "customer"
 
+// CustomerOf returns the customer of a request with a valid token.
+func CustomerOf(c echo.Context) (customer accounts.Customer, ok bool) {
+	customer, ok = c.Get(customerKey).(accounts.Customer)
+	return customer, ok
+}
+
 func customerOf(c echo.Context) accounts.Customer {
 	return c.Get(customerKey).(accounts.Customer)
 }
@@ -100,7 +111,7 @@ func (a *API) adminOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if customer := customerOf(c); !customer.Admin {
 			a.Log.WarnContext(c.Request().Context(), "a customer tried an admin call", "customer_id", customer.ID,
-				"path", c.Path())
+				"path", c.Path(), "peer", c.RealIP())
 			return errForbidden
 		}
 		return next(c)

@@ -20,10 +20,11 @@ func keyOf(c echo.Context) (dedup.Key, error) {
 	case 0:
 		return "", dedup.ErrKeyMissing
 	case 1:
-		if cards.In(values[0]) {
+		key, err := dedup.ParseKey(values[0])
+		if err == nil && cards.In(string(key)) {
 			return "", errCardAsKey
 		}
-		return dedup.ParseKey(values[0])
+		return key, err
 	default:
 		return "", dedup.ErrKeyInvalid
 	}
@@ -53,6 +54,9 @@ func decodeBytes(body []byte, into any) error {
 	if field, found := cardNumber(body); found {
 		return problem.InvalidError{Field: field, Reason: cardReason}
 	}
+	if field, found := nullCharacter(body); found {
+		return problem.InvalidError{Field: field, Reason: "must not contain U+0000"}
+	}
 	// Unmarshal into &into: a JSON null would otherwise set it to nil and drop the customer and the
 	// key.
 	err := json.Unmarshal(body, &into, json.RejectUnknownMembers(true))
@@ -81,8 +85,8 @@ const cardReason = "looks like a payment card number, which this shop never take
 // cardNumber returns the path of the field that holds a card number. It also checks the names of
 // fields, but does not include such a name in the path.
 func cardNumber(body []byte) (path string, found bool) {
-	// A \u00 escape is the only other way to write digits.
-	if !cards.In(string(body)) && !bytes.Contains(body, []byte(`\u00`)) {
+	// A backslash may hide a digit, or a separator between digits.
+	if !cards.In(string(body)) && !bytes.ContainsRune(body, '\\') {
 		return "", false
 	}
 	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true),
@@ -96,6 +100,28 @@ func cardNumber(body []byte) (path string, found bool) {
 		if (kind == '"' || kind == '0') && cards.In(token.String()) {
 			path = field(decoder.StackPointer())
 			if cards.In(path) {
+				path = "a field's name"
+			}
+			return path, true
+		}
+	}
+}
+
+// nullCharacter returns the path of the field whose text or name contains U+0000, which no text
+// column of the database can hold.
+func nullCharacter(body []byte) (path string, found bool) {
+	if !bytes.Contains(body, []byte(`u0000`)) { // unescaped, it is not valid JSON
+		return "", false
+	}
+	decoder := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true),
+		jsontext.AllowInvalidUTF8(true))
+	for {
+		token, err := decoder.ReadToken()
+		if err != nil {
+			return "", false // the body is not valid JSON and is rejected anyway
+		}
+		if token.Kind() == '"' && strings.Contains(token.String(), "\x00") {
+			if path = field(decoder.StackPointer()); strings.Contains(path, "\x00") {
 				path = "a field's name"
 			}
 			return path, true

@@ -34,6 +34,7 @@ func FuzzDecode(f *testing.F) {
 		`{"Email":"a@example.com"}`,
 		`{"email":"a@example.com","note":"x"}`,
 		`{"customer_id":"00000000-0000-0000-0000-000000000001","Key":"k","CustomerID":""}`,
+		`{"email":"a\u0000"}`, `{"email":"\\u0000"}`, `{"lines":[{"sku":"\u0000"}]}`, `{"expected_total":null}`,
 		`{"email":null,"lines":null}`, `{"lines":[null]}`,
 		`{"lines":[{"quantity":1.0},{"quantity":1e2},{"quantity":9223372036854775808}]}`,
 		`{"lines":[{"quantity":"1"},{"quantity":-0}]}`,
@@ -90,7 +91,8 @@ func wellWritten(body []byte) (c orders.PlaceOrder, why string) {
 		}
 	}
 	tokens := json.NewDecoder(bytes.NewReader(body))
-	if why := members(tokens, map[string]bool{"email": true, "lines": true}); why != "" {
+	if why := members(tokens, map[string]bool{"email": true, "lines": true,
+		"expected_total": true, "currency": true}); why != "" {
 		return c, why
 	}
 	if _, err := tokens.Token(); !errors.Is(err, io.EOF) {
@@ -98,6 +100,13 @@ func wellWritten(body []byte) (c orders.PlaceOrder, why string) {
 	}
 	if err := json.Unmarshal(body, &c); err != nil {
 		return c, err.Error()
+	}
+	texts := c.Email + c.Currency
+	for _, line := range c.Lines {
+		texts += line.SKU
+	}
+	if strings.Contains(texts, "\x00") {
+		return c, "with U+0000"
 	}
 	return c, ""
 }

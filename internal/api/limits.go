@@ -30,6 +30,9 @@ func (a *API) limitTokens(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		token := bearer(c)
 		if err := a.Limits.Token(c.RealIP(), token); err != nil {
+			if customer, ok := a.Accounts.Remembered(token); ok {
+				c.Set(customerKey, customer)
+			}
 			return err
 		}
 		err := next(c)

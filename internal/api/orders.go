@@ -32,7 +32,8 @@ func (a *API) placeOrder(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	command := orders.PlaceOrder{CustomerID: customerOf(c).ID, Key: key}
+	command := orders.PlaceOrder{CustomerID: customerOf(c).ID, Key: key,
+		Unpaid: orders.UnpaidLimit{Customer: a.UnpaidOrders}}
 	if err := decode(c, &command); err != nil {
 		return err
 	}
@@ -75,6 +76,9 @@ func (a *API) getOrder(c echo.Context) error {
 	return c.JSON(http.StatusOK, order)
 }
 
+// maxTimeline is how many events a timeline has: the newest.
+const maxTimeline = 1000
+
 // getTimeline returns the order's timeline: its steps, and the duplicates that were stopped.
 func (a *API) getTimeline(c echo.Context) error {
 	order, err := a.readableOrder(c)
@@ -85,7 +89,7 @@ func (a *API) getTimeline(c echo.Context) error {
 	if customerOf(c).Admin {
 		read = a.Timeline.ForOperators
 	}
-	events, err := read(c.Request().Context(), order.ID)
+	events, _, err := read(c.Request().Context(), order.ID, maxTimeline)
 	if err != nil {
 		return err
 	}

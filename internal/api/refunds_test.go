@@ -58,7 +58,6 @@ func TestPartialRefundsAtOnce(t *testing.T) {
 	shop := apptest.Start(t, 2)
 	shop.Exec(t, "INSERT INTO products (sku, name, description, currency, unit_price, position) VALUES ('COIN', "+
 		"'Coin', 'A coin.', 'EUR', 100, 99)")
-	shop.Exec(t, "INSERT INTO stock (sku) VALUES ('COIN')")
 	expect(t, shop.Admin(t).Post(t.Context(), "/v1/deliveries", "coins", `{"lines":[{"sku":"COIN","quantity":1}]}`),
 		201, "")
 	order, of := paid(t, shop, "o", apptest.OrderBody("alice@example.com", "COIN", 1))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -13,10 +14,11 @@ import (
 	"github.com/onceshop/onceshop/internal/check"
 )
 
-// Check writes the state of every invariant to out. If every is above zero, it repeats until ctx
-// ends. A violated invariant or a witness that does not answer is an error; if Check repeats, the
-// last complete round counts.
-func Check(ctx context.Context, config Config, every time.Duration, out io.Writer) error {
+// Check writes the state of every invariant to out. If since is above zero, it looks at orders with
+// a change in that time only. If every is above zero, it repeats until ctx ends. A violated
+// invariant or a witness that does not answer is an error; if Check repeats, the last complete
+// round counts.
+func Check(ctx context.Context, config Config, since, every time.Duration, out io.Writer) error {
 	config, err := config.WithDemo()
 	if err != nil {
 		return err
@@ -25,7 +27,7 @@ func Check(ctx context.Context, config Config, every time.Duration, out io.Write
 		config.PSPURL = "" // the simulator holds none of this shop's money
 	}
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
-		sources := check.Sources{DB: pool, ProviderURL: config.PSPURL, MailboxURL: config.mailboxURL()}
+		sources := check.Sources{DB: pool, ProviderURL: config.PSPURL, MailboxURL: config.mailboxURL(), Since: since}
 		var last error
 		for {
 			err := checkOnce(ctx, sources, out)
@@ -55,6 +57,9 @@ func checkOnce(ctx context.Context, sources check.Sources, out io.Writer) error 
 	}
 	if err := report.WriteTable(out); err != nil {
 		return fmt.Errorf("write the table: %w", err)
+	}
+	if err := report.WriteSummary(out, IsTerminal(out) && os.Getenv("NO_COLOR") == ""); err != nil {
+		return fmt.Errorf("write the summary: %w", err)
 	}
 	var violated error
 	if n := len(report.Violated()); n > 0 {

@@ -20,8 +20,9 @@ import (
 // webConfig is a node for the web alone.
 func webConfig(t *testing.T, databaseURL string) app.Config {
 	t.Helper()
-	config, err := app.ConfigFrom([]string{"DATABASE_URL=" + databaseURL, "SHOP_SECRET=" + strings.Repeat("s", 32),
-		"PSP_URL=http://127.0.0.1:1", "PSP_WEBHOOK_SECRET=" + apptest.WebhookSecret})
+	config, err := app.ConfigFrom([]string{"DATABASE_URL=" + databaseURL,
+		"SHOP_SECRET=a-secret-for-tests-32-bytes-long!", "SHOP_URL=http://localhost",
+		"PSP_URL=http://127.0.0.1:1", "PSP_WEBHOOK_SECRET=" + apptest.WebhookSecret, "SHOP_DRAIN_DELAY=0s"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func webConfig(t *testing.T, databaseURL string) app.Config {
 // goes on.
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	var log apptest.Transcript
+	var log shoptest.Transcript
 	a, err := app.New(t.Context(), webConfig(t, shoptest.DatabaseURL(t)), app.OnlyWeb,
 		slog.New(slog.NewJSONHandler(&log, nil)))
 	if err != nil {
@@ -82,8 +83,9 @@ func TestErrorsHidePasswords(t *testing.T) {
 		"REDIS_URL, a port":     func(c *app.Config) { c.RedisURL = at("redis", "127.0.0.1:port") },
 		"REDIS_URL, a scheme":   func(c *app.Config) { c.RedisURL = at("rediss-", "127.0.0.1") },
 		"REDIS_URL, escapes":    func(c *app.Config) { c.RedisURL = at("redis", "%zz") },
-		"NATS_URL, a port":      func(c *app.Config) { c.NATSURL = at("nats", "127.0.0.1:port") },
-		"NATS_URL, escapes":     func(c *app.Config) { c.NATSURL = at("nats", "%zz") },
+		"BROKER_URL, a port":    func(c *app.Config) { c.NATSURL = at("nats", "127.0.0.1:port") },
+		"BROKER_URL, Pulsar":    func(c *app.Config) { c.NATSURL = at("pulsar", "127.0.0.1:6650") },
+		"BROKER_URL, escapes":   func(c *app.Config) { c.NATSURL = at("nats", "%zz") },
 		"SMTP_URL, a port":      func(c *app.Config) { c.SMTPURL = at("smtp", "127.0.0.1:port") },
 		"SMTP_URL, a scheme":    func(c *app.Config) { c.SMTPURL = at("mail", "127.0.0.1") },
 		"SMTP_URL, escapes":     func(c *app.Config) { c.SMTPURL = at("smtp", "%zz") },
@@ -96,7 +98,7 @@ func TestErrorsHidePasswords(t *testing.T) {
 			config.RedisURL, config.NATSURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1",
 				"smtp://127.0.0.1:1?tls=none"
 			change(&config)
-			var log apptest.Transcript
+			var log shoptest.Transcript
 			a, err := app.New(t.Context(), config, app.Everything, slog.New(slog.NewJSONHandler(&log, nil)))
 			if err == nil {
 				a.Close()

@@ -16,18 +16,19 @@ const module = "github.com/onceshop/onceshop/"
 // it, and its own subfolders. The outer wings build on all of them.
 var layers = []string{
 	"db/migrations", "internal/problem", "internal/money", "internal/crash", "internal/cards", "internal/bounded",
-	"internal/ratelimit",
+	"internal/gauge", "internal/ratelimit", "internal/tracing",
 	"internal/pg", "internal/dedup", "internal/redisclient", "internal/coalesce",
 	"internal/timeline",
-	"internal/accounts", "internal/outbox",
+	"internal/accounts", "internal/outbox/broker", "internal/outbox",
 	"internal/orders",
 	"internal/payments", "internal/notify",
-	"internal/check",
+	"internal/check", "internal/forget", "internal/recovery", "internal/retain",
 	"internal/api", "web",
 	"internal/app",
 	"internal/demo",
 	"internal/proof",
 	"cmd/shop",
+	"scripts/fork",
 }
 
 // only lists the packages that alone may import a package.
@@ -36,8 +37,19 @@ var only = map[string][]string{
 	"internal/proof": {"cmd/shop"},
 }
 
+// brokers lists the packages that alone may import a broker's client or its adapter, by how the
+// import begins. The others know broker.Broker.
+var brokers = map[string][]string{
+	"github.com/Azure/": {"internal/outbox/broker/servicebus"},
+	"github.com/nats-io/": {"internal/dedup", "internal/outbox/broker/nats", "internal/demo",
+		"internal/proof"},
+	module + "internal/outbox/broker/nats":       {"internal/app", "internal/proof"},
+	module + "internal/outbox/broker/servicebus": {"internal/app", "internal/proof"},
+}
+
 // testing packages serve tests; production code never imports them.
-var testingPackages = []string{"internal/shoptest", "internal/app/apptest", "internal/api/apitest"}
+var testingPackages = []string{"internal/shoptest", "internal/app/apptest", "internal/api/apitest",
+	"internal/outbox/broker/brokertest", "internal/proof/fleet"}
 
 // unrelated pairs must not know each other although their layers would allow it.
 var unrelated = [][2]string{{"internal/notify", "internal/payments"}, {"internal/api", "web"}}
@@ -103,6 +115,34 @@ func layerOf(path string) int {
 }
 
 func isTesting(path string) bool { return slices.Contains(testingPackages, path) }
+
+func TestBrokersStayInTheirAdapters(t *testing.T) {
+	t.Parallel()
+	output, err := exec.Command("go", "list", "-f",
+		`{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}`, module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := map[string]bool{}
+	for scanner := bufio.NewScanner(bytes.NewReader(output)); scanner.Scan(); {
+		from, to, _ := strings.Cut(scanner.Text(), " ")
+		from, _ = inModule(from)
+		for begin, allowed := range brokers {
+			if !strings.HasPrefix(to, begin) || isTesting(from) {
+				continue
+			}
+			seen[begin] = true
+			if !slices.ContainsFunc(allowed, func(folder string) bool {
+				return from == folder || strings.HasPrefix(from, folder+"/")
+			}) {
+				t.Errorf("%s imports %s: only %s may", from, to, strings.Join(allowed, ", "))
+			}
+		}
+	}
+	if len(seen) != len(brokers) {
+		t.Errorf("only %v seen: is the list complete?", seen)
+	}
+}
 
 // TestShopStandsAlone keeps the tests of all packages from importing an outer wing that is not
 // their own, so that either wing can be removed alone.

@@ -1,34 +1,36 @@
 package app
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
-	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
-	"github.com/onceshop/onceshop/internal/pg"
 )
-
-// readyTimeout bounds each dependency's answer.
-const readyTimeout = 2 * time.Second
 
 // opsHandler serves the operators' endpoints, which the public address does not have.
 func (a *App) opsHandler() http.Handler {
 	own := prometheus.NewRegistry()
-	own.MustRegister(outbox.NewBacklog(a.pool), payments.NewOpen(a.pool))
+	own.MustRegister(outbox.BacklogMetrics(a.pool), payments.OpenMetrics(a.pool), orders.UnpaidMetrics(a.pool),
+		notify.OpenMetrics(a.pool), poolMetric{a.pool}, dependencyMetric{a.status})
+	if a.broker != nil {
+		own.MustRegister(outbox.LagMetrics(a.broker, notify.ConsumerName))
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.HandleFunc("GET /statusz", a.statusz)
+	// A database that is down must not hide the other metrics.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{prometheus.DefaultGatherer, own},
-		promhttp.HandlerOpts{}))
+		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
+			ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn)}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
@@ -38,52 +40,6 @@ func (a *App) opsHandler() http.Handler {
 
 func healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
-}
-
-// readyz answers 200 only if every server that the role needs answers and the schema is up to date.
-// It lists the dependencies that fail; the reasons are in the log.
-func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
-	defer cancel()
-	checks := map[string]func(context.Context) error{
-		"postgres":         a.pool.Ping,
-		"schema":           a.migrated,
-		"payment provider": a.provider.Ping,
-	}
-	if a.role.Workers {
-		checks["redis"] = func(ctx context.Context) error { return a.redis.Ping(ctx).Err() }
-		checks["nats"] = a.nats.FlushWithContext
-		checks["smtp"] = a.mailer.Ping
-	}
-	var group sync.WaitGroup
-	var mu sync.Mutex
-	status, results := http.StatusOK, make(map[string]string, len(checks))
-	for name, check := range checks {
-		group.Go(func() {
-			err := check(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			results[name] = "ok"
-			if err != nil {
-				status, results[name] = http.StatusServiceUnavailable, "down"
-				a.log.WarnContext(ctx, "not ready", "dependency", name, "error", err)
-			}
-		})
-	}
-	group.Wait()
-	text := "ready"
-	if status != http.StatusOK {
-		text = "not ready"
-	}
-	writeJSON(w, status, map[string]any{"status": text, "checks": results})
-}
-
-func (a *App) migrated(ctx context.Context) error {
-	done, err := pg.IsMigrated(ctx, a.pool)
-	if err == nil && !done {
-		err = errors.New("the schema is behind this binary: run `shop migrate up`")
-	}
-	return err
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

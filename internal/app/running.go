@@ -32,6 +32,9 @@ func (c Config) WithDemo() (Config, error) {
 	if c.DatabaseURL != "" {
 		return c, nil
 	}
+	if err := c.RequireDataDir(); err != nil {
+		return c, errors.Join(UsageError{errors.New("DATABASE_URL is missing")}, err)
+	}
 	data, err := os.ReadFile(filepath.Join(c.DataDir, RunningFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, c.RequireDatabase()

@@ -6,8 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
-	"github.com/nats-io/nats.go"
 
+	"github.com/onceshop/onceshop/internal/outbox/broker"
 	"github.com/onceshop/onceshop/web"
 )
 
@@ -18,13 +18,14 @@ type Section struct {
 	Start func(e *echo.Echo, shop *web.Web, node Node) (stop func())
 }
 
-// Node gives a section the node's connections. RedisURL and NATS are empty on a node without
-// workers.
+// Node gives a section the node's connections. On a node without workers RedisURL is empty. On one
+// without a broker, Broker is nil and BrokerURL empty.
 type Node struct {
-	Pool     *pgxpool.Pool
-	RedisURL string
-	NATS     *nats.Conn
-	Log      *slog.Logger
+	Pool      *pgxpool.Pool
+	RedisURL  string
+	Broker    broker.Broker
+	BrokerURL string
+	Log       *slog.Logger
 }
 
 // inSection reports whether the path belongs to a section.

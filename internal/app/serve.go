@@ -3,6 +3,9 @@ package app
 import (
 	"context"
 	"log/slog"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
 // Serve runs the service against real servers until ctx ends.
@@ -12,6 +15,9 @@ func Serve(ctx context.Context, config Config, role Role, log *slog.Logger) erro
 		return err
 	}
 	defer a.Close()
+	if err := a.checkPooler(ctx); err != nil {
+		return UsageError{err}
+	}
 	ops, err := config.ListenOps()
 	if err != nil {
 		return err
@@ -27,4 +33,19 @@ func Serve(ctx context.Context, config Config, role Role, log *slog.Logger) erro
 	}
 	log.InfoContext(ctx, "serving", "address", web.Addr())
 	return a.Run(ctx, web, ops)
+}
+
+// poolerTimeout bounds the look at a pooler. A server that takes longer is not looked at.
+const poolerTimeout = 3 * time.Second
+
+// checkPooler refuses a pooler that cannot carry the service's sessions.
+func (a *App) checkPooler(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, poolerTimeout)
+	defer cancel()
+	lost, err := pg.CheckPooler(ctx, a.pool)
+	if len(lost) > 0 {
+		a.log.WarnContext(ctx, "the database's sessions lack settings that a pooler ignores: set them with ALTER ROLE",
+			"settings", lost)
+	}
+	return err
 }

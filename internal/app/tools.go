@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,11 +11,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/onceshop/onceshop/internal/accounts"
+	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/problem"
 )
 
 // withDatabase calls run with the database of DATABASE_URL, or of the demo that runs on
@@ -79,11 +81,49 @@ func MigrateStatus(ctx context.Context, config Config, out io.Writer) error {
 	})
 }
 
-// IssueToken creates a token and prints it on out. Only its hash is stored, so it cannot be shown
-// again.
-func IssueToken(ctx context.Context, config Config, email string, admin bool, out io.Writer) error {
+// SaveProduct puts a product on sale or changes it. Price is in major units of the currency. What
+// is nil stays as it is.
+func SaveProduct(
+	ctx context.Context, config Config, sku string, name, description, price *string, currency string, out io.Writer,
+) error {
+	save := orders.SaveProduct{SKU: sku, Name: name, Description: description}
+	if price != nil {
+		if !money.Valid(currency) {
+			return UsageError{fmt.Errorf("%q is not an ISO 4217 currency such as EUR", currency)}
+		}
+		parsed, err := money.Parse(*price, currency)
+		if err != nil {
+			return UsageError{err}
+		}
+		save.Price = &parsed
+	}
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
-		token, err := accounts.New(pool, false).IssueToken(ctx, email, admin)
+		shop := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
+		added, err := shop.Save(ctx, save)
+		_, invalid := errors.AsType[problem.InvalidError](err)
+		switch {
+		case errors.Is(err, orders.ErrNewProduct):
+			return UsageError{fmt.Errorf("%s is a new product: give --name, --price and --currency", sku)}
+		case invalid:
+			return UsageError{err}
+		case err != nil:
+			return err
+		case added:
+			_, err = fmt.Fprintf(out, "%s is on sale; raise its stock with `shop import` or POST /v1/deliveries\n", sku)
+		default:
+			_, err = fmt.Fprintf(out, "%s is changed\n", sku)
+		}
+		return err
+	})
+}
+
+// IssueToken creates a token and prints it on out. Only its hash is stored, so it cannot be shown
+// again. With a lifetime of zero it does not expire.
+func IssueToken(
+	ctx context.Context, config Config, email string, admin bool, lifetime time.Duration, out io.Writer,
+) error {
+	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
+		token, err := accounts.New(pool, false).IssueTokenFor(ctx, lifetime, email, admin)
 		if err != nil {
 			return err
 		}
@@ -92,13 +132,61 @@ func IssueToken(ctx context.Context, config Config, email string, admin bool, ou
 	})
 }
 
-// ImportFile books a delivery file. It draws a progress bar on progress and writes the report to
-// out. A file with bad lines is an error even if its good lines were kept.
+// ListTokens lists the tokens on out, by their first characters.
+func ListTokens(ctx context.Context, config Config, out io.Writer) error {
+	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
+		tokens, err := accounts.New(pool, false).Tokens(ctx)
+		if err != nil {
+			return err
+		}
+		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "PREFIX\tCUSTOMER\tROLE\tCREATED\tEXPIRES\tSTATE")
+		for _, token := range tokens {
+			role, expires, state := "customer", "never", "valid"
+			if token.Admin {
+				role = "admin"
+			}
+			if token.ExpiresAt != nil {
+				expires = token.ExpiresAt.UTC().Format(time.RFC3339)
+			}
+			switch {
+			case token.RevokedAt != nil:
+				state = "revoked " + token.RevokedAt.UTC().Format(time.RFC3339)
+			case !token.Good:
+				state = "expired"
+			case token.Demo:
+				state = "demo only"
+			}
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", token.Prefix, token.Email, role,
+				token.CreatedAt.UTC().Format(time.RFC3339), expires, state)
+		}
+		return table.Flush()
+	})
+}
+
+// RevokeToken ends the token that begins with the text, and its sessions.
+func RevokeToken(ctx context.Context, config Config, text string, out io.Writer) error {
+	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
+		prefix, err := accounts.New(pool, false).RevokeToken(ctx, text)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(out, "%s… is revoked. A node that has just seen it refuses it within a second.\n", prefix)
+		return err
+	})
+}
+
+// mostBadLines is how many bad lines of a file are listed.
+const mostBadLines = 20
+
+// ImportFile books a delivery file, or, with the path "-", the standard input. It shows on progress
+// how far it is, and writes the report to out. A file with bad lines is an error even if its good
+// lines were kept.
 func ImportFile(
 	ctx context.Context, config Config, path, supplier string, keepGood bool, out, progress io.Writer,
 ) error {
 	return withDatabase(ctx, config, func(pool *pgxpool.Pool) error {
-		file, err := os.Open(path)
+		file, err := openDeliveries(path)
 		if err != nil {
 			return err
 		}
@@ -107,17 +195,20 @@ func ImportFile(
 		if err != nil {
 			return err
 		}
-		bar := progressbar.NewOptions64(info.Size(),
-			progressbar.OptionSetWriter(progress),
-			progressbar.OptionSetDescription("importing"),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish())
+		shown := NewProgress(progress)
 		service := orders.New(pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
-		report, err := service.Import(ctx, &trackedFile{File: file, bar: bar}, supplier, keepGood)
-		_ = bar.Finish() // failing to draw the bar does not matter
-		for _, bad := range report.Bad {
+		tracked := &trackedFile{File: file, size: info.Size(), progress: shown}
+		report, err := service.Import(ctx, tracked, supplier, keepGood)
+		shown.Finish()
+		for _, bad := range report.Bad[:min(len(report.Bad), mostBadLines)] {
 			fmt.Fprintf(out, "%s:%d: %s\n", path, bad.Line, bad.Reason)
+		}
+		if more := len(report.Bad) - mostBadLines; more > 0 {
+			fmt.Fprintf(out, "… and %d more bad lines\n", more)
+		}
+		if errors.Is(err, orders.ErrBadLines) {
+			return fmt.Errorf("nothing was imported: %d lines are bad; correct them, or import the others with "+
+				"--keep-good", len(report.Bad))
 		}
 		if err != nil {
 			return err
@@ -131,19 +222,49 @@ func ImportFile(
 	})
 }
 
-// trackedFile shows on the bar how much of the file has been read.
+// openDeliveries opens a file that can be read more than once. It copies what comes through a pipe.
+func openDeliveries(path string) (*os.File, error) {
+	from := os.Stdin
+	if path != "-" {
+		var err error
+		if from, err = os.Open(path); err != nil {
+			return nil, err
+		}
+		if info, err := from.Stat(); err != nil || info.Mode().IsRegular() {
+			return from, err
+		}
+		defer from.Close()
+	}
+	to, err := os.CreateTemp("", "onceshop-import-")
+	if err != nil {
+		return nil, fmt.Errorf("keep a copy of what %s has: %w", path, err)
+	}
+	err = os.Remove(to.Name()) // the open file stays until it is closed
+	if err == nil {
+		_, err = io.Copy(to, from)
+	}
+	if err != nil {
+		_ = to.Close()
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return to, nil
+}
+
+// trackedFile shows how much of the file has been read.
 type trackedFile struct {
 	*os.File
-	bar *progressbar.ProgressBar
+	read, size int64
+	progress   *Progress
 }
 
 func (f *trackedFile) Read(p []byte) (int, error) {
 	n, err := f.File.Read(p)
-	_ = f.bar.Add(n)
+	f.read += int64(n)
+	f.progress.Show("importing", f.read, f.size)
 	return n, err
 }
 
 func (f *trackedFile) Seek(offset int64, whence int) (int64, error) {
-	f.bar.Reset()
+	f.read = 0
 	return f.File.Seek(offset, whence)
 }

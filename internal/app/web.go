@@ -11,8 +11,11 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api"
+	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/timeline"
 	"github.com/onceshop/onceshop/web"
+	"github.com/onceshop/onceshop/web/docs"
 )
 
 const (
@@ -21,6 +24,10 @@ const (
 	// stripeWebhookPath is where Stripe sends its events.
 	stripeWebhookPath = "/v1/webhooks/stripe"
 )
+
+// payWait is how long a form waits for the payment's outcome. Most providers answer within it, and
+// the page that follows shows the outcome at once; a longer wait would look like a broken page.
+const payWait = 400 * time.Millisecond
 
 // requestTimeout bounds a request, without its call to the payment provider.
 const requestTimeout = 10 * time.Second
@@ -31,23 +38,29 @@ func (a *App) webHandler() http.Handler {
 	e.IPExtractor = a.config.clientAddress()
 	timelines := timeline.New(a.pool)
 	pages := &web.Web{
+		Name:     a.config.Name,
 		Orders:   a.orders,
 		Payments: a.payments,
 		Accounts: a.accounts,
-		Signer:   accounts.NewSigner(a.config.Secret),
+		Signer:   accounts.NewSigner(a.config.Secret, a.config.audience()),
 		Replays:  a.replays,
 		Timeline: timelines,
 		Recorder: a.recorder,
+		Receipts: notify.NewLetters(a.pool),
 		Letters:  a.letters,
-		Secure:   strings.HasPrefix(a.config.PublicURL, "https://"),
+		Secure:   a.config.secure(),
 		Demo:     a.config.Demo,
 		Stripe:   a.config.stripe(),
-		Streams:  make(chan struct{}, maxStreams),
+		Streams:  web.NewStreams(maxStreams),
+		PayWait:  payWait,
 		Draining: a.draining,
+		Unpaid:   orders.UnpaidLimit{Customer: a.config.UnpaidOrders.Guest, Network: a.config.UnpaidOrders.Address},
 		Log:      a.log,
 	}
 	for _, section := range a.config.Sections {
-		pages.Sections = append(pages.Sections, section.Section)
+		if section.Name != "" {
+			pages.Sections = append(pages.Sections, section.Section)
+		}
 	}
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if isAPI(c) {
@@ -60,7 +73,7 @@ func (a *App) webHandler() http.Handler {
 		DisableStackAll: true,
 		LogErrorFunc:    a.logPanic,
 	})
-	e.Use(a.logRequests, recoverPanics, a.limitPages, a.bound)
+	e.Use(a.trace, a.logRequests(pages), recoverPanics, a.protect, a.limitPages, a.bound)
 	v1 := &api.API{
 		Orders:   a.orders,
 		Payments: a.payments,
@@ -70,21 +83,50 @@ func (a *App) webHandler() http.Handler {
 		Recorder: a.recorder,
 		Webhooks: a.webhooks,
 		Limits:   a.limits,
-		Log:      a.log,
+
+		UnpaidOrders: a.config.PerTokenUnpaid,
+		Log:          a.log,
 	}
 	v1.Register(e)
 	pages.Register(e)
-	redisURL := ""
+	a.apiPages(pages).Register(e)
+	node := Node{Pool: a.pool, Broker: a.broker, BrokerURL: a.config.NATSURL, Log: a.log}
 	if a.redis != nil {
-		redisURL = a.config.RedisURL
+		node.RedisURL = a.config.RedisURL
 	}
 	for _, section := range a.config.Sections {
-		stop := section.Start(e, pages, Node{Pool: a.pool, RedisURL: redisURL, NATS: a.nats, Log: a.log})
+		stop := section.Start(e, pages, node)
 		a.closeSections = append(a.closeSections, stop)
 	}
-	e.GET("/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
-	e.GET("/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
+	read := []string{http.MethodGet, http.MethodHead}
+	e.Match(read, "/healthz", echo.WrapHandler(http.HandlerFunc(healthz)))
+	e.Match(read, "/readyz", echo.WrapHandler(http.HandlerFunc(a.readyz)))
 	return e
+}
+
+// apiPages returns the pages about the API.
+func (a *App) apiPages(shop *web.Web) *docs.Pages {
+	document, err := docs.Read(api.OpenAPI)
+	if err != nil {
+		panic("app: " + err.Error()) // the document is part of the program
+	}
+	return &docs.Pages{Shop: shop, URL: a.publicURL, Document: document}
+}
+
+// protect sets what a browser needs to know of every answer. Pages replace the policy by their own.
+func (a *App) protect(next echo.HandlerFunc) echo.HandlerFunc {
+	secure := a.config.secure()
+	return func(c echo.Context) error {
+		header := c.Response().Header()
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if secure {
+			header.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		return next(c)
+	}
 }
 
 // logPanic logs the stack of a panic. The client gets the usual 500.
@@ -120,23 +162,11 @@ func (a *App) bound(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasSuffix(c.Path(), "/events") || a.inSection(c.Path()) {
 			return next(c)
 		}
-		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout+a.config.ProviderTimeout)
+		request := c.Request()
+		ctx, cancel := context.WithTimeout(request.Context(), requestTimeout+a.config.ProviderTimeout)
 		defer cancel()
-		c.SetRequest(c.Request().WithContext(ctx))
+		c.SetRequest(request.WithContext(ctx))
+		defer c.SetRequest(request) // whose context ends early only if the client disconnects
 		return next(c)
-	}
-}
-
-// logRequests logs one line per request, after its error has been answered.
-func (a *App) logRequests(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		begin := time.Now()
-		if err := next(c); err != nil {
-			c.Error(err)
-		}
-		a.log.InfoContext(c.Request().Context(), "request", append(api.LogFields(c),
-			"status", c.Response().Status, "duration", time.Since(begin).Round(time.Microsecond),
-			"replayed", c.Response().Header().Get("Idempotent-Replayed") != "")...)
-		return nil
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/onceshop/onceshop/internal/outbox/broker"
 )
 
 // Windows are the times that keep a repeat from having a second effect. They must nest: see Check.
@@ -22,12 +24,27 @@ type Windows struct {
 	DuplicateWindow time.Duration `env:"SHOP_DUPLICATE_WINDOW" envDefault:"10m"`
 	// StreamMaxAge is how long the broker keeps an event, and so how late it can deliver it again.
 	StreamMaxAge time.Duration `env:"SHOP_STREAM_MAX_AGE" envDefault:"168h"`
-	// ReceiptMemory is how long a sent receipt is remembered. Zero means for ever: the shop keeps
-	// the rows. Set it if you delete old rows.
-	ReceiptMemory time.Duration `env:"SHOP_RECEIPT_MEMORY" envDefault:"0"`
+	// ReceiptMemory is how long a receipt is remembered that was sent or given up, and so how late
+	// its event may come again. Zero is forever, as for the three below.
+	ReceiptMemory time.Duration `env:"SHOP_RECEIPT_MEMORY" envDefault:"4320h"`
+	// OutboxMemory is how long an event is kept after it was sent.
+	OutboxMemory time.Duration `env:"SHOP_OUTBOX_MEMORY" envDefault:"2160h"`
+	// ProviderEventMemory is how long an event of the provider is kept that was applied or
+	// dismissed.
+	ProviderEventMemory time.Duration `env:"SHOP_PROVIDER_EVENT_MEMORY" envDefault:"2160h"`
+	// StoppedTwinMemory is how long timelines show a duplicate that was stopped.
+	StoppedTwinMemory time.Duration `env:"SHOP_STOPPED_TWIN_MEMORY" envDefault:"2160h"`
 	// OrderExpiry is how long an unpaid order keeps its stock.
 	OrderExpiry time.Duration `env:"SHOP_ORDER_EXPIRY" envDefault:"30m"`
 }
+
+const (
+	// leastOutboxMemory is how far back `shop recover` compares the outbox with the stream.
+	leastOutboxMemory = 7 * 24 * time.Hour
+	// providerRepeats is how long a provider may send an event again: Stripe keeps them for 30
+	// days, and sends any of them on request.
+	providerRepeats = 30 * 24 * time.Hour
+)
 
 // settleMargin is the time for the transactions around a provider call.
 const settleMargin = 5 * time.Second
@@ -62,11 +79,37 @@ func (w Windows) Check() error {
 	check(w.DuplicateWindow >= 2*w.RelayLease,
 		"SHOP_DUPLICATE_WINDOW (%s) must be at least twice SHOP_RELAY_LEASE (%s): or a repeated event is stored twice",
 		w.DuplicateWindow, w.RelayLease)
-	check(w.ReceiptMemory == 0 || w.ReceiptMemory > w.StreamMaxAge,
-		"SHOP_RECEIPT_MEMORY (%s) must be longer than SHOP_STREAM_MAX_AGE (%s): or a late delivery sends a second "+
-			"receipt", w.ReceiptMemory, w.StreamMaxAge)
 	check(w.StreamMaxAge >= w.DuplicateWindow,
 		"SHOP_STREAM_MAX_AGE (%s) must not be shorter than SHOP_DUPLICATE_WINDOW (%s): the broker refuses such a "+
 			"stream", w.StreamMaxAge, w.DuplicateWindow)
+	return errors.Join(append(wrong, w.checkMemories())...)
+}
+
+// checkMemories reports every memory that would let a repeat find no row.
+func (w Windows) checkMemories() error {
+	var wrong []error
+	check := func(memory time.Duration, holds bool, format string, args ...any) {
+		if memory != 0 && !holds {
+			wrong = append(wrong, fmt.Errorf(format, args...))
+		}
+	}
+	check(w.OutboxMemory, w.OutboxMemory >= max(w.StreamMaxAge+w.DuplicateWindow, leastOutboxMemory),
+		"SHOP_OUTBOX_MEMORY (%s) must be longer than SHOP_STREAM_MAX_AGE (%s), by SHOP_DUPLICATE_WINDOW (%s) at "+
+			"least, and %s or more: or the stream holds events that the outbox does not; 0 is forever",
+		w.OutboxMemory, w.StreamMaxAge, w.DuplicateWindow, leastOutboxMemory)
+	// An event can enter the stream again when the broker lost it, and as a retried dead letter.
+	late := 3*w.StreamMaxAge + broker.DeadAge
+	check(w.ReceiptMemory, w.ReceiptMemory >= late,
+		"SHOP_RECEIPT_MEMORY (%s) must be three times SHOP_STREAM_MAX_AGE (%s) and %s for dead letters, %s, or more: "+
+			"or a late delivery sends a second receipt; 0 is forever", w.ReceiptMemory, w.StreamMaxAge,
+		broker.DeadAge, late)
+	check(w.ReceiptMemory, w.OutboxMemory != 0 && w.ReceiptMemory >= w.OutboxMemory,
+		"SHOP_RECEIPT_MEMORY (%s) must not be shorter than SHOP_OUTBOX_MEMORY (%s, and 0 is forever): a receipt is "+
+			"kept as long as its event", w.ReceiptMemory, w.OutboxMemory)
+	check(w.ProviderEventMemory, w.ProviderEventMemory >= providerRepeats,
+		"SHOP_PROVIDER_EVENT_MEMORY (%s) must be %s or more: the provider may send an event again until then; 0 is "+
+			"forever", w.ProviderEventMemory, providerRepeats)
+	check(w.StoppedTwinMemory, w.StoppedTwinMemory > 0,
+		"SHOP_STOPPED_TWIN_MEMORY (%s) must not be negative; 0 is forever", w.StoppedTwinMemory)
 	return errors.Join(wrong...)
 }

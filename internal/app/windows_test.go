@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,29 @@ func TestWindowsNest(t *testing.T) {
 		"window just long enough": {func(w *app.Windows) { w.DuplicateWindow = 2 * w.RelayLease }, nil},
 		"receipts forgotten before the stream": {func(w *app.Windows) { w.ReceiptMemory = w.StreamMaxAge },
 			[]string{"SHOP_RECEIPT_MEMORY", "SHOP_STREAM_MAX_AGE"}},
-		"receipts remembered longer": {func(w *app.Windows) { w.ReceiptMemory = w.StreamMaxAge + 1 }, nil},
+		"receipts forgotten before a retried dead letter": {func(w *app.Windows) {
+			w.ReceiptMemory = 3*w.StreamMaxAge + 90*24*time.Hour - 1
+		}, []string{"SHOP_RECEIPT_MEMORY", "SHOP_STREAM_MAX_AGE"}},
+		"receipts remembered longer": {func(w *app.Windows) {
+			w.ReceiptMemory = 3*w.StreamMaxAge + 90*24*time.Hour
+		}, nil},
+		"receipts forgotten before their events": {func(w *app.Windows) { w.OutboxMemory = w.ReceiptMemory + 1 },
+			[]string{"SHOP_RECEIPT_MEMORY", "SHOP_OUTBOX_MEMORY"}},
+		"receipts forgotten, events kept": {func(w *app.Windows) { w.OutboxMemory = 0 },
+			[]string{"SHOP_RECEIPT_MEMORY", "SHOP_OUTBOX_MEMORY"}},
+		"everything kept": {func(w *app.Windows) {
+			w.OutboxMemory, w.ReceiptMemory, w.ProviderEventMemory, w.StoppedTwinMemory = 0, 0, 0, 0
+		}, nil},
+		"events forgotten before the stream": {func(w *app.Windows) {
+			w.OutboxMemory = w.StreamMaxAge + w.DuplicateWindow - 1
+		}, []string{"SHOP_OUTBOX_MEMORY", "SHOP_STREAM_MAX_AGE"}},
+		"events forgotten within seven days": {func(w *app.Windows) {
+			w.StreamMaxAge, w.OutboxMemory = time.Hour, 7*24*time.Hour-1
+		}, []string{"SHOP_OUTBOX_MEMORY", "168h"}},
+		"provider's events forgotten while they may come again": {func(w *app.Windows) {
+			w.ProviderEventMemory = 30*24*time.Hour - 1
+		}, []string{"SHOP_PROVIDER_EVENT_MEMORY", "720h"}},
+		"negative memory": {func(w *app.Windows) { w.StoppedTwinMemory = -1 }, []string{"SHOP_STOPPED_TWIN_MEMORY"}},
 		"stream younger than the window": {func(w *app.Windows) { w.StreamMaxAge = w.DuplicateWindow - 1 },
 			[]string{"SHOP_STREAM_MAX_AGE", "SHOP_DUPLICATE_WINDOW"}},
 		"no expiry": {func(w *app.Windows) {
@@ -52,5 +75,17 @@ func TestWindowsNest(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestUnpaidOrdersSetting(t *testing.T) {
+	t.Parallel()
+	const wrong = "SHOP_UNPAID_ORDERS"
+	for text, want := range map[string]string{"": "{5 20}", "3": "{3 12}", "3, 7": "{3 7}", "0": "{0 0}",
+		"2,0": "{2 0}", "-1": wrong, "x": wrong, "1,": wrong, "1,2,3": wrong} {
+		c, err := app.ConfigFrom([]string{"SHOP_UNPAID_ORDERS=" + text})
+		if got := fmt.Sprint(c.UnpaidOrders, err); !strings.Contains(got, want) {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
 	}
 }

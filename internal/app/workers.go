@@ -2,29 +2,32 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	"github.com/onceshop/onceshop/internal/retain"
 )
-
-// ackTimeout bounds the wait for an acknowledgement. A lost one would otherwise block a slot for a
-// publish.
-const ackTimeout = 10 * time.Second
 
 // openPause is the pause between attempts to reach a broker that is down.
 const openPause = time.Second
 
 func (a *App) runRelay(ctx context.Context) error {
-	streams := a.openStreams(ctx)
-	if streams == nil {
-		return nil
+	if err := a.openBroker(ctx); err != nil {
+		return ended(ctx, err)
 	}
-	relay := outbox.NewRelay(a.pool, streams, a.config.RelayLease, a.recorder, a.log)
+	relay := outbox.NewRelay(a.pool, a.broker, a.config.RelayLease, a.recorder, a.log)
 	return relay.Run(ctx)
+}
+
+func (a *App) runRetention(ctx context.Context) error {
+	w := a.config.Windows
+	memory := retain.Memory{Events: w.OutboxMemory, Receipts: w.ReceiptMemory, ProviderEvents: w.ProviderEventMemory,
+		StoppedTwins: w.StoppedTwinMemory}
+	return retain.New(a.pool, memory, time.Now, a.log).Run(ctx)
 }
 
 // warnOfEviction logs a warning if Redis may drop claims under memory pressure. The database then
@@ -39,34 +42,52 @@ func (a *App) warnOfEviction(ctx context.Context) {
 
 func (a *App) runReceipts(ctx context.Context) error {
 	a.warnOfEviction(ctx)
-	streams := a.openStreams(ctx)
-	for streams != nil {
-		consumer, err := outbox.NewConsumer(ctx, streams, notify.ConsumerName, orders.EventPaid, a.notify.HandlePaid,
-			a.log)
+	return a.consume(ctx, notify.ConsumerName, orders.EventPaid, a.notify.HandlePaid)
+}
+
+// claimPrefix begins the names of the cell's keys in Redis.
+func claimPrefix(cell string) string {
+	if cell == "" {
+		return "onceshop:"
+	}
+	return "onceshop:" + cell + ":"
+}
+
+// consume hands each event of the type to the handler, under the name of a durable consumer.
+func (a *App) consume(ctx context.Context, name, eventType string, handle func(context.Context, outbox.Event) error,
+) error {
+	if err := a.openBroker(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	for {
+		consumer, err := outbox.NewConsumer(ctx, a.pool, a.broker, name, eventType, handle, a.log)
 		if err == nil {
 			return consumer.Run(ctx)
 		}
 		if !a.pause(ctx, err) {
-			break
+			return ended(ctx, err)
 		}
 	}
-	return nil
 }
 
-// openStreams opens the streams, and waits for the broker. It returns nil only if ctx has ended.
-func (a *App) openStreams(ctx context.Context) *outbox.Streams {
+// openBroker opens the broker, and waits for it. It returns an error only if ctx has ended, or if
+// the broker would store events twice: then the service must not run.
+func (a *App) openBroker(ctx context.Context) error {
 	for {
-		js, err := jetstream.New(a.nats, jetstream.WithPublishAsyncTimeout(ackTimeout))
-		if err == nil {
-			var streams *outbox.Streams
-			if streams, err = outbox.OpenStreams(ctx, js, outbox.Prefix, a.config.DuplicateWindow,
-				a.config.StreamMaxAge); err == nil {
-				return streams
-			}
+		err := a.broker.Open(ctx)
+		if err == nil || errors.Is(err, broker.ErrForgets) || !a.pause(ctx, err) {
+			return err
 		}
-		if !a.pause(ctx, err) {
-			return nil
-		}
+	}
+}
+
+// ended returns no error if ctx has ended.
+func ended(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	default:
+		return err
 	}
 }
 

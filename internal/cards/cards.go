@@ -3,9 +3,8 @@
 package cards
 
 import (
-	"regexp"
-	"strconv"
-	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -13,68 +12,121 @@ const (
 	longest  = 19
 )
 
-// In reports whether the text contains a card number: 13 to 19 digits, with or without spaces or
-// dashes between groups, with the prefix of a known issuer and a valid check digit. Digits in a
-// word, a UUID, a phone number or a decimal fraction do not count. Neither does a trade item number
-// (GTIN).
+// In reports whether the text contains a card number: 13 to 19 digits of any script, with or
+// without one separator between groups, with the prefix of a known issuer and a valid check digit.
+// Digits in a UUID, a hash, a phone number or a decimal fraction do not count. Neither does a trade
+// item number (GTIN). The time grows with the length of the text, whatever is in it.
 func In(text string) bool {
-	for at := 0; at < len(text); {
-		if !isDigit(text[at]) {
-			at++
-			continue
-		}
-		end := endOfRun(text, at)
-		if end-at >= shortest && standsAlone(text, at, end) && inRun(text, at, end) {
-			return true
-		}
-		at = end
-	}
-	return false
-}
-
-// endOfRun returns the end of the groups of digits that begin at a position, with one separator
-// between two groups.
-func endOfRun(text string, at int) int {
-	end := at
-	for end < len(text) && (isDigit(text[end]) || isSeparator(text[end]) && end+1 < len(text) && isDigit(text[end+1])) {
-		end++
-	}
-	return end
-}
-
-// standsAlone reports whether the digits are not part of a longer word, such as a hash.
-func standsAlone(text string, from, to int) bool {
-	if to < len(text) && isLetter(text[to]) {
+	if !mayHold(text) {
 		return false
 	}
-	if from == 0 {
-		return true
-	}
-	before := text[from-1]
-	fraction := before == '.' && from > 1 && isDigit(text[from-2])
-	return !isLetter(before) && before != '+' && !fraction
-}
-
-// inRun reports whether some consecutive groups of the run are a card number. The others may be its
-// expiry date or another number.
-func inRun(text string, from, to int) bool {
-	for start := from; start < to; start++ {
-		if !isDigit(text[start]) || start > from && !isSeparator(text[start-1]) {
-			continue
-		}
-		digits := make([]byte, 0, longest)
-		for i := start; i < to && len(digits) <= longest; i++ {
-			if isDigit(text[i]) {
-				digits = append(digits, text[i])
-			}
-			endsGroup := i+1 == to || isSeparator(text[i+1])
-			if isDigit(text[i]) && endsGroup && isCard(string(digits)) && !isTradeItem(text[start:i+1]) &&
-				!inUUID(text, start, i+1) {
+	digits := run{next: begins}
+	for at := 0; at < len(text); {
+		if id := idAt(text, at); id > 0 {
+			if digits.endWithCard() {
 				return true
 			}
+			digits.begin(0)
+			at += id
+			continue
+		}
+		c, size := rune(text[at]), 1
+		if c >= utf8.RuneSelf {
+			c, size = utf8.DecodeRuneInString(text[at:])
+		}
+		at += size
+		if value, ok := digitOf(c); ok {
+			digits.add(value)
+			continue
+		}
+		if digits.endWithCard() {
+			return true
+		}
+		if digits.open() && isSeparator(c) {
+			digits.next = begins
+			if c == '.' {
+				digits.next |= fraction
+			}
+			continue
+		}
+		digits.begin(0)
+		if c == '+' {
+			digits.begin(phone)
+		}
+	}
+	return digits.endWithCard()
+}
+
+// mayHold is a quick look: most texts have too few digits.
+func mayHold(text string) bool {
+	digits := 0
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf || text[i] >= '0' && text[i] <= '9' {
+			digits++
+		}
+	}
+	return digits >= shortest
+}
+
+// The flags of a digit, beside its value in the lower four bits.
+const (
+	begins   = 1 << (4 + iota) // the first digit of a group
+	fraction                   // and a digit and a point stand before it
+	phone                      // and a plus stands before it
+)
+
+// run is the end of a row of groups of digits. It holds more digits than a card number has.
+type run struct {
+	digits [4 * longest]byte
+	len    int
+	// next are the flags of the next digit. They are zero inside a group.
+	next byte
+}
+
+// open reports whether the last character was a digit.
+func (r *run) open() bool { return r.len > 0 && r.next == 0 }
+
+// begin drops the digits. The flags are those of the next one.
+func (r *run) begin(flags byte) { r.len, r.next = 0, begins|flags }
+
+func (r *run) add(value byte) {
+	if r.len == len(r.digits) {
+		r.len = copy(r.digits[:], r.digits[r.len-longest:])
+	}
+	r.digits[r.len] = value | r.next
+	r.len, r.next = r.len+1, 0
+}
+
+// endWithCard reports whether the last groups are a card number. The groups before them may be its
+// expiry date or another number.
+func (r *run) endWithCard() bool {
+	if r.len < shortest || !r.open() {
+		return false
+	}
+	sum, groups := 0, 0
+	for n := 1; n <= min(r.len, longest); n++ {
+		first := r.digits[r.len-n]
+		sum += luhn(int(first&0xf), n%2 == 0)
+		if first&begins == 0 {
+			continue
+		}
+		groups++
+		if n < shortest || sum%10 != 0 || first&phone != 0 {
+			continue
+		}
+		digits := r.digits[r.len-n : r.len]
+		if isIssued(digits) && (groups > 1 || first&fraction == 0 && !isTradeItem(digits)) {
+			return true
 		}
 	}
 	return false
+}
+
+func luhn(digit int, double bool) int {
+	if double {
+		digit *= 2
+	}
+	return digit/10 + digit%10
 }
 
 // issuers are ranges of the first six digits, with the lengths of their card numbers.
@@ -91,13 +143,10 @@ var issuers = []struct{ first, last, shortest, longest int }{
 	{220000, 220499, 16, 19}, // Mir
 }
 
-func isCard(digits string) bool {
-	if len(digits) < shortest || len(digits) > longest || !passesLuhn(digits) {
-		return false
-	}
-	prefix, err := strconv.Atoi(digits[:6])
-	if err != nil {
-		return false
+func isIssued(digits []byte) bool {
+	prefix := 0
+	for _, digit := range digits[:6] {
+		prefix = 10*prefix + int(digit&0xf)
 	}
 	for _, i := range issuers {
 		if prefix >= i.first && prefix <= i.last && len(digits) >= i.shortest && len(digits) <= i.longest {
@@ -107,48 +156,111 @@ func isCard(digits string) bool {
 	return false
 }
 
-func passesLuhn(digits string) bool {
-	sum := 0
-	for i := range len(digits) {
-		d := int(digits[len(digits)-1-i] - '0')
-		if i%2 == 1 {
-			if d *= 2; d > 9 {
-				d -= 9
-			}
-		}
-		sum += d
-	}
-	return sum%10 == 0
-}
-
 // isTradeItem reports whether the digits are a valid GTIN, the number of a bar code. Shops use them
 // as SKUs, and a tenth of them would pass as card numbers.
-func isTradeItem(digits string) bool {
-	if len(digits) != 13 && len(digits) != 14 || strings.ContainsAny(digits, " -") {
+func isTradeItem(digits []byte) bool {
+	if len(digits) > 14 {
 		return false
 	}
 	sum := 0
-	for i := range len(digits) {
-		d := int(digits[len(digits)-1-i] - '0')
+	for i := range digits {
+		weight := 1
 		if i%2 == 1 {
-			d *= 3
+			weight = 3
 		}
-		sum += d
+		sum += weight * int(digits[len(digits)-1-i]&0xf)
 	}
 	return sum%10 == 0
 }
 
-var uuids = regexp.MustCompile(`[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}`)
-
-func inUUID(text string, from, to int) bool {
-	for _, found := range uuids.FindAllStringIndex(text, -1) {
-		if from < found[1] && to > found[0] {
-			return true
-		}
+// idAt returns the length of the UUID or hash at a position, or 0. Clients make their keys and ids
+// of them, and some have the digits of a card number.
+func idAt(text string, at int) int {
+	if isUUID(text[at:]) {
+		return uuidLength
 	}
-	return false
+	if at > 0 && isAlphanumeric(text[at-1]) {
+		return 0
+	}
+	return hashLength(text[at:])
 }
 
-func isDigit(c byte) bool     { return c >= '0' && c <= '9' }
-func isSeparator(c byte) bool { return c == ' ' || c == '-' }
-func isLetter(c byte) bool    { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+const uuidLength = 36
+
+func isUUID(text string) bool {
+	if len(text) < uuidLength || text[8] != '-' {
+		return false
+	}
+	for i := range uuidLength {
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if text[i] != '-' {
+				return false
+			}
+		} else if !isHex(text[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// hashLength returns the length of the hash that the text begins with, or 0. A hash is a word of
+// hexadecimal digits of a usual size. In a short one, a few letters beside a card number do not
+// make it a hash.
+func hashLength(text string) int {
+	length, letters, digits, row := 0, 0, 0, 0
+	for length < len(text) && isHex(text[length]) {
+		row++
+		if text[length] > '9' {
+			letters++
+			row = 0
+		}
+		digits = max(digits, row)
+		length++
+	}
+	if letters == 0 || length < len(text) && isAlphanumeric(text[length]) {
+		return 0
+	}
+	switch length {
+	case 16, 20:
+		if letters >= 3 || digits < shortest {
+			return length
+		}
+	case 24, 32, 40, 48, 56, 64, 96, 128:
+		return length
+	}
+	return 0
+}
+
+// digitOf returns the value of a decimal digit of any script, such as the full-width digits.
+func digitOf(c rune) (value byte, ok bool) {
+	if c < utf8.RuneSelf {
+		return byte(c - '0'), c >= '0' && c <= '9' //nolint:gosec // a digit
+	}
+	if !unicode.IsDigit(c) {
+		return 0, false
+	}
+	// Unicode keeps the ten digits of a script together, in order.
+	for _, digits := range unicode.Nd.R16 {
+		if low := rune(digits.Lo); c >= low && c <= rune(digits.Hi) {
+			return byte((c - low) % 10), true //nolint:gosec // below ten
+		}
+	}
+	for _, digits := range unicode.Nd.R32 {
+		if low := rune(digits.Lo); c >= low && c <= rune(digits.Hi) { //nolint:gosec // a code point
+			return byte((c - low) % 10), true //nolint:gosec // below ten
+		}
+	}
+	return 0, false
+}
+
+// isSeparator reports whether people or programs put c between the groups of a number.
+func isSeparator(c rune) bool {
+	switch c {
+	case ' ', '-', '.', '/', '_', ',', ':', '|', '\\', '\t', '·', '•':
+		return true
+	}
+	return c >= utf8.RuneSelf && unicode.In(c, unicode.Zs, unicode.Pd, unicode.Cf)
+}
+
+func isHex(c byte) bool          { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
+func isAlphanumeric(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' }

@@ -3,13 +3,14 @@ package check
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 )
 
 // WriteTable writes a line for every invariant and, below the table, the first findings.
 func (r Report) WriteTable(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "INVARIANT\tBY\tSAYS\tROWS\tRESULT")
+	fmt.Fprintln(table, "INVARIANT\tBY\tPROMISE\tROWS\tRESULT")
 	for _, result := range r {
 		rows := fmt.Sprint(result.Rows)
 		if result.NotChecked != "" {
@@ -25,6 +26,41 @@ func (r Report) WriteTable(out io.Writer) error {
 		result.writeFindings(out, "warning", result.Warnings)
 	}
 	return nil
+}
+
+// Colors of the summary.
+const (
+	green  = "\x1b[32m"
+	red    = "\x1b[31m"
+	normal = "\x1b[0m"
+)
+
+// WriteSummary writes one line: how many invariants hold, and which do not.
+func (r Report) WriteSummary(out io.Writer, color bool) error {
+	var violated []string
+	notChecked := 0
+	for _, result := range r {
+		switch {
+		case result.NotChecked != "":
+			notChecked++
+		case result.Violations.Count > 0:
+			violated = append(violated, result.Invariant)
+		}
+	}
+	line := fmt.Sprintf("%d hold", len(r)-notChecked-len(violated))
+	if notChecked > 0 {
+		line += fmt.Sprintf(", %d not checked", notChecked)
+	}
+	tone := green
+	if violated != nil {
+		tone = red
+		line += fmt.Sprintf(", %d violated: %s", len(violated), strings.Join(violated, ", "))
+	}
+	if color {
+		line = tone + line + normal
+	}
+	_, err := fmt.Fprintf(out, "\n%s\n", line)
+	return err
 }
 
 func (r Result) outcome() string {

@@ -30,8 +30,15 @@ var client = &http.Client{Timeout: answerTimeout,
 // receiptID finds the order in the Message-ID of a receipt.
 var receiptID = regexp.MustCompile(`^<?receipt\.([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})@`)
 
-// readProvider sets the arguments capture_… and refund_… to the columns of the provider's records.
-func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
+// seen is what the witnesses saw.
+type seen struct {
+	captures []payments.Capture
+	refunds  []payments.ProviderRefund
+	receipts []receipt
+}
+
+// readProvider reads all of the provider's records.
+func (s *seen) readProvider(ctx context.Context, url string, _ time.Time) error {
 	var held struct {
 		Captures []payments.Capture        `json:"captures"`
 		Refunds  []payments.ProviderRefund `json:"refunds"`
@@ -41,7 +48,16 @@ func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 			return err
 		}
 	}
-	c, r := held.Captures, held.Refunds
+	s.captures, s.refunds = held.Captures, held.Refunds
+	return nil
+}
+
+// columns sets the arguments capture_…, refund_… and mail_….
+func (s *seen) columns(args pgx.NamedArgs) {
+	c, r, m := s.captures, s.refunds, s.receipts
+	args["mail_id"] = column(m, func(m receipt) string { return m.id })
+	args["mail_order"] = column(m, func(m receipt) string { return m.orderID })
+	args["mail_to"] = column(m, func(m receipt) string { return m.to })
 	args["capture_id"] = column(c, func(c payments.Capture) string { return c.ID })
 	args["capture_charge"] = column(c, func(c payments.Capture) string { return c.Reference })
 	args["capture_order"] = column(c, func(c payments.Capture) string { return c.OrderID })
@@ -55,15 +71,16 @@ func readProvider(ctx context.Context, url string, args pgx.NamedArgs) error {
 	args["refund_at"] = column(r, func(r payments.ProviderRefund) time.Time { return r.CreatedAt })
 	args["refund_amount"] = column(r, func(r payments.ProviderRefund) int64 { return r.Amount })
 	args["refund_currency"] = column(r, func(r payments.ProviderRefund) string { return r.Currency })
-	return nil
 }
 
 // receipt is a message in the mailbox with the Message-ID of an order's receipt.
-type receipt struct{ id, orderID, to string }
+type receipt struct {
+	id, orderID, to string
+	created         time.Time
+}
 
-// readMailbox sets the arguments mail_… to the columns of the receipts in the mailbox.
-func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
-	var receipts []receipt
+// readMailbox reads the receipts in the mailbox, the newest first, back to a while before since.
+func (s *seen) readMailbox(ctx context.Context, url string, since time.Time) error {
 	seen := map[string]bool{}
 	for start := 0; ; {
 		var page struct {
@@ -71,6 +88,7 @@ func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
 			Messages []struct {
 				ID, MessageID string
 				To            []struct{ Address string }
+				Created       time.Time
 			} `json:"messages"`
 		}
 		if err := get(ctx, url, fmt.Sprintf("/api/v1/messages?limit=%d&start=%d", mailPage, start), &page); err != nil {
@@ -84,21 +102,18 @@ func readMailbox(ctx context.Context, url string, args pgx.NamedArgs) error {
 				continue
 			}
 			seen[message.ID] = true
-			mail := receipt{id: message.ID, orderID: strings.ToLower(ours[1])}
+			mail := receipt{id: message.ID, orderID: strings.ToLower(ours[1]), created: message.Created}
 			if len(message.To) > 0 {
 				mail.to = message.To[0].Address
 			}
-			receipts = append(receipts, mail)
+			s.receipts = append(s.receipts, mail)
 		}
 		start += len(page.Messages)
-		if len(page.Messages) == 0 || start >= page.Total {
-			break
+		last := len(page.Messages) - 1
+		if last < 0 || start >= page.Total || page.Messages[last].Created.Before(since.Add(-clockSkew)) {
+			return nil
 		}
 	}
-	args["mail_id"] = column(receipts, func(r receipt) string { return r.id })
-	args["mail_order"] = column(receipts, func(r receipt) string { return r.orderID })
-	args["mail_to"] = column(receipts, func(r receipt) string { return r.to })
-	return nil
 }
 
 // column returns one value of each row. It is never nil, which pgx would send as NULL.

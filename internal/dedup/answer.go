@@ -10,6 +10,7 @@ import (
 var (
 	ErrKeyReused  = errors.New("dedup: the idempotency key belongs to a different request")
 	ErrInProgress = errors.New("dedup: the first request with this idempotency key is still running")
+	ErrErased     = errors.New("dedup: the data of the request with this idempotency key was erased")
 )
 
 // Answer is the response to a request.
@@ -17,7 +18,7 @@ type Answer struct {
 	// ID is the object that the request created or changed.
 	ID     uuid.UUID
 	Status int
-	// Body is sent byte for byte to every request with the same key.
+	// Body is sent byte for byte to every request with the same key. It is empty if it was erased.
 	Body []byte
 	// Replayed is whether an earlier request with the key was carried out instead of this one.
 	Replayed bool

@@ -10,4 +10,8 @@
 // Only the first decides, and it covers effects inside the database. The others save work: without
 // them, every result is the same. Strategy 4 does not cover the effects of a consumer, which can
 // receive one copy twice.
+//
+// Other brokers remember otherwise. Azure Service Bus compares ids and never tells; Apache Pulsar
+// compares a number with the highest of a producer's name, and drops a new event with a lower one.
+// See docs/brokers.md.
 package dedup

@@ -38,6 +38,6 @@ func (s *Seen) otter() *otter.Cache[string, struct{}] {
 	return s.set.(*otter.Cache[string, struct{}]) //nolint:forcetypeassert // NewSeen makes no other
 }
 
-func (r *Replays) otter() *otter.Cache[RequestID, Answer] {
-	return r.answers.(*otter.Cache[RequestID, Answer]) //nolint:forcetypeassert // NewReplays makes no other
+func (r *Replays) otter() *otter.Cache[RequestID, kept] {
+	return r.answers.(*otter.Cache[RequestID, kept]) //nolint:forcetypeassert // NewReplays makes no other
 }

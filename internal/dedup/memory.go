@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -45,24 +46,38 @@ func (s *Seen) Close() { s.set.StopAllGoroutines() }
 // Replays answers repeated requests from memory. It keeps final answers, and it lets concurrent
 // twins on one node share one execution. A nil *Replays runs every request.
 type Replays struct {
-	answers bounded.Map[RequestID, Answer]
+	answers bounded.Map[RequestID, kept]
 	running singleflight.Group
+	era     atomic.Int64
+}
+
+// kept is an answer with the era in which its request began.
+type kept struct {
+	Answer
+	era int64
 }
 
 // NewReplays keeps answers of up to maxBytes in total, each for ttl.
 func NewReplays(maxBytes uint64, ttl time.Duration) *Replays {
 	const overhead = 256 // of an entry besides its body
-	return &Replays{answers: otter.Must(&otter.Options[RequestID, Answer]{
+	return &Replays{answers: otter.Must(&otter.Options[RequestID, kept]{
 		MaximumWeight: maxBytes,
-		Weigher: func(_ RequestID, a Answer) uint32 {
+		Weigher: func(_ RequestID, a kept) uint32 {
 			return uint32(len(a.Body)) + overhead //nolint:gosec // bodies are small
 		},
-		ExpiryCalculator: otter.ExpiryCreating[RequestID, Answer](ttl),
+		ExpiryCalculator: otter.ExpiryCreating[RequestID, kept](ttl),
 	})}
 }
 
 // Close stops the background goroutines. The Replays must not be used afterwards.
 func (r *Replays) Close() { r.answers.StopAllGoroutines() }
+
+// Unsure is the era in which nothing is answered from memory.
+const Unsure = -1
+
+// SetEra ends the use of all answers of another era: those of requests that began before. It is
+// how a node learns that stored answers were erased.
+func (r *Replays) SetEra(era int64) { r.era.Store(era) }
 
 // Do returns the stored answer of the request, joins a twin that is running, or calls run. An
 // answer is stored only after run returned it as final, and so after its commit: stored before, it
@@ -74,16 +89,19 @@ func (r *Replays) Do(ctx context.Context, id RequestID, run func(context.Context
 	if r == nil {
 		return run(ctx)
 	}
-	if answer, ok := r.answers.GetIfPresent(id); ok {
+	era := r.era.Load()
+	if answer, ok := r.answers.GetIfPresent(id); ok && answer.era == era && era != Unsure {
 		answer.Replayed, answer.StoppedBy = true, ByMemory
-		return answer, nil
+		return answer.Answer, nil
 	}
-	return r.share(ctx, id, run)
+	return r.share(ctx, id, era, run)
 }
 
 // share runs the request or joins its twin. It is not part of Do because its closure moves the
 // arguments to the heap, which a stored answer does not need.
-func (r *Replays) share(ctx context.Context, id RequestID, run func(context.Context) (Answer, error)) (Answer, error) {
+func (r *Replays) share(
+	ctx context.Context, id RequestID, era int64, run func(context.Context) (Answer, error),
+) (Answer, error) {
 	var leads bool
 	result := r.running.DoChan(string(id[:]), func() (_ any, err error) {
 		leads = true
@@ -94,7 +112,7 @@ func (r *Replays) share(ctx context.Context, id RequestID, run func(context.Cont
 		}()
 		answer, err := run(context.WithoutCancel(ctx))
 		if err == nil && answer.Final {
-			r.answers.Set(id, answer)
+			r.answers.Set(id, kept{answer, era})
 		}
 		return answer, err
 	})

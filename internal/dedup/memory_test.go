@@ -331,3 +331,32 @@ func TestReplaysAreBounded(t *testing.T) {
 		t.Errorf("answers of %d bytes are held, want about %d", held, maxBytes)
 	}
 }
+
+// Answers of another era are not used, whether they were kept before it or by a request that began
+// before.
+func TestReplaysEra(t *testing.T) {
+	t.Parallel()
+	replays := newReplays(t, 1<<20, time.Hour)
+	c := &counter{answer: final("mug")}
+	ask := func(wantRuns int64, era string) {
+		t.Helper()
+		if _, err := replays.Do(t.Context(), request("k", "mug"), c.run); err != nil || c.runs.Load() != wantRuns {
+			t.Errorf("%s: %d runs, %v; want %d", era, c.runs.Load(), err, wantRuns)
+		}
+	}
+	ask(1, "the first era")
+	ask(1, "the first era")
+	replays.SetEra(1)
+	_, err := replays.Do(t.Context(), request("k", "mug"), func(ctx context.Context) (dedup.Answer, error) {
+		replays.SetEra(2)
+		return c.run(ctx)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	ask(3, "the third era")
+	ask(3, "the third era")
+	replays.SetEra(dedup.Unsure)
+	ask(4, "unsure")
+	ask(5, "unsure")
+}

@@ -1,7 +1,6 @@
 package dedup
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -53,7 +52,8 @@ const (
 // Once carries out the request unless an earlier request with the same key did. It returns the
 // first request's answer to every request with the same key and fingerprint. It returns
 // KeyReusedError for a different fingerprint, InProgressError while the first request is still
-// running, and the errors of Find and Do. See docs/decisions.md, D1.
+// running, ErrErased whatever the fingerprint if the answer was erased, and the errors of Find and
+// Do. See docs/decisions.md, D1.
 func Once(ctx context.Context, r Request) (Answer, error) {
 	for range maxRounds {
 		row, err := r.Find(ctx)
@@ -76,7 +76,9 @@ func (r Request) replay(row Row, err error) (Answer, error) {
 	switch {
 	case err != nil:
 		return Answer{}, err
-	case !bytes.Equal(row.Fingerprint, r.Fingerprint[:]):
+	case row.Answer.Status != 0 && len(row.Answer.Body) == 0:
+		return Answer{}, ErrErased
+	case !r.Fingerprint.matches(row.Fingerprint):
 		return Answer{}, KeyReusedError{ID: row.ID}
 	case row.Answer.Status == 0:
 		return Answer{}, InProgressError{ID: row.ID}

@@ -329,7 +329,7 @@ func writeJSON(t *rapid.T, c command) []byte {
 func TestFingerprintStaysTheSame(t *testing.T) {
 	t.Parallel()
 	c := command{Email: "\u00e4\u2028&@example.com", Lines: []line{{SKU: "mug", Quantity: 2}}, Note: "<b>"}
-	const want = "f3b2827772fd4c0c35ea91249ae6714e0d5d4dd4d4f0e99b4808da3c62ceb1de"
+	const want = "01b2827772fd4c0c35ea91249ae6714e0d5d4dd4d4f0e99b4808da3c62ceb1de"
 	if got := fmt.Sprintf("%x", dedup.FingerprintOf(c)); got != want {
 		t.Errorf("the fingerprint is %s, was %s", got, want)
 	}
@@ -432,6 +432,37 @@ func TestOnceHasOneWinner(t *testing.T) {
 	}
 }
 
+// A fingerprint of an earlier version cannot be compared: its key gets the answer, not 422.
+func TestOnceAcrossFingerprintVersions(t *testing.T) {
+	t.Parallel()
+	earlier := dedup.FingerprintOf(command{Email: "a@example.com"})
+	earlier[0]++
+	first := final("mug")
+	answer, err := dedup.Once(t.Context(), dedup.Request{
+		Fingerprint: dedup.FingerprintOf(command{Email: "a@example.com", Note: "new"}),
+		Find: func(context.Context) (dedup.Row, error) {
+			return dedup.Row{ID: first.ID, Fingerprint: earlier[:], Answer: first}, nil
+		}})
+	if err != nil || !answer.Replayed || answer.ID != first.ID {
+		t.Errorf("%+v, %v", answer, err)
+	}
+}
+
+// A row whose answer was erased answers no meaning and does nothing.
+func TestOnceRefusesErased(t *testing.T) {
+	t.Parallel()
+	asked := dedup.FingerprintOf(command{Email: "a@example.com"})
+	for name, stored := range map[string][]byte{"its": asked[:], "no": make([]byte, 32)} {
+		answer, err := dedup.Once(t.Context(),
+			dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
+				return dedup.Row{Fingerprint: stored, Answer: dedup.Answer{Status: 201, Body: []byte{}}}, nil
+			}})
+		if !errors.Is(err, dedup.ErrErased) || !reflect.DeepEqual(answer, dedup.Answer{}) {
+			t.Errorf("an erased row with %s fingerprint gets %+v, %v", name, answer, err)
+		}
+	}
+}
+
 func TestOnceRefusesAnotherMeaning(t *testing.T) {
 	t.Parallel()
 	asked := dedup.FingerprintOf(command{Email: "a@example.com"})
@@ -441,7 +472,7 @@ func TestOnceRefusesAnotherMeaning(t *testing.T) {
 		"an extended": append(bytes.Clone(asked[:]), 0)} {
 		answer, err := dedup.Once(t.Context(),
 			dedup.Request{Fingerprint: asked, Find: func(context.Context) (dedup.Row, error) {
-				return dedup.Row{ID: id, Fingerprint: stored, Answer: dedup.Answer{ID: id, Status: 201}}, nil
+				return dedup.Row{ID: id, Fingerprint: stored, Answer: final("mug")}, nil
 			}})
 		reused, ok := errors.AsType[dedup.KeyReusedError](err)
 		if !ok || reused.ID != id || !errors.Is(err, dedup.ErrKeyReused) || !reflect.DeepEqual(answer, dedup.Answer{}) {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/demo/bar"
 	"github.com/onceshop/onceshop/internal/demo/embedded"
 	"github.com/onceshop/onceshop/internal/demo/mailbox"
 	"github.com/onceshop/onceshop/internal/demo/psp"
@@ -36,15 +37,16 @@ func ServeProvider(ctx context.Context, config app.Config, provider psp.Config, 
 	defer server.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, listener, server) })
+	group.Go(func() error { return serveHTTP(ctx, listener, config.OwnHosts(bar.Static(server))) })
 	ready(listener.Addr())
 	return group.Wait()
 }
 
-// ServeMailbox runs the mail sink until ctx ends; with dir "" it keeps nothing. It reports its
-// addresses, SMTP and page, through ready.
+// ServeMailbox runs the mail sink until ctx ends; with dir "" it keeps nothing. Its pages have the
+// demo's bar, which may be nil. It reports its addresses, SMTP and page, through ready.
 func ServeMailbox(
-	ctx context.Context, config app.Config, dir string, log *slog.Logger, ready func(smtp, page net.Addr),
+	ctx context.Context, config app.Config, dir string, demo *bar.Bar, log *slog.Logger,
+	ready func(smtp, page net.Addr),
 ) error {
 	box, err := mailbox.Open(dir, log)
 	if err != nil {
@@ -61,7 +63,7 @@ func ServeMailbox(
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return box.ServeSMTP(smtp) })
-	group.Go(func() error { return serveHTTP(ctx, page, box.Handler()) })
+	group.Go(func() error { return serveHTTP(ctx, page, config.OwnHosts(bar.Static(box.Handler(demo)))) })
 	group.Go(func() error {
 		<-ctx.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
@@ -72,7 +74,7 @@ func ServeMailbox(
 	return group.Wait()
 }
 
-// ServeBroker runs a NATS server with JetStream on NATS_URL until ctx ends.
+// ServeBroker runs a NATS server with JetStream on BROKER_URL until ctx ends.
 func ServeBroker(ctx context.Context, config app.Config, dir string) error {
 	broker, err := embedded.StartNATSAt(dir, config.NATSURL)
 	if err != nil {
@@ -125,7 +127,7 @@ func StartProvider() (url string, stop func(), err error) {
 func StartMailbox() (smtpURL, pageURL string, stop func(), err error) {
 	config := app.Config{MailboxSMTPAddr: "127.0.0.1:0", MailboxAddr: "127.0.0.1:0"}
 	stop, err = start(func(ctx context.Context, ready func()) error {
-		return ServeMailbox(ctx, config, "", slog.New(slog.DiscardHandler), func(smtp, page net.Addr) {
+		return ServeMailbox(ctx, config, "", nil, slog.New(slog.DiscardHandler), func(smtp, page net.Addr) {
 			smtpURL, pageURL = "smtp://"+smtp.String()+"?tls=none", "http://"+page.String()
 			ready()
 		})

@@ -38,6 +38,15 @@ func Format(amount int64, code string) string {
 	return english.Format(a)
 }
 
+// Decimal formats an amount in major units as Parse reads it: "12.50".
+func Decimal(amount int64, code string) string {
+	a, err := currency.NewAmountFromInt64(amount, code)
+	if err != nil {
+		return fmt.Sprint(amount)
+	}
+	return a.Number()
+}
+
 // plain is an amount in major units, without a sign or a separator of thousands.
 var plain = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,4})?$`)
 

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/wneessen/go-mail"
 
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/dedup"
@@ -35,17 +38,22 @@ const (
 	// sendLease is the lease of a sender, in Redis and in the database. It must be longer than the
 	// SMTP conversation and the record of its result.
 	sendLease = 30 * time.Second
-	// doneFor is how long Redis remembers that a receipt is sent. The database remembers it
+	// Remembered is how long Redis remembers that a receipt is sent. The database remembers it
 	// forever.
-	doneFor = 24 * time.Hour
-	// busyRetry is the delay of an event whose receipt another node is sending.
-	busyRetry = 5 * time.Second
-	// smtpRetry is the delay after a failure of the mail server, databaseRetry after one of the
-	// database.
-	smtpRetry     = 10 * time.Second
+	Remembered = 24 * time.Hour
+	// databaseRetry is the delay after a failure of the database.
 	databaseRetry = time.Second
-	// recordRetry is the pause between attempts to record a sent receipt.
-	recordRetry = 500 * time.Millisecond
+	// recordTimeout bounds the record of a result, and recordRetry is the pause between attempts at
+	// it.
+	recordTimeout = sendLease - SendTimeout
+	recordRetry   = 500 * time.Millisecond
+	// maxFailures is how often a receipt can fail before it becomes a dead letter. With the pauses
+	// from firstPause to maxPause this takes about two days.
+	maxFailures = 24
+	firstPause  = 10 * time.Second
+	maxPause    = 4 * time.Hour
+	// maxReason is the longest reason of a failure that a row keeps, in bytes.
+	maxReason = 500
 )
 
 var (
@@ -57,6 +65,10 @@ var (
 		Name: "onceshop_redis_degraded_total",
 		Help: "Claims that went on without Redis because it failed or was slow.",
 	})
+	tries = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "onceshop_receipt_tries_total",
+		Help: "Tries to send a receipt: sent, put_off, held (trouble of the mail server), dead (alert on dead).",
+	}, []string{"result"})
 )
 
 // Service sends receipts.
@@ -66,6 +78,8 @@ type Service struct {
 	claims *dedup.Claims
 	mailer *Mailer
 	shop   Shop
+	// circuit holds receipts back while the mail server takes none.
+	circuit circuit
 
 	recorder *timeline.Recorder
 	log      *slog.Logger
@@ -78,110 +92,220 @@ type Shop struct{ Name, URL, Host, From string }
 // New returns a service on the pool's database. The recorder may be nil.
 func New(pool *pgxpool.Pool, orders *orders.Service, claims *dedup.Claims, mailer *Mailer, shop Shop,
 	recorder *timeline.Recorder, log *slog.Logger) *Service {
-	return &Service{db: notifydb.New(pool), orders: orders, claims: claims, mailer: mailer, shop: shop,
+	db := notifydb.New(pg.Patient{Pool: pool})
+	return &Service{db: db, orders: orders, claims: claims, mailer: mailer, shop: shop,
 		recorder: recorder, log: log}
 }
 
-// HandlePaid sends the receipt of a paid order unless it has been sent. It is the handler of
-// orders.EventPaid: any node can call it, any number of times.
+// HandlePaid makes the receipt of a paid order stand in its row, which no event is needed for any
+// more, and sends it unless it has been sent or the mail server takes no mail. It is the handler of
+// orders.EventPaid: any node can call it, any number of times. See docs/decisions.md, D37.
 func (s *Service) HandlePaid(ctx context.Context, event outbox.Event) error {
-	claim, err := s.claims.Claim(ctx, "receipt:"+event.OrderID.String(), sendLease)
+	claim, err := s.claims.Claim(ctx, claimKey(event.OrderID), sendLease)
 	switch {
 	case errors.Is(err, dedup.ErrDone):
-		s.stopped(ctx, event, "redis", timeline.ClaimDone)
-		return nil
+		// Redis saves the write of a claim. It decides nothing: the row can lack the sent mark.
+		if row, err := s.get(ctx, event); err == nil && row.SentAt != nil {
+			s.stopped(ctx, event, "redis", timeline.ClaimDone)
+			return nil
+		}
 	case errors.Is(err, dedup.ErrBusy):
 		s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ClaimBusy})
-		return &outbox.RetryError{After: busyRetry, Err: err}
+		return s.schedule(ctx, event)
 	case err != nil:
 		// Redis only saves the trip to the database.
 		degraded.Inc()
 		s.log.WarnContext(ctx, "going on without Redis", "order_id", event.OrderID, "error", err)
 	}
-	if err := s.sendOnce(ctx, event); err != nil {
+	sent, err := s.sendOnce(ctx, event)
+	if err != nil || !sent {
 		s.warn(ctx, claim.Release(ctx))
 		return err
 	}
 	crash.At(crash.ReceiptRecorded)
-	s.warn(ctx, claim.Done(ctx, doneFor))
+	s.warn(ctx, claim.Done(ctx, Remembered))
 	return nil
 }
 
-// sendOnce sends the receipt if it gets the lease of the receipt's row.
-func (s *Service) sendOnce(ctx context.Context, event outbox.Event) error {
-	receipt := notifydb.ClaimReceiptParams{OrderID: event.OrderID, Kind: kindPaid, Lease: sendLease}
-	attempt, err := s.db.ClaimReceipt(ctx, receipt)
+func claimKey(orderID uuid.UUID) string { return "receipt:" + orderID.String() }
+
+// sendOnce sends the receipt if it gets the lease of the receipt's row. It reports whether the
+// receipt is sent. After an error there may be no row.
+func (s *Service) sendOnce(ctx context.Context, event outbox.Event) (sent bool, err error) {
+	if !s.circuit.ready() {
+		return false, s.schedule(ctx, event)
+	}
+	row, err := s.db.ClaimReceipt(ctx, notifydb.ClaimReceiptParams{
+		OrderID: event.OrderID, Kind: kindPaid, Lease: sendLease, PaidAt: event.CreatedAt})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s.notClaimed(ctx, event)
 	}
 	if err != nil {
-		return transient(fmt.Errorf("claim the receipt: %w", err))
+		return false, transient(fmt.Errorf("claim the receipt: %w", err))
 	}
-	crash.At(crash.ReceiptClaimed)
-	if err := s.send(ctx, event); err != nil {
-		s.warn(ctx, s.db.ReleaseReceipt(ctx, notifydb.ReleaseReceiptParams{
-			OrderID: event.OrderID, Kind: kindPaid, Attempt: attempt}))
-		return err
-	}
-	crash.At(crash.ReceiptAccepted)
-	return s.record(ctx, event.OrderID)
+	return s.send(ctx, claimed(row)), nil
 }
 
-// notClaimed decides what to do when the receipt is sent or another sender has the lease.
-func (s *Service) notClaimed(ctx context.Context, event outbox.Event) error {
+// schedule makes the receipt's row, for the next sender.
+func (s *Service) schedule(ctx context.Context, event outbox.Event) error {
+	err := s.db.ScheduleReceipt(ctx, notifydb.ScheduleReceiptParams{
+		OrderID: event.OrderID, Kind: kindPaid, PaidAt: event.CreatedAt})
+	if err != nil {
+		return transient(fmt.Errorf("schedule the receipt: %w", err))
+	}
+	return nil
+}
+
+func (s *Service) get(ctx context.Context, event outbox.Event) (notifydb.GetReceiptRow, error) {
 	row, err := s.db.GetReceipt(ctx, notifydb.GetReceiptParams{OrderID: event.OrderID, Kind: kindPaid})
 	if err != nil {
-		return transient(fmt.Errorf("read the receipt: %w", err))
+		return row, transient(fmt.Errorf("read the receipt: %w", err))
+	}
+	return row, nil
+}
+
+// notClaimed reports whether a receipt is sent that could not be claimed.
+func (s *Service) notClaimed(ctx context.Context, event outbox.Event) (sent bool, err error) {
+	row, err := s.get(ctx, event)
+	if err != nil {
+		return false, err
 	}
 	if row.SentAt != nil {
 		s.stopped(ctx, event, "database", timeline.ReceiptSent)
-		return nil
+		return true, nil
 	}
 	s.recorder.Stopped(event.OrderID, timeline.Stop{Kind: timeline.ReceiptLeased})
-	wait := time.Duration(row.LeaseSeconds * float64(time.Second))
-	return &outbox.RetryError{After: max(wait, time.Second), Err: dedup.ErrBusy}
+	return false, nil
 }
 
-// send hands the mail to the mail server.
-func (s *Service) send(ctx context.Context, event outbox.Event) error {
-	message, err := s.compose(ctx, event)
-	if err != nil {
-		return err
+// claimed is a receipt whose lease the caller has.
+type claimed notifydb.ClaimReceiptRow
+
+// send sends a claimed receipt, records the result in its row, and reports whether it is sent. A
+// result that is not recorded leaves the row to the next sender when the lease ends.
+func (s *Service) send(ctx context.Context, r claimed) (sent bool) {
+	if !s.circuit.allow() {
+		s.putOff(ctx, r, later{failures: r.Failures})
+		return false
 	}
-	err = s.mailer.Send(ctx, message)
-	if err != nil && !errors.Is(err, ErrRejected) {
-		return &outbox.RetryError{After: smtpRetry, Err: err}
+	crash.At(crash.ReceiptClaimed)
+	email, err := s.hand(ctx, r)
+	if err == nil {
+		crash.At(crash.ReceiptAccepted)
+		tries.WithLabelValues("sent").Inc()
+		s.circuit.worked()
+		return s.record(ctx, r.OrderID)
 	}
-	return err
+	next := s.judge(r, err)
+	next.reason = reason(err, email)
+	s.log.WarnContext(ctx, "a receipt was not sent", "order_id", r.OrderID, "attempt", r.Attempt,
+		"failures", next.failures, "dead", next.dead, "after", next.pause, "error", next.reason)
+	s.putOff(ctx, r, next)
+	return false
 }
 
-func (s *Service) compose(ctx context.Context, event outbox.Event) (Message, error) {
-	order, err := s.orders.Get(ctx, event.OrderID)
-	if err != nil {
-		return Message{}, transient(err)
+// hand composes the mail and hands it to the mail server.
+func (s *Service) hand(ctx context.Context, r claimed) (email string, err error) {
+	order, err := s.orders.Get(ctx, r.OrderID)
+	switch {
+	case pg.IsUnavailable(err):
+		return "", fmt.Errorf("%w: %w", errDatabase, err)
+	case err != nil:
+		return "", fmt.Errorf("%w: read the order: %w", ErrRejected, err)
 	}
-	receipt := Receipt{OrderID: order.ID.String(), ShopName: s.shop.Name, ShopURL: s.shop.URL, Email: order.Email,
-		PaidAt: event.CreatedAt, Currency: order.Currency, Total: order.Total}
+	receipt := Receipt{OrderID: order.ID.String(), Number: order.Number(), ShopName: s.shop.Name,
+		ShopURL: s.shop.URL, Email: order.Email, PaidAt: r.PaidAt, Currency: order.Currency, Total: order.Total}
 	for _, l := range order.Lines {
 		receipt.Lines = append(receipt.Lines, ReceiptLine{
 			SKU: l.SKU, Name: l.Name, Quantity: l.Quantity, UnitPrice: l.UnitPrice, Amount: l.Amount})
 	}
-	return receipt.Message(s.shop.From, s.shop.Host)
+	message, err := receipt.Message(s.shop.From, s.shop.Host)
+	if err != nil {
+		return order.Email, fmt.Errorf("%w: %w", ErrRejected, err)
+	}
+	return order.Email, s.mailer.Send(ctx, message)
 }
 
-// record marks the receipt as sent. It retries until shortly before the lease ends, because another
-// node would then send the mail again.
-func (s *Service) record(ctx context.Context, orderID uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendLease-SendTimeout)
+// errDatabase reports that a receipt could not be read.
+var errDatabase = errors.New("notify: the database is unavailable")
+
+// later is what becomes of a receipt that was not sent.
+type later struct {
+	failures int32
+	pause    time.Duration
+	dead     bool
+	reason   string
+}
+
+// judge decides what becomes of a receipt after a failure. Trouble of the mail server or of the
+// database does not count: the receipt stays due.
+func (s *Service) judge(r claimed, err error) later {
+	_, answered := errors.AsType[*mail.SendError](err)
+	switch {
+	case errors.Is(err, errDatabase):
+		s.circuit.skipped()
+		return later{failures: r.Failures, pause: databaseRetry}
+	case errors.Is(err, ErrServer), errors.Is(err, ErrUnclear):
+		if s.circuit.failed(errors.Is(err, ErrServer)) {
+			tries.WithLabelValues("held").Inc()
+			return later{failures: r.Failures}
+		}
+	case answered:
+		s.circuit.worked() // the server took the sender and answered about the recipient
+	default:
+		s.circuit.skipped()
+	}
+	failures := r.Failures + 1
+	if errors.Is(err, ErrRejected) || failures >= maxFailures {
+		tries.WithLabelValues("dead").Inc()
+		return later{failures: failures, dead: true}
+	}
+	tries.WithLabelValues("put_off").Inc()
+	return later{failures: failures, pause: pause(failures)}
+}
+
+// putOff ends the lease and sets when the receipt is due again. It goes on when ctx has ended.
+func (s *Service) putOff(ctx context.Context, r claimed, next later) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), SendTimeout)
+	defer cancel()
+	s.warn(ctx, s.db.PutOffReceipt(ctx, notifydb.PutOffReceiptParams{OrderID: r.OrderID, Kind: kindPaid,
+		Attempt: r.Attempt, Failures: next.failures, Pause: next.pause, LastError: next.reason, Dead: next.dead}))
+}
+
+// pause is the time until the next try after that many failures. It doubles with each.
+func pause(failures int32) time.Duration {
+	longest := min(firstPause<<min(failures-1, 20), maxPause)
+	return longest*3/4 + rand.N(longest/4) //nolint:gosec // jitter needs no secrecy
+}
+
+// reason is a failure in the words of a row: text that Postgres takes, without the buyer's address.
+func reason(err error, email string) string {
+	text := err.Error()
+	if sent, ok := errors.AsType[*mail.SendError](err); ok {
+		text = replyOf(sent)
+	}
+	if email != "" {
+		text = strings.ReplaceAll(text, email, "the buyer")
+	}
+	text = strings.ReplaceAll(text, "\x00", "")
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
+}
+
+// record marks the receipt as sent and reports whether it could. It retries until shortly before
+// the lease ends, because another sender would then send the mail again.
+func (s *Service) record(ctx context.Context, orderID uuid.UUID) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	for {
 		err := s.db.MarkReceiptSent(ctx, notifydb.MarkReceiptSentParams{OrderID: orderID, Kind: kindPaid})
 		if err == nil {
-			return nil
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return transient(fmt.Errorf("record the sent receipt: %w", err))
+			s.log.WarnContext(ctx, "a sent receipt was not recorded, and will be sent again",
+				"order_id", orderID, "error", err)
+			return false
 		case <-time.After(recordRetry):
 		}
 	}

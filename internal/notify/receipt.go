@@ -14,14 +14,14 @@ import (
 )
 
 // Receipt is the content of the mail about a paid order. Money is in minor units of Currency (ISO
-// 4217). ShopURL is the address of the storefront.
+// 4217). ShopURL is the address of the storefront. Number is the order's number for people.
 type Receipt struct {
-	OrderID, ShopName, ShopURL string
-	Email                      string
-	PaidAt                     time.Time
-	Currency                   string
-	Lines                      []ReceiptLine
-	Total                      int64
+	OrderID, Number, ShopName, ShopURL string
+	Email                              string
+	PaidAt                             time.Time
+	Currency                           string
+	Lines                              []ReceiptLine
+	Total                              int64
 }
 
 // ReceiptLine is one line of the order. Amount is the price of the whole line.
@@ -57,7 +57,7 @@ func (r Receipt) Message(from, host string) (Message, error) {
 		Subject, OrderURL string
 	}{
 		Receipt:  r,
-		Subject:  fmt.Sprintf("Your receipt from %s · order %s", r.ShopName, r.OrderID),
+		Subject:  fmt.Sprintf("Your receipt from %s · order %s", r.ShopName, r.Number),
 		OrderURL: shop.JoinPath("orders", r.OrderID).String(),
 	}
 	var text, html strings.Builder

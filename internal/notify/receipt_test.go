@@ -15,6 +15,7 @@ import (
 func testReceipt() Receipt {
 	return Receipt{
 		OrderID:  "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b",
+		Number:   "3MEY-WJTV",
 		ShopName: "Onceshop",
 		ShopURL:  "https://shop.example/",
 		Email:    "ann@example.com",
@@ -52,10 +53,10 @@ func TestReceiptMessage(t *testing.T) {
 	if msg.To != r.Email || msg.From != "Onceshop <shop@example.com>" {
 		t.Errorf("from %q to %q", msg.From, msg.To)
 	}
-	if want := "Your receipt from Onceshop · order " + r.OrderID; msg.Subject != want {
+	if want := "Your receipt from Onceshop · order " + r.Number; msg.Subject != want {
 		t.Errorf("subject %q, want %q", msg.Subject, want)
 	}
-	wants := []string{r.OrderID, r.Email, r.ShopName, "23 November 2026, 16:05 UTC", "€12,087.88", "Total paid (EUR)",
+	wants := []string{r.Number, r.Email, r.ShopName, "23 November 2026, 16:05 UTC", "€12,087.88", "Total paid (EUR)",
 		"This receipt is sent once.", "€24.50 each", "€999.99 each"}
 	for _, line := range r.Lines {
 		wants = append(wants,

@@ -14,11 +14,23 @@ import (
 	"unicode"
 
 	"github.com/wneessen/go-mail"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/onceshop/onceshop/internal/tracing"
 )
 
-// ErrRejected reports that a message is malformed or that the server refused it with a 5xx reply.
-// Any other error of Send is temporary.
-var ErrRejected = errors.New("notify: the message is rejected")
+// Errors of Send. Any other error means that the recipient's mail is put off, by a 4xx reply.
+var (
+	// ErrRejected reports that a message is malformed or that its recipient was refused for good.
+	ErrRejected = errors.New("notify: the message is rejected")
+	// ErrServer reports trouble that every message would have: no connection, no login, or a
+	// refused sender.
+	ErrServer = errors.New("notify: the mail server takes no mail from the shop")
+	// ErrUnclear reports trouble that one message has, and perhaps all: a refusal for policy or
+	// content, or a connection that broke.
+	ErrUnclear = errors.New("notify: the mail server did not take the message")
+)
 
 // Message is one mail with a text part and, unless HTML is empty, an HTML part. From and To hold
 // one address each, bare or with a name. ID is the Message-ID without angle brackets. It arrives
@@ -130,7 +142,10 @@ func smtpPort(u *url.URL) (int, error) {
 // Send sends one message and returns nil once the server has accepted it. After any error but
 // ErrRejected the server may have accepted it all the same. Send ends with ctx or after the
 // mailer's timeout.
-func (m *Mailer) Send(ctx context.Context, msg Message) error {
+func (m *Mailer) Send(ctx context.Context, msg Message) (err error) {
+	ctx, span := tracing.Start(ctx, "smtp send", trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("server.address", m.host)))
+	defer func() { tracing.End(span, err) }()
 	out, err := msg.compose()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRejected, err)
@@ -142,13 +157,14 @@ func (m *Mailer) Send(ctx context.Context, msg Message) error {
 		return fmt.Errorf("notify: send mail: %w", err)
 	}
 	err = client.DialAndSendWithContext(ctx, out)
-	switch {
-	case out.IsDelivered(): // an error after the acceptance does not count
+	if out.IsDelivered() { // an error after the acceptance does not count
 		return nil
-	case refused(err):
-		return fmt.Errorf("%w: %w", ErrRejected, err)
 	}
-	return m.failed(ctx, "send mail", err)
+	err = m.failed(ctx, "send mail", err)
+	if kind := blame(err); kind != nil {
+		return fmt.Errorf("%w: %w", kind, err)
+	}
+	return err
 }
 
 // Ping connects, logs in if there is a user, and disconnects.
@@ -197,11 +213,51 @@ func (m *Mailer) failed(ctx context.Context, doing string, err error) error {
 	return fmt.Errorf("notify: %s: server %s: %w", doing, m.host, err)
 }
 
-// refused reports whether the server refused the message with a 5xx reply. A 5xx to the greeting or
-// the login, and "authentication required" (530), are errors of the settings, not of the message.
-func refused(err error) bool {
-	var sent *mail.SendError
-	return errors.As(err, &sent) && sent.ErrorCode() >= 500 && sent.ErrorCode() != 530
+// blame returns the kind of trouble that a failed delivery met, or nil if the mail is put off. See
+// docs/decisions.md, D37.
+func blame(err error) error {
+	sent, ok := errors.AsType[*mail.SendError](err)
+	if !ok { // there was no connection, no greeting, no TLS or no login
+		return ErrServer
+	}
+	code := sent.ErrorCode()
+	switch {
+	case code == 421, code == 530, code == 535, sent.Reason == mail.ErrSMTPMailFrom, sent.Reason == mail.ErrConnCheck:
+		return ErrServer
+	case code == 0: // no reply
+		return ErrUnclear
+	case code < 500:
+		return nil
+	}
+	switch subject := enhancedSubject(sent); {
+	case subject == "1", subject == "2", subject == "4": // address, mailbox, routing: RFC 3463
+		return ErrRejected
+	case subject != "" && subject != "0", sent.Reason != mail.ErrSMTPRcptTo, code == 554:
+		return ErrUnclear
+	case policyWords.MatchString(replyOf(sent)):
+		return ErrUnclear
+	}
+	return ErrRejected
+}
+
+var (
+	// enhancedCode is the enhanced status code (RFC 3463) at the beginning of a reply.
+	enhancedCode = regexp.MustCompile(`\b5\d\d[ -]"?5\.(\d{1,3})\.\d{1,3}\b`)
+	// policyWords mark a refused recipient without an enhanced code as a refusal of the shop.
+	policyWords = regexp.MustCompile(`(?i)relay|polic|block|denied|spam|auth`)
+)
+
+func enhancedSubject(err *mail.SendError) string {
+	if found := enhancedCode.FindStringSubmatch(replyOf(err)); found != nil {
+		return found[1]
+	}
+	return ""
+}
+
+// replyOf is the server's reply, without the address and the Message-ID that the library adds.
+func replyOf(err *mail.SendError) string {
+	reply, _, _ := strings.Cut(err.Error(), ", affected ")
+	return reply
 }
 
 // compose builds the mail. It refuses control characters in headers and commands, so that no field

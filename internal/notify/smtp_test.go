@@ -216,36 +216,66 @@ func (b *backend) start(t *testing.T, l net.Listener, starttls *tls.Config) {
 	t.Cleanup(func() { _ = s.Close(); _ = l.Close(); <-done })
 }
 
-func TestSendTellsRefusedFromTemporary(t *testing.T) {
+func TestSendTellsWhoIsToBlame(t *testing.T) {
 	t.Parallel()
-	answer := func(code int) error {
-		return &smtp.SMTPError{Code: code, EnhancedCode: smtp.EnhancedCode{code / 100, 1, 1}, Message: "no"}
+	answer := func(code, subject, detail int) error {
+		return &smtp.SMTPError{Code: code, EnhancedCode: smtp.EnhancedCode{code / 100, subject, detail}, Message: "no"}
+	}
+	bare := func(code int, text string) error {
+		return &smtp.SMTPError{Code: code, EnhancedCode: smtp.NoEnhancedCode, Message: text}
 	}
 	for name, tc := range map[string]struct {
-		backend  *backend
-		rejected bool
+		backend *backend
+		want    error
 	}{
-		"sender refused":          {&backend{mail: answer(550)}, true},
-		"recipient refused":       {&backend{rcpt: answer(550)}, true},
-		"content refused":         {&backend{data: answer(554)}, true},
-		"sender later":            {&backend{mail: answer(451)}, false},
-		"recipient later":         {&backend{rcpt: answer(450)}, false},
-		"content later":           {&backend{data: answer(451)}, false},
-		"no login where it needs": {&backend{mail: answer(530)}, false},
+		"sender refused":                   {&backend{mail: answer(550, 1, 1)}, ErrServer},
+		"sender refused for policy":        {&backend{mail: answer(554, 7, 1)}, ErrServer},
+		"sender later":                     {&backend{mail: answer(451, 1, 1)}, ErrServer},
+		"no login where it needs":          {&backend{mail: answer(530, 7, 0)}, ErrServer},
+		"no login where it needs, later":   {&backend{rcpt: answer(530, 7, 0)}, ErrServer},
+		"server stops":                     {&backend{rcpt: answer(421, 3, 2)}, ErrServer},
+		"recipient unknown":                {&backend{rcpt: answer(550, 1, 1)}, ErrRejected},
+		"mailbox disabled":                 {&backend{rcpt: answer(550, 2, 1)}, ErrRejected},
+		"recipient unknown, no detail":     {&backend{rcpt: bare(550, "no such user")}, ErrRejected},
+		"recipient unknown, in the end":    {&backend{data: answer(550, 1, 1)}, ErrRejected},
+		"relay refused":                    {&backend{rcpt: answer(554, 7, 1)}, ErrUnclear},
+		"relay refused by its recipient":   {&backend{rcpt: answer(550, 7, 1)}, ErrUnclear},
+		"relay refused, no detail":         {&backend{rcpt: bare(550, "Relaying denied")}, ErrUnclear},
+		"refused without a word":           {&backend{rcpt: bare(554, "no")}, ErrUnclear},
+		"content refused":                  {&backend{data: answer(554, 6, 0)}, ErrUnclear},
+		"content refused for policy":       {&backend{data: answer(554, 7, 1)}, ErrUnclear},
+		"content refused without a detail": {&backend{data: bare(554, "no")}, ErrUnclear},
+		"recipient later":                  {&backend{rcpt: answer(450, 1, 1)}, nil},
+		"content later":                    {&backend{data: answer(451, 7, 1)}, nil},
 	} {
 		l := listen(t)
 		tc.backend.start(t, l, nil)
 		err := newMailer(t, "smtp://"+l.Addr().String(), 10*time.Second).Send(t.Context(), testMessage())
-		if err == nil || errors.Is(err, ErrRejected) != tc.rejected {
-			t.Errorf("%s: %v, rejected %v, want rejected %v", name, err, errors.Is(err, ErrRejected), tc.rejected)
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		for _, kind := range []error{ErrServer, ErrUnclear, ErrRejected} {
+			if errors.Is(err, kind) != errors.Is(tc.want, kind) {
+				t.Errorf("%s: %v, want %v", name, err, tc.want)
+			}
 		}
 	}
 	l := listen(t)
 	url := "smtp://" + l.Addr().String()
 	_ = l.Close()
-	err := newMailer(t, url, 10*time.Second).Send(t.Context(), testMessage())
-	if err == nil || errors.Is(err, ErrRejected) {
-		t.Errorf("no server: %v, want a temporary error", err)
+	if err := newMailer(t, url, 10*time.Second).Send(t.Context(), testMessage()); !errors.Is(err, ErrServer) {
+		t.Errorf("no server: %v, want ErrServer", err)
+	}
+	for answer, want := range map[string]error{"554 5.7.1 go away": ErrServer, "": ErrServer} {
+		url := startScript(t, "220 ready\r\n", map[string]string{"EHLO": answer, "HELO": answer})
+		if err := newMailer(t, url, 10*time.Second).Send(t.Context(), testMessage()); !errors.Is(err, want) {
+			t.Errorf("EHLO answered %q: %v, want %v", answer, err, want)
+		}
+	}
+	cut := startScript(t, "220 ready\r\n", map[string]string{
+		"EHLO": "250 hi", "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go", ".": ""})
+	if err := newMailer(t, cut, 10*time.Second).Send(t.Context(), testMessage()); !errors.Is(err, ErrUnclear) {
+		t.Errorf("the line is cut at the end: %v, want ErrUnclear", err)
 	}
 }
 

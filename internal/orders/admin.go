@@ -2,7 +2,9 @@ package orders
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,6 +42,31 @@ func (s *Service) All(ctx context.Context, limit int32, before *uuid.UUID) ([]Or
 	}
 	all, err = withLines(ctx, s.db, all)
 	return all, more, err
+}
+
+// ByNumber returns up to limit orders with a number or an id as people type it, newest first. With
+// a number it reads all orders (D49).
+func (s *Service) ByNumber(ctx context.Context, limit int32, text string) ([]Order, error) {
+	if id, err := uuid.Parse(strings.TrimSpace(text)); err == nil {
+		order, err := s.Get(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil
+		}
+		return []Order{order}, err
+	}
+	end, ok := numberEnd(text)
+	if !ok {
+		return nil, nil
+	}
+	rows, err := s.db.FindByNumber(ctx, ordersdb.FindByNumberParams{Limit: limit, IDEnd: end})
+	if err != nil {
+		return nil, fmt.Errorf("find orders by their number: %w", err)
+	}
+	found := make([]Order, len(rows))
+	for i, row := range rows {
+		found[i] = header(ordersdb.GetOrderRow(row))
+	}
+	return withLines(ctx, s.db, found)
 }
 
 // Movements returns up to limit movements of a product, newest first, and whether there are more.

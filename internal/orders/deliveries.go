@@ -114,8 +114,12 @@ func (s *Service) receiveTx(ctx context.Context, tx pgx.Tx, c ReceiveDelivery) (
 		lines.Skus = append(lines.Skus, line.SKU)
 		lines.Quantities = append(lines.Quantities, line.Quantity)
 	}
-	if _, err := db.InsertDeliveryLines(ctx, lines); err != nil {
+	booked, err := db.InsertDeliveryLines(ctx, lines)
+	if err != nil {
 		return dedup.Answer{}, fmt.Errorf("insert the delivery's lines: %w", err)
+	}
+	if len(booked) != len(c.Lines) {
+		return dedup.Answer{}, fmt.Errorf("insert the delivery's lines: %d of %d are new", len(booked), len(c.Lines))
 	}
 	return deliveryAnswer(id, body), raiseStockTx(ctx, db, raise)
 }
@@ -130,22 +134,16 @@ func raiseStockTx(ctx context.Context, db *ordersdb.Queries, units map[string]in
 	for _, sku := range skus {
 		raise.Quantities = append(raise.Quantities, units[sku])
 	}
-	if err := db.RaiseStock(ctx, raise); err != nil {
+	raised, err := db.RaiseStock(ctx, raise)
+	if err != nil {
 		return fmt.Errorf("raise the stock: %w", err)
+	}
+	if int(raised) != len(skus) {
+		return fmt.Errorf("raise the stock: %d of %d products have a row of stock", raised, len(skus))
 	}
 	return nil
 }
 
 func deliveryAnswer(id uuid.UUID, body []byte) dedup.Answer {
 	return dedup.Answer{ID: id, Status: http.StatusCreated, Body: body, Final: true}
-}
-
-// AddProduct puts a product on sale, without stock. It leaves an existing product as it is.
-func (s *Service) AddProduct(ctx context.Context, p Product, position int) error {
-	_, err := s.db.InsertProduct(ctx, ordersdb.InsertProductParams{Sku: p.SKU, Name: p.Name, Description: p.Description,
-		Currency: p.Currency, UnitPrice: p.UnitPrice, Position: int32(position)}) //nolint:gosec // a catalog is small
-	if err != nil {
-		return fmt.Errorf("add product %s: %w", p.SKU, err)
-	}
-	return nil
 }

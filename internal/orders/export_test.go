@@ -3,6 +3,7 @@ package orders
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/dedup"
@@ -16,9 +17,9 @@ func PlaceAll(ctx context.Context, s *Service, requests []PlaceOrder) ([]coalesc
 		waiting = append(waiting, i)
 	}
 	for len(waiting) > 0 {
-		var asked []PlaceOrder
+		var asked []request
 		for _, i := range waiting {
-			asked = append(asked, requests[i])
+			asked = append(asked, request{requests[i], requests[i].Fingerprint()})
 		}
 		looked, err := s.look(ctx, asked)
 		if err != nil {
@@ -27,13 +28,11 @@ func PlaceAll(ctx context.Context, s *Service, requests []PlaceOrder) ([]coalesc
 		var drafts []draft
 		var drafted []int
 		for n, i := range waiting {
-			fingerprint := requests[i].Fingerprint()
 			if errors.Is(looked[n].Err, dedup.ErrNoRow) {
-				looked[n].Answer.draft.fingerprint = fingerprint
 				drafts, drafted = append(drafts, looked[n].Answer.draft), append(drafted, i)
 				continue
 			}
-			outcomes[i].Answer, outcomes[i].Err = dedup.Once(ctx, dedup.Request{Fingerprint: fingerprint,
+			outcomes[i].Answer, outcomes[i].Err = dedup.Once(ctx, dedup.Request{Fingerprint: asked[n].fingerprint,
 				Find: func(context.Context) (dedup.Row, error) { return looked[n].Answer.row, looked[n].Err }})
 		}
 		waiting = nil
@@ -52,4 +51,18 @@ func PlaceAll(ctx context.Context, s *Service, requests []PlaceOrder) ([]coalesc
 		}
 	}
 	return outcomes, nil
+}
+
+// ReadDeliveries reads a file as Import does, without a database. It returns the delivery ids of
+// the accepted lines.
+func ReadDeliveries(file io.Reader, known ...string) (ids []string, report ImportReport, err error) {
+	run := &importRun{supplier: "s", known: known, seen: dedup.NewSeen(importSeen, importSeenFor)}
+	defer run.seen.Close()
+	err = run.read(file, func(batch []deliveryLine) error {
+		for _, l := range batch {
+			ids = append(ids, l.deliveryID)
+		}
+		return nil
+	})
+	return ids, run.report, err
 }

@@ -1,6 +1,7 @@
 package orders
 
 import (
+	"bufio"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/problem"
 )
 
 const (
@@ -74,6 +75,10 @@ type importRun struct {
 // (ErrBadLines). The report is complete in both cases.
 func (s *Service) Import(ctx context.Context, file io.ReadSeeker, supplier string, keepGood bool) (ImportReport,
 	error) {
+	supplier, ok := visible(supplier)
+	if !ok || supplier == "" {
+		return ImportReport{}, problem.InvalidError{Field: "supplier", Reason: "must be a name that can be seen"}
+	}
 	run := &importRun{supplier: supplier}
 	if keepGood {
 		err := s.importAll(ctx, file, run, func(batch []deliveryLine) error {
@@ -120,11 +125,20 @@ func (s *Service) importAll(ctx context.Context, file io.ReadSeeker, run *import
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read the file from its start: %w", err)
 	}
-	reader := csv.NewReader(file)
+	return run.read(file, book)
+}
+
+// read calls book with batches of the file's new lines.
+func (run *importRun) read(file io.Reader, book func([]deliveryLine) error) error {
+	buffered := bufio.NewReader(file)
+	if mark, _, err := buffered.ReadRune(); err == nil && mark != '\ufeff' { // a byte order mark, from spreadsheets
+		_ = buffered.UnreadRune()
+	}
+	reader := csv.NewReader(buffered)
 	reader.ReuseRecord = true
 	header, err := reader.Read()
-	if len(header) > 0 {
-		header[0] = strings.TrimPrefix(header[0], "\ufeff") // a byte order mark, from spreadsheets
+	for i := range header {
+		header[i], _ = visible(header[i])
 	}
 	if err != nil || !slices.Equal(header, importColumns) {
 		return fmt.Errorf("the file's first line must be %q", "delivery_id,line,sku,quantity")
@@ -185,7 +199,16 @@ func (run *importRun) accept(reader *csv.Reader, record []string, err error) (de
 	return line, true
 }
 
+// parseDeliveryLine compares cells as a person sees them: what a spreadsheet adds to an id must not
+// make it another one.
 func parseDeliveryLine(record []string) (deliveryLine, string) {
+	for i, cell := range record {
+		seen, ok := visible(cell)
+		if !ok {
+			return deliveryLine{}, fmt.Sprintf("%s has characters that cannot be seen: %q", importColumns[i], cell)
+		}
+		record[i] = seen
+	}
 	number, err := strconv.ParseInt(record[1], 10, 32)
 	if err != nil || number < 1 {
 		return deliveryLine{}, fmt.Sprintf("line must be a whole number from 1, not %q", record[1])
@@ -195,8 +218,8 @@ func parseDeliveryLine(record []string) (deliveryLine, string) {
 		return deliveryLine{}, fmt.Sprintf("quantity must be a whole number from 1 to %d, not %q", maxQuantity,
 			record[3])
 	}
-	if record[0] == "" || len(record[0]) > 255 || !storable(record[0]) {
-		return deliveryLine{}, "delivery_id must have 1 to 255 characters of UTF-8 text"
+	if record[0] == "" || len(record[0]) > 255 {
+		return deliveryLine{}, "delivery_id must have 1 to 255 bytes"
 	}
 	return deliveryLine{deliveryID: record[0], line: int32(number), sku: record[2], quantity: quantity}, ""
 }
@@ -217,7 +240,7 @@ func (run *importRun) bookTx(ctx context.Context, tx pgx.Tx, batch []deliveryLin
 	}
 	// One import of a supplier at a time: files with the same lines in different orders would
 	// deadlock.
-	const lock = "SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1::text, 0))"
+	const lock = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' import ' || $1::text, 0))"
 	if _, err := tx.Exec(ctx, lock, run.supplier); err != nil {
 		return fmt.Errorf("wait for other imports of %s: %w", run.supplier, err)
 	}

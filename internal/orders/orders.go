@@ -15,7 +15,9 @@ import (
 
 	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders/internal/ordersdb"
+	"github.com/onceshop/onceshop/internal/pg"
 )
 
 // ErrNotFound reports an order that does not exist or belongs to another customer.
@@ -26,6 +28,17 @@ type UnknownSKUError struct{ SKUs []string }
 
 func (e UnknownSKUError) Error() string {
 	return "unknown sku: " + strings.Join(e.SKUs, ", ")
+}
+
+// PriceChangedError reports that the order does not cost what the buyer was shown. Total and
+// Currency are today's.
+type PriceChangedError struct {
+	Total    int64
+	Currency string
+}
+
+func (e PriceChangedError) Error() string {
+	return "the order now costs " + money.Format(e.Total, e.Currency)
 }
 
 // OutOfStockError lists the SKUs with too few units. Nothing was reserved: an order gets all its
@@ -86,7 +99,7 @@ type Service struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	looking *coalesce.Batcher[PlaceOrder, seen]
+	looking *coalesce.Batcher[request, seen]
 	placing *coalesce.Batcher[draft, dedup.Answer]
 }
 
@@ -97,9 +110,9 @@ const DefaultExpiry = 30 * time.Minute
 // expiry, and up to twice as long while it is being paid, by the database's clock. The clock now
 // only sets the times that clients see.
 func New(pool *pgxpool.Pool, expiry time.Duration, now func() time.Time, log *slog.Logger) *Service {
-	s := &Service{pool: pool, db: ordersdb.New(pool), expiry: expiry, now: now, log: log}
-	s.looking = coalesce.New(maxBatch, maxWaiting, s.look)
-	s.placing = coalesce.New(maxBatch, maxWaiting, s.place)
+	s := &Service{pool: pool, db: ordersdb.New(pg.Patient{Pool: pool}), expiry: expiry, now: now, log: log}
+	s.looking = coalesce.New(s.lookBatch())
+	s.placing = coalesce.New(s.placeBatch())
 	return s
 }
 

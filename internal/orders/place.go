@@ -38,6 +38,13 @@ type PlaceOrder struct {
 
 	Email string        `json:"email"`
 	Lines []LineRequest `json:"lines"`
+
+	// ExpectedTotal and Currency are what the buyer was shown. The order is refused if they are set
+	// and today's differ.
+	ExpectedTotal *int64 `json:"expected_total,omitempty"`
+	Currency      string `json:"currency,omitempty"`
+
+	Unpaid UnpaidLimit `json:"-"`
 }
 
 // LineRequest asks for units of a product.
@@ -51,27 +58,29 @@ func (c PlaceOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintOf
 
 // Place creates the order and reserves its stock, once per customer and key. It returns 201 with
 // the order. Every call with the same key and fingerprint gets the same bytes.
-// problem.InvalidError, UnknownSKUError and OutOfStockError leave the key unused;
-// dedup.ErrKeyReused reports a key that belongs to a different request. If pg.IsUnavailable holds
-// for an error, the order may exist: retry.
+// problem.InvalidError, UnknownSKUError, PriceChangedError, ErrTooManyUnpaid and OutOfStockError
+// leave the key unused; dedup.ErrKeyReused reports a key that belongs to a different request. If
+// pg.IsUnavailable holds for an error, the order may exist: retry.
 func (s *Service) Place(ctx context.Context, c PlaceOrder) (dedup.Answer, error) {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return dedup.Answer{}, err
 	}
-	fingerprint := c.Fingerprint()
+	r := request{c, c.Fingerprint()}
 	var fresh draft
 	return dedup.Once(ctx, dedup.Request{
-		Fingerprint: fingerprint,
+		Fingerprint: r.fingerprint,
 		Find: func(ctx context.Context) (dedup.Row, error) {
-			seen, err := s.looking.Do(ctx, c)
+			seen, err := s.looking.Do(ctx, r)
 			fresh = seen.draft
 			return seen.row, err
 		},
-		Do: func(ctx context.Context) (dedup.Answer, error) {
-			fresh.fingerprint = fingerprint
-			return s.placing.Do(ctx, fresh)
-		},
+		Do: func(ctx context.Context) (dedup.Answer, error) { return s.placing.Do(ctx, fresh) },
 	})
+}
+
+type request struct {
+	PlaceOrder
+	fingerprint dedup.Fingerprint
 }
 
 // draft is an order at today's prices that is not stored yet.
@@ -81,6 +90,7 @@ type draft struct {
 	fingerprint dedup.Fingerprint
 	body        []byte           // the answer: the order as JSON
 	units       map[string]int64 // per SKU
+	unpaid      UnpaidLimit
 }
 
 // seen is what trip 1 finds for a request: the row under its key, or else a draft.
@@ -97,7 +107,7 @@ type scope struct {
 
 // look is trip 1. It reads the products before the keys: a request that finds the last unit gone
 // because its own twin has taken it then finds the twin's order too.
-func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.Outcome[seen], error) {
+func (s *Service) look(ctx context.Context, requests []request) ([]coalesce.Outcome[seen], error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	skus := map[string]int64{}
@@ -115,7 +125,7 @@ func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.O
 		found = pg.Later(batch, db.FindOrdersByKeys, keys)
 	})
 	if err != nil {
-		return nil, shared(fmt.Errorf("read the products and the orders under the keys: %w", err))
+		return nil, fmt.Errorf("read the products and the orders under the keys: %w", err)
 	}
 	rows := make(map[scope]dedup.Row, len(*found))
 	for _, row := range *found {
@@ -128,7 +138,7 @@ func (s *Service) look(ctx context.Context, requests []PlaceOrder) ([]coalesce.O
 // draftAll answers each request of trip 1 with the row under its key, a refusal, or a draft. A
 // request with the key of an earlier one in the batch is not refused for lack of stock: if the
 // earlier one is placed, the key decides. See docs/decisions.md, D17.
-func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row,
+func (s *Service) draftAll(requests []request, rows map[scope]dedup.Row,
 	offers []ordersdb.GetOffersRow) []coalesce.Outcome[seen] {
 	products := make(map[string]ordersdb.GetOffersRow, len(offers))
 	available := make(map[string]int64, len(offers))
@@ -157,8 +167,8 @@ func (s *Service) draftAll(requests []PlaceOrder, rows map[scope]dedup.Row,
 }
 
 // draft makes the order that a request asks for.
-func (s *Service) draft(c PlaceOrder, products map[string]ordersdb.GetOffersRow) (draft, error) {
-	d := draft{key: c.Key, units: units(c.Lines)}
+func (s *Service) draft(c request, products map[string]ordersdb.GetOffersRow) (draft, error) {
+	d := draft{key: c.Key, fingerprint: c.fingerprint, units: units(c.Lines), unpaid: c.Unpaid}
 	var unknown []string
 	for sku := range d.units {
 		if _, ok := products[sku]; !ok {
@@ -186,6 +196,9 @@ func (s *Service) draft(c PlaceOrder, products map[string]ordersdb.GetOffersRow)
 		d.order.Total += amount
 		d.order.Lines = append(d.order.Lines,
 			Line{SKU: p.Sku, Name: p.Name, Quantity: line.Quantity, UnitPrice: p.UnitPrice, Amount: amount})
+	}
+	if err := c.accepts(d.order.Total, d.order.Currency); err != nil {
+		return draft{}, err
 	}
 	if d.body, err = json.Marshal(d.order); err != nil {
 		return draft{}, fmt.Errorf("encode the order: %w", err)
@@ -215,17 +228,22 @@ func (s *Service) place(ctx context.Context, drafts []draft) (outcomes []placed,
 		return outcomes, nil
 	}
 	crash.At(crash.PlaceCommitted)
-	return outcomes, shared(err)
+	return outcomes, err
 }
 
 // placeTx inserts the orders before it locks their stock. Twins, of this batch or of another node,
 // meet at the UNIQUE key, and the stock rows that others wait for are locked for one more trip
 // only. See docs/decisions.md, D10.
 func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]placed, error) {
+	tx.LimitLockWait(coalesce.LockWait)
 	db := ordersdb.New(tx)
 	skus := map[string]int64{}
 	for _, d := range drafts {
 		maps.Copy(skus, d.units)
+	}
+	open, err := countUnpaidTx(ctx, tx, drafts)
+	if err != nil {
+		return nil, err
 	}
 	inserted := pg.Later(tx, db.InsertOrders, s.insertParams(drafts)) // ON CONFLICT DO NOTHING
 	stock := pg.Later(tx, db.LockStock, slices.Sorted(maps.Keys(skus)))
@@ -236,18 +254,24 @@ func (s *Service) placeTx(ctx context.Context, tx *pg.Pipe, drafts []draft) ([]p
 	for _, row := range *stock {
 		available[row.Sku] = row.Available
 	}
-	outcomes, short := allocate(drafts, *inserted, available)
-	if len(short) > 0 {
-		if err := db.DeleteShort(ctx, short); err != nil {
-			return nil, fmt.Errorf("delete the orders without stock: %w", err)
+	counts := unpaid{}
+	for _, row := range *open {
+		counts[row.Name] = row.Unpaid
+	}
+	outcomes, refused := allocate(drafts, *inserted, available, counts)
+	if len(refused) > 0 {
+		if err := db.DeleteRefused(ctx, refused); err != nil {
+			return nil, fmt.Errorf("delete the refused orders: %w", err)
 		}
 	}
 	return outcomes, s.reserveTx(ctx, tx, drafts, outcomes) // trip 3, with the COMMIT
 }
 
 // allocate gives the stock to the inserted orders in the order of arrival, each all its units or
-// none. An order that was not inserted lost its key to another request.
-func allocate(drafts []draft, inserted []uuid.UUID, available map[string]int64) (outcomes []placed, short []uuid.UUID) {
+// none. It refuses those that are too many or find too little. An order that was not inserted lost
+// its key to another request.
+func allocate(drafts []draft, inserted []uuid.UUID, available map[string]int64,
+	open unpaid) (outcomes []placed, refused []uuid.UUID) {
 	mine := make(map[uuid.UUID]bool, len(inserted))
 	for _, id := range inserted {
 		mine[id] = true
@@ -258,17 +282,22 @@ func allocate(drafts []draft, inserted []uuid.UUID, available map[string]int64) 
 			outcomes[i].Err = dedup.ErrKeyTaken
 			continue
 		}
-		if items := shortages(d.units, available); len(items) > 0 {
+		if open.over(d) {
+			outcomes[i].Err = ErrTooManyUnpaid
+		} else if items := shortages(d.units, available); len(items) > 0 {
 			outcomes[i].Err = OutOfStockError{Items: items}
-			short = append(short, d.order.ID)
+		}
+		if outcomes[i].Err != nil {
+			refused = append(refused, d.order.ID)
 			continue
 		}
+		open.add(d)
 		for sku, quantity := range d.units {
 			available[sku] -= quantity
 		}
 		outcomes[i].Answer = placedAnswer(d.order.ID, d.body)
 	}
-	return outcomes, short
+	return outcomes, refused
 }
 
 // reserveTx queues what belongs to the orders that got their stock: lines, movements, the stock
@@ -288,7 +317,7 @@ func (s *Service) reserveTx(ctx context.Context, tx *pg.Pipe, drafts []draft, ou
 			lines.Quantities = append(lines.Quantities, line.Quantity)
 			lines.UnitPrices = append(lines.UnitPrices, line.UnitPrice)
 		}
-		event, err := newEvent(EventPlaced, d.order)
+		event, err := newEvent(EventPlaced, d.order, d.origin())
 		if err != nil {
 			return err
 		}
@@ -315,6 +344,7 @@ func (s *Service) insertParams(drafts []draft) ordersdb.InsertOrdersParams {
 		p.Currencies = append(p.Currencies, d.order.Currency)
 		p.Totals = append(p.Totals, d.order.Total)
 		p.CreatedAts = append(p.CreatedAts, d.order.CreatedAt)
+		p.PlacedFroms = append(p.PlacedFroms, d.unpaid.From)
 	}
 	return p
 }
@@ -354,10 +384,21 @@ const (
 	batchTimeout = 8 * time.Second
 )
 
-// shared marks an error that no single request caused: its batch is not split and run again.
-func shared(err error) error {
-	if pg.IsUnavailable(err) {
-		return errors.Join(coalesce.ErrShared, err)
-	}
-	return err
+// lookBatch keeps requests apart that give one key different meanings: each may fail and be tried
+// again, and the batch would last as long as all of them.
+func (s *Service) lookBatch() coalesce.Batch[request, seen] {
+	return coalesce.Batch[request, seen]{Most: maxBatch, Waiting: maxWaiting, Run: s.look, Name: "orders.look",
+		Rivals: func(r request) (over, as any) { return scope{r.CustomerID, r.Key}, r.fingerprint }}
+}
+
+func (s *Service) placeBatch() coalesce.Batch[draft, dedup.Answer] {
+	return coalesce.Batch[draft, dedup.Answer]{Most: maxBatch, Waiting: maxWaiting, Run: s.place, Name: "orders.place",
+		About:  func(d draft) uuid.UUID { return d.order.ID },
+		Rivals: func(d draft) (over, as any) { return scope{d.order.CustomerID, d.key}, d.fingerprint },
+		Rows: &coalesce.Rows[draft]{
+			Of: func(d draft) []string {
+				return slices.AppendSeq([]string{d.order.CustomerID.String()}, maps.Keys(d.units))
+			},
+			Held: s.db.ListHeldByOthers,
+		}}
 }

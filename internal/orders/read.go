@@ -95,6 +95,15 @@ func (s *Service) List(ctx context.Context, customerID uuid.UUID, limit int32, a
 	return all, more, err
 }
 
+// CountErasures returns how often an order was erased.
+func (s *Service) CountErasures(ctx context.Context) (int64, error) {
+	times, err := s.db.CountErasures(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("count the erasures: %w", err)
+	}
+	return times, nil
+}
+
 // Products returns all products on sale, by position.
 func (s *Service) Products(ctx context.Context) ([]Product, error) {
 	rows, err := s.db.ListProducts(ctx)

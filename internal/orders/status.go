@@ -2,6 +2,7 @@ package orders
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -78,6 +79,8 @@ type EventData struct {
 	Status   Status `json:"status"`
 	Currency string `json:"currency"`
 	Total    int64  `json:"total"`
+	// Origin is what the change came from. With it, a change that a restore lost is made again.
+	Origin json.RawMessage `json:"origin,omitempty"`
 }
 
 // Locked holds orders that no other transaction changes until this one ends.
@@ -92,6 +95,11 @@ func (s *Service) LockTx(tx *pg.Pipe, ids ...uuid.UUID) *Locked {
 	return &Locked{pg.Later(tx, ordersdb.New(tx).LockOrders, slices.Compact(ids))}
 }
 
+// ListHeld returns those of the orders that another transaction holds locked.
+func (s *Service) ListHeld(ctx context.Context, ids []string) ([]string, error) {
+	return s.db.ListHeldOrders(ctx, ids)
+}
+
 // Order returns one of the locked orders without its lines, or ErrNotFound if it does not exist.
 // The caller decides which customer may see it.
 func (l *Locked) Order(id uuid.UUID) (Order, error) {
@@ -103,10 +111,11 @@ func (l *Locked) Order(id uuid.UUID) (Order, error) {
 	return Order{}, ErrNotFound
 }
 
-// Change moves an order to a new status.
+// Change moves an order to a new status. Origin is marshaled to JSON for the event; it may be nil.
 type Change struct {
 	OrderID uuid.UUID
 	To      Status
+	Origin  any
 }
 
 // ChangeStatusTx queues the changes of locked orders, with the stock movements and events that
@@ -125,7 +134,7 @@ func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locke
 			return fmt.Errorf("order %s cannot go from %s to %s", order.ID, order.Status, change.To)
 		}
 		order.Status = change.To
-		event, err := newEvent(then.event, order)
+		event, err := newEvent(then.event, order, change.Origin)
 		if err != nil {
 			return err
 		}
@@ -171,11 +180,16 @@ func moveStockTx(ctx context.Context, tx *pg.Pipe, moves ordersdb.MoveStockParam
 }
 
 // newEvent returns the event of a change to the order.
-func newEvent(eventType string, order Order) (outbox.NewEvent, error) {
+func newEvent(eventType string, order Order, origin any) (outbox.NewEvent, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return outbox.NewEvent{}, fmt.Errorf("make an event id: %w", err)
 	}
-	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID,
-		Data: EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}}, nil
+	data := EventData{Status: order.Status, Currency: order.Currency, Total: order.Total}
+	if origin != nil {
+		if data.Origin, err = json.Marshal(origin); err != nil {
+			return outbox.NewEvent{}, fmt.Errorf("encode what event %s came from: %w", eventType, err)
+		}
+	}
+	return outbox.NewEvent{ID: id, Type: eventType, OrderID: order.ID, Data: data}, nil
 }

@@ -11,8 +11,8 @@ import (
 func BenchmarkRelay(b *testing.B) {
 	const backlog = 5000
 	pool := shoptest.DB(b)
-	_, streams := openStreams(b, connect(b, startNATS(b, b.TempDir()).URL()))
-	relay := NewRelay(pool, streams, lease, nil, quiet)
+	_, broker := openBroker(b, connect(b, startNATS(b, b.TempDir()).URL()))
+	relay := NewRelay(pool, broker, lease, nil, quiet)
 	for b.Loop() {
 		b.StopTimer()
 		if _, err := pool.Exec(b.Context(), `INSERT INTO outbox (id, type, order_id, payload)

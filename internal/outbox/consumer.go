@@ -8,28 +8,22 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
+	"github.com/onceshop/onceshop/internal/tracing"
 )
 
 const (
-	// maxTries is how often an event can fail on one node before it becomes a dead letter.
+	// maxTries is how often an event can fail before it becomes a dead letter.
 	maxTries = 5
-	// ackWait is how long the broker waits for an acknowledgement before it delivers the event
-	// again. It must be longer than any handler takes. It is also the delay of a receipt whose
-	// sender died, which must be less than the minute within which everything has to recover.
-	ackWait = 40 * time.Second
 	// handlers is how many events one node handles at a time.
 	handlers = 8
-	// fetchWait bounds how long RunOnce waits for events.
+	// fetchWait bounds how long RunOnce waits for an event.
 	fetchWait = 5 * time.Second
-	// maxFailing bounds the failure counts in memory. The broker has at most this many events of a
-	// consumer unacknowledged.
-	maxFailing = 1000
 	// consumerRetry is the pause after a failure of the broker.
 	consumerRetry = time.Second
 )
@@ -47,173 +41,105 @@ func (e *RetryError) Unwrap() error { return e.Err }
 // Consumer delivers each event of one type to a handler at least once. The handler must guard its
 // own effect.
 type Consumer struct {
-	name     string
-	subject  string
-	handle   func(context.Context, Event) error
-	consumer jetstream.Consumer
-	streams  *Streams
-	log      *slog.Logger
-	retry    func(tries uint64) time.Duration
-
-	mu sync.Mutex
-	// failing counts the failures of each event on this node, by the event's sequence number. The
-	// broker's own count does not serve: it includes deliveries that were put off or interrupted.
-	failing map[uint64]uint64
+	name      string
+	eventType string
+	handle    func(context.Context, Event) error
+	broker    broker.Broker
+	events    broker.Subscription
+	log       *slog.Logger
+	db        *outboxdb.Queries
+	retry     func(tries uint64) time.Duration
 }
 
-// NewConsumer opens the durable consumer with the name, which all nodes share, for events of the
-// type.
-func NewConsumer(ctx context.Context, streams *Streams, name, eventType string,
+// NewConsumer opens the durable subscription with the name, which all nodes share, for events of
+// the type. The broker must be open. The pool's database counts the failures of each event.
+func NewConsumer(ctx context.Context, pool *pgxpool.Pool, b broker.Broker, name, eventType string,
 	handle func(context.Context, Event) error, log *slog.Logger) (*Consumer, error) {
-	c := &Consumer{name: name, subject: streams.eventSubject + eventType, handle: handle, streams: streams, log: log,
-		retry: backoff, failing: map[uint64]uint64{}}
-	if err := c.open(ctx); err != nil {
+	events, err := b.Subscribe(ctx, name, eventType)
+	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return &Consumer{name: name, eventType: eventType, handle: handle, broker: b, events: events, log: log,
+		db: outboxdb.New(pool), retry: backoff}, nil
 }
 
-// open creates or updates the consumer at the broker.
-func (c *Consumer) open(ctx context.Context) (err error) {
-	c.consumer, err = c.streams.js.CreateOrUpdateConsumer(ctx, c.streams.eventName, jetstream.ConsumerConfig{
-		Durable: c.name, FilterSubject: c.subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
-		MaxDeliver: -1, // no limit: the broker would drop the event instead of keeping it as a dead letter
-	})
-	if err != nil {
-		return fmt.Errorf("open consumer %s: %w", c.name, err)
-	}
-	return nil
-}
-
-// lookUp returns an error unless the broker has the consumer.
-func (c *Consumer) lookUp(ctx context.Context) error {
-	if _, err := c.streams.js.Consumer(ctx, c.streams.eventName, c.name); err != nil {
-		return fmt.Errorf("look up consumer %s: %w", c.name, err)
-	}
-	return nil
-}
-
-// Run handles events until ctx ends, and returns when the handlers at work have finished. If the
-// broker lost the consumer, Run opens it again, once the relay has created the stream again.
+// Run handles events until ctx ends, and returns when the handlers at work have finished.
 func (c *Consumer) Run(ctx context.Context) error {
+	c.forgetLost(ctx)
 	for ctx.Err() == nil {
-		err := c.consume(ctx)
-		for err != nil && ctx.Err() == nil {
+		err := c.events.Consume(ctx, handlers, func(ctx context.Context, d broker.Delivery) {
+			if err := c.process(ctx, d); err != nil {
+				c.log.WarnContext(ctx, "an event was not acknowledged and comes again",
+					"consumer", c.name, "error", err)
+			}
+		})
+		if err != nil && ctx.Err() == nil {
 			c.log.WarnContext(ctx, "consumer failed; trying again", "consumer", c.name, "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(consumerRetry):
-				err = c.lookUp(ctx)
-				if errors.Is(err, jetstream.ErrConsumerNotFound) {
-					err = c.open(ctx)
-				}
 			}
 		}
 	}
 	return nil
 }
 
-// consume subscribes and handles events until ctx or the subscription ends. Each handler takes its
-// next event when it has finished one, so that a slow event does not hold up the others.
-func (c *Consumer) consume(ctx context.Context) error {
-	events, err := c.consumer.Messages(jetstream.PullMaxMessages(handlers))
-	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	defer events.Stop()
-	defer context.AfterFunc(ctx, events.Drain)()
-	var group errgroup.Group
-	for range handlers {
-		group.Go(func() error { return c.work(ctx, events) })
-	}
-	return group.Wait()
+// RunOnce waits up to five seconds for an event, handles it, and returns whether there was one.
+func (c *Consumer) RunOnce(ctx context.Context) (found bool, err error) {
+	wait, enough := context.WithTimeout(ctx, fetchWait)
+	defer enough()
+	var fault error
+	err = c.events.Consume(wait, 1, func(ctx context.Context, d broker.Delivery) {
+		enough()
+		found = true
+		fault = c.process(ctx, d)
+	})
+	return found, errors.Join(err, fault)
 }
 
-func (c *Consumer) work(ctx context.Context, events jetstream.MessagesContext) error {
-	for {
-		msg, err := events.Next()
-		switch {
-		case errors.Is(err, jetstream.ErrNoHeartbeat):
-			c.log.WarnContext(ctx, "the broker is silent; still listening", "consumer", c.name)
-			err := c.lookUp(ctx)
-			if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-				events.Stop()
-				return err
-			}
-			continue
-		case err != nil:
-			return fmt.Errorf("next event: %w", err)
-		case ctx.Err() != nil:
-			_ = msg.Nak() // if it is lost, the event comes again after ackWait
-			continue
-		}
-		if err := c.process(ctx, msg); err != nil {
-			c.log.WarnContext(ctx, "an event was not acknowledged and comes again", "consumer", c.name, "error", err)
-		}
-	}
-}
-
-// RunOnce waits up to five seconds for events, handles a batch of them and returns how many.
-func (c *Consumer) RunOnce(ctx context.Context) (int, error) {
-	fetch, cancel := context.WithTimeout(ctx, fetchWait)
+// process handles a delivery and then acknowledges it, puts it off or makes it a dead letter. It
+// goes on when ctx has ended. After an error, the event is delivered again.
+func (c *Consumer) process(ctx context.Context, d broker.Delivery) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), broker.HandleTimeout)
 	defer cancel()
-	batch, err := c.consumer.Fetch(handlers, jetstream.FetchContext(fetch))
-	if err != nil {
-		return 0, fmt.Errorf("fetch events: %w", err)
-	}
-	var group errgroup.Group
-	count := 0
-	for msg := range batch.Messages() {
-		count++
-		group.Go(func() error { return c.process(ctx, msg) })
-	}
-	err = group.Wait()
-	if fault := batch.Error(); fault != nil && !isTimeout(fault) {
-		err = errors.Join(err, fault)
-	}
-	return count, err
-}
-
-func isTimeout(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, nats.ErrTimeout)
-}
-
-// process handles a message and then acknowledges it, puts it off or makes it a dead letter. It
-// goes on when ctx has ended. After an error, the message is delivered again after ackWait.
-func (c *Consumer) process(ctx context.Context, msg jetstream.Msg) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
-	defer cancel()
-	meta, err := msg.Metadata()
-	if err != nil {
-		return fmt.Errorf("read the message's metadata: %w", err)
-	}
-	seq := meta.Sequence.Stream
-	err = c.call(ctx, msg.Data())
+	ctx, span := c.startProcessing(ctx, d.Message)
+	err := c.call(ctx, d.Data)
+	tracing.End(span, err)
 	if err == nil {
 		handled.WithLabelValues(c.name, "done").Inc()
-		c.forget(seq)
-		return msg.DoubleAck(ctx)
+		if d.Count > 1 {
+			c.forget(ctx, d.Place)
+		}
+		return d.Ack(ctx)
 	}
-	if later, ok := errors.AsType[*RetryError](err); ok {
+	later, ok := errors.AsType[*RetryError](err)
+	var tries uint64
+	if !ok {
+		var fault error
+		if tries, fault = c.countFailure(ctx, d.Place); fault != nil { // no count, no try: the database is down
+			later, ok = &RetryError{After: consumerRetry, Err: fault}, true
+			err = errors.Join(err, fault)
+		}
+	}
+	if ok {
 		handled.WithLabelValues(c.name, "retried").Inc()
 		c.log.WarnContext(ctx, "event put off",
-			"consumer", c.name, "stream_seq", seq, "after", later.After, "error", err)
-		return msg.NakWithDelay(later.After)
+			"consumer", c.name, "stream_seq", d.Place.Seq, "after", later.After, "error", err)
+		return d.Retry(ctx, later.After)
 	}
-	tries := c.countFailure(seq)
 	if tries < maxTries {
 		handled.WithLabelValues(c.name, "failed").Inc()
-		c.log.WarnContext(ctx, "event failed", "consumer", c.name, "stream_seq", seq, "try", tries, "error", err)
-		return msg.NakWithDelay(c.retry(tries))
+		c.log.WarnContext(ctx, "event failed",
+			"consumer", c.name, "stream_seq", d.Place.Seq, "try", tries, "error", err)
+		return d.Retry(ctx, c.retry(tries))
 	}
-	if fault := c.streams.bury(ctx, c.name, msg, seq, err); fault != nil {
-		return errors.Join(fault, msg.NakWithDelay(c.retry(tries)))
+	if fault := d.Dead(ctx, err.Error()); fault != nil {
+		return errors.Join(fault, d.Retry(ctx, c.retry(tries)))
 	}
 	handled.WithLabelValues(c.name, "dead").Inc()
-	c.forget(seq)
-	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", seq, "error", err)
-	return msg.TermWithReason("dead letter")
+	c.forget(ctx, d.Place)
+	c.log.ErrorContext(ctx, "event became a dead letter", "consumer", c.name, "stream_seq", d.Place.Seq, "error", err)
+	return nil
 }
 
 // call decodes the event and calls the handler. A panic is an error, so that one event cannot stop
@@ -231,22 +157,31 @@ func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
 	return c.handle(ctx, event)
 }
 
-// countFailure adds a failure of the event and returns how many it has had on this node. See
-// docs/decisions.md, D34.
-func (c *Consumer) countFailure(seq uint64) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.failing) >= maxFailing {
-		clear(c.failing) // most belong to events that other nodes have handled since
+// countFailure adds a failure of the event and returns how many it has had. See docs/decisions.md,
+// D34.
+func (c *Consumer) countFailure(ctx context.Context, at broker.Place) (uint64, error) {
+	n, err := c.db.CountFailure(ctx, outboxdb.CountFailureParams{Consumer: c.name, StreamSeq: at.Seq, StoredAt: at.At})
+	if err != nil {
+		return 0, fmt.Errorf("count the failure: %w", err)
 	}
-	c.failing[seq]++
-	return c.failing[seq]
+	return uint64(max(n, 0)), nil
 }
 
-func (c *Consumer) forget(seq uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.failing, seq)
+// forget drops the count of an event that has ended. A count that is left does no harm.
+func (c *Consumer) forget(ctx context.Context, at broker.Place) {
+	err := c.db.ForgetFailures(ctx, outboxdb.ForgetFailuresParams{Consumer: c.name, StreamSeq: at.Seq, StoredAt: at.At})
+	if err != nil {
+		c.log.WarnContext(ctx, "a count of failures stays until its event is too old", "consumer", c.name, "error", err)
+	}
+}
+
+// forgetLost drops the counts of events that the broker has dropped.
+func (c *Consumer) forgetLost(ctx context.Context) {
+	err := c.db.ForgetLostFailures(ctx, outboxdb.ForgetLostFailuresParams{Consumer: c.name,
+		Age: c.broker.Memory().MaxAge})
+	if err != nil {
+		c.log.WarnContext(ctx, "old counts of failures were not deleted", "consumer", c.name, "error", err)
+	}
 }
 
 // backoff grows from 1 to 30 seconds, with jitter.

@@ -12,8 +12,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -27,9 +30,10 @@ const (
 var errBroken = errors.New("it is broken")
 
 // newConsumer opens a consumer that retries a failed event almost at once.
-func newConsumer(t *testing.T, streams *Streams, handle func(context.Context, Event) error) *Consumer {
+func newConsumer(t *testing.T, pool *pgxpool.Pool, on broker.Broker,
+	handle func(context.Context, Event) error) *Consumer {
 	t.Helper()
-	c, err := NewConsumer(t.Context(), streams, consumerName, paid, handle, quiet)
+	c, err := NewConsumer(t.Context(), pool, on, consumerName, paid, handle, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +85,7 @@ func (c *tally) of(ids ...uuid.UUID) (counts []int) {
 func (b *bundle) settled(t *testing.T) {
 	t.Helper()
 	shoptest.Eventually(t, patience, "all events are acknowledged", func() bool {
-		consumer, err := b.js.Consumer(t.Context(), EventStream, consumerName)
+		consumer, err := b.js.Consumer(t.Context(), natsbroker.EventStream, consumerName)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,13 +97,13 @@ func (b *bundle) settled(t *testing.T) {
 // ackWithin sets how long the broker waits for an acknowledgement.
 func (b *bundle) ackWithin(t *testing.T, d time.Duration) {
 	t.Helper()
-	consumer, err := b.js.Consumer(t.Context(), EventStream, consumerName)
+	consumer, err := b.js.Consumer(t.Context(), natsbroker.EventStream, consumerName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := consumer.CachedInfo().Config
 	config.AckWait = d
-	if _, err := b.js.UpdateConsumer(t.Context(), EventStream, config); err != nil {
+	if _, err := b.js.UpdateConsumer(t.Context(), natsbroker.EventStream, config); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -111,7 +115,7 @@ func TestConsumerHandlesEventsOfItsType(t *testing.T) {
 	ids := b.publish(t, paid, 20)
 	var mu sync.Mutex
 	var got []uuid.UUID
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		mu.Lock()
 		defer mu.Unlock()
 		got = append(got, event.ID)
@@ -136,7 +140,7 @@ func TestConsumerRetriesFailures(t *testing.T) {
 	b := setup(t)
 	ids := b.publish(t, paid, 3)
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		if n := calls.add(event.ID); event.ID == ids[1] && n < five {
 			return errBroken
 		}
@@ -146,7 +150,7 @@ func TestConsumerRetriesFailures(t *testing.T) {
 	if got := calls.of(ids...); !slices.Equal(got, []int{1, five, 1}) {
 		t.Errorf("called %v times, want 1, %d and 1", got, five)
 	}
-	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+	if letters := stored(t, b.js, natsbroker.DeadStream); len(letters) != 0 {
 		t.Errorf("%d dead letters of an event that was handled in the end", len(letters))
 	}
 }
@@ -154,11 +158,11 @@ func TestConsumerRetriesFailures(t *testing.T) {
 // checkDead expects one dead letter, made of the event at seq.
 func (b *bundle) checkDead(t *testing.T, seq uint64, reason string) {
 	t.Helper()
-	letters := stored(t, b.js, DeadStream)
+	letters := stored(t, b.js, natsbroker.DeadStream)
 	if len(letters) != 1 {
 		t.Fatalf("%d dead letters, want 1", len(letters))
 	}
-	stream, err := b.js.Stream(t.Context(), EventStream)
+	stream, err := b.js.Stream(t.Context(), natsbroker.EventStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +196,7 @@ func TestConsumerBuriesPoison(t *testing.T) {
 			ids := b.publish(t, paid, 20)
 			poison := ids[4]
 			var calls tally
-			run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+			run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 				if calls.add(event.ID); event.ID == poison {
 					return fail()
 				}
@@ -218,7 +222,7 @@ func TestConsumerFailedEventHoldsUpNobody(t *testing.T) {
 	b := setup(t)
 	ids := b.publish(t, paid, 3*handlers)
 	var calls tally
-	c := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	c := newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		if calls.add(event.ID); slices.Contains(ids[:handlers], event.ID) {
 			return errBroken
 		}
@@ -234,13 +238,13 @@ func TestConsumerFailedEventHoldsUpNobody(t *testing.T) {
 func TestConsumerBuriesWhatItCannotRead(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	ack, err := b.js.Publish(t.Context(), b.streams.eventSubject+paid, []byte("\x00 no JSON"))
+	ack, err := b.js.Publish(t.Context(), "shop.events."+paid, []byte("\x00 no JSON"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ids := b.publish(t, paid, 3)
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		return nil
 	}))
@@ -255,16 +259,16 @@ func TestConsumerKeepsAPoisonThatCannotBeBuried(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ids := b.publish(t, paid, 1)
-	if err := b.js.DeleteStream(t.Context(), DeadStream); err != nil {
+	if err := b.js.DeleteStream(t.Context(), natsbroker.DeadStream); err != nil {
 		t.Fatal(err)
 	}
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		return errBroken
 	}))
 	shoptest.Eventually(t, patience, "the event comes again", func() bool { return calls.of(ids...)[0] > five })
-	if _, err := OpenStreams(t.Context(), b.js, Prefix, window, maxAge); err != nil {
+	if err := b.broker.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b.settled(t)
@@ -276,7 +280,7 @@ func TestConsumerNeverBuriesWhatPasses(t *testing.T) {
 	b := setup(t)
 	ids := b.publish(t, paid, 2)
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		if n := calls.add(event.ID); event.ID == ids[0] && n <= 2*five {
 			return fmt.Errorf("the mail server: %w", &RetryError{After: time.Millisecond, Err: errBroken})
 		}
@@ -286,7 +290,7 @@ func TestConsumerNeverBuriesWhatPasses(t *testing.T) {
 	if got := calls.of(ids...); !slices.Equal(got, []int{2*five + 1, 1}) {
 		t.Errorf("called %v times, want %d and 1", got, 2*five+1)
 	}
-	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+	if letters := stored(t, b.js, natsbroker.DeadStream); len(letters) != 0 {
 		t.Errorf("%d dead letters", len(letters))
 	}
 }
@@ -297,7 +301,7 @@ func TestConsumerCountsFailuresOnly(t *testing.T) {
 	b := setup(t)
 	ids := b.publish(t, paid, 1)
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		switch n := calls.add(event.ID); {
 		case n <= 2*five:
 			return &RetryError{After: time.Millisecond, Err: errBroken}
@@ -310,7 +314,7 @@ func TestConsumerCountsFailuresOnly(t *testing.T) {
 	if got := calls.of(ids...)[0]; got != 3*five {
 		t.Errorf("called %d times, want %d", got, 3*five)
 	}
-	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+	if letters := stored(t, b.js, natsbroker.DeadStream); len(letters) != 0 {
 		t.Errorf("%d dead letters", len(letters))
 	}
 }
@@ -321,7 +325,7 @@ func TestConsumerSlowHandlerHoldsUpNobody(t *testing.T) {
 	ids := b.publish(t, paid, 5*handlers)
 	release := make(chan struct{})
 	var done tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		if event.ID == ids[0] {
 			<-release
 		}
@@ -344,7 +348,7 @@ func TestConsumerGivesBackWhatItHasNotBegun(t *testing.T) {
 	busy.Add(handlers)
 	release := make(chan struct{})
 	var calls tally
-	stopping := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	stopping := newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		busy.Done()
 		<-release
@@ -358,7 +362,7 @@ func TestConsumerGivesBackWhatItHasNotBegun(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		return nil
 	}))
@@ -381,21 +385,21 @@ func TestConsumerLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ids := b.publish(t, paid, 1)
-	conn := connect(t, b.broker.URL())
-	_, streams := openStreams(t, conn)
+	conn := connect(t, b.server.URL())
+	_, second := openBroker(t, conn)
 	var calls tally
-	dying := newConsumer(t, streams, func(_ context.Context, event Event) error {
+	dying := newConsumer(t, b.pool, second, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		conn.Close()
 		return nil
 	})
-	next := newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	next := newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		return nil
 	})
 	b.ackWithin(t, 300*time.Millisecond)
-	if n, err := dying.RunOnce(t.Context()); n != 1 || err == nil {
-		t.Errorf("handled %d, %v, want 1 and an error: the event was not acknowledged", n, err)
+	if found, err := dying.RunOnce(t.Context()); !found || err == nil {
+		t.Errorf("handled one: %t, %v, want an error: the event was not acknowledged", found, err)
 	}
 	run(t, next)
 	b.settled(t)
@@ -424,8 +428,8 @@ func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 		}
 		return nil
 	}
-	_, streams := openStreams(t, connect(t, b.broker.URL()))
-	nodes := []*Consumer{newConsumer(t, b.streams, handle), newConsumer(t, streams, handle)}
+	_, second := openBroker(t, connect(t, b.server.URL()))
+	nodes := []*Consumer{newConsumer(t, b.pool, b.broker, handle), newConsumer(t, b.pool, second, handle)}
 	b.ackWithin(t, 300*time.Millisecond)
 	for _, node := range nodes {
 		run(t, node)
@@ -434,7 +438,7 @@ func TestConsumerSlowerThanTheBrokersPatience(t *testing.T) {
 	if got := calls.of(ids...)[0]; got < 2 {
 		t.Errorf("called %d times, want 2 or more", got)
 	}
-	if letters := stored(t, b.js, DeadStream); len(letters) != 0 {
+	if letters := stored(t, b.js, natsbroker.DeadStream); len(letters) != 0 {
 		t.Errorf("%d dead letters of an event that was handled", len(letters))
 	}
 }
@@ -444,12 +448,12 @@ func TestConsumerSeesATwinInTheStream(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ids := b.publish(t, paid, 1)
-	first := stored(t, b.js, EventStream)[0]
+	first := stored(t, b.js, natsbroker.EventStream)[0]
 	if _, err := b.js.Publish(t.Context(), first.Subject, first.Data, jetstream.WithMsgID("another id")); err != nil {
 		t.Fatal(err)
 	}
 	var calls tally
-	run(t, newConsumer(t, b.streams, func(_ context.Context, event Event) error {
+	run(t, newConsumer(t, b.pool, b.broker, func(_ context.Context, event Event) error {
 		calls.add(event.ID)
 		return nil
 	}))
@@ -462,7 +466,7 @@ func TestConsumerSeesATwinInTheStream(t *testing.T) {
 func TestConsumersOfOneNameShareTheEvents(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	_, streams := openStreams(t, connect(t, b.broker.URL()))
+	_, second := openBroker(t, connect(t, b.server.URL()))
 	var calls tally
 	both := make(chan struct{}) // closed when each node has an event in hand
 	var arrivals sync.WaitGroup
@@ -471,9 +475,9 @@ func TestConsumersOfOneNameShareTheEvents(t *testing.T) {
 		arrivals.Wait()
 		close(both)
 	}()
-	for _, s := range []*Streams{b.streams, streams} {
+	for _, s := range []broker.Broker{b.broker, second} {
 		arrived := sync.OnceFunc(arrivals.Done)
-		run(t, newConsumer(t, s, func(ctx context.Context, event Event) error {
+		run(t, newConsumer(t, b.pool, s, func(ctx context.Context, event Event) error {
 			calls.add(event.ID)
 			arrived()
 			select {
@@ -498,7 +502,7 @@ func TestConsumerFinishesWhatItHasInHand(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	started, release := make(chan struct{}), make(chan struct{})
 	var calls tally
-	c := newConsumer(t, b.streams, func(ctx context.Context, event Event) error {
+	c := newConsumer(t, b.pool, b.broker, func(ctx context.Context, event Event) error {
 		calls.add(event.ID)
 		close(started)
 		<-release

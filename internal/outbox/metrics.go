@@ -2,53 +2,46 @@ package outbox
 
 import (
 	"context"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/onceshop/onceshop/internal/gauge"
 	"github.com/onceshop/onceshop/internal/outbox/internal/outboxdb"
 )
 
 var (
 	published = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "onceshop_relay_published_total",
-		Help: "Events acknowledged by the broker: stored, or recognized as a duplicate.",
+		Help: "Events published: stored, recognized as a duplicate, or failed (alert on failed).",
 	}, []string{"result"})
+	enqueued = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "onceshop_events_total",
+		Help: "Events written with what happened, by type, such as order.placed. A repeated transaction counts again.",
+	}, []string{"type"})
 	handled = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "onceshop_consumer_events_total",
 		Help: "Deliveries by consumer and result: done, retried, failed, dead (alert on dead).",
 	}, []string{"consumer", "result"})
 )
 
-// Backlog is a metrics collector of the events that wait for the relay.
-type Backlog struct{ db *outboxdb.Queries }
-
-// NewBacklog returns the collector of one database.
-func NewBacklog(pool *pgxpool.Pool) *Backlog { return &Backlog{db: outboxdb.New(pool)} }
+// backlogMost is the highest backlog that a scrape counts.
+const backlogMost = 100_000
 
 var (
 	backlogEvents = prometheus.NewDesc("onceshop_outbox_backlog_events",
-		"Committed events that the broker does not have.", nil, nil)
+		"Committed events that the broker does not have, counted up to 100000.", nil, nil)
 	backlogAge = prometheus.NewDesc("onceshop_outbox_backlog_seconds", "Age of the oldest of them.", nil, nil)
 )
 
-// Describe implements prometheus.Collector.
-func (b *Backlog) Describe(out chan<- *prometheus.Desc) {
-	out <- backlogEvents
-	out <- backlogAge
-}
-
-// Collect implements prometheus.Collector.
-func (b *Backlog) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	row, err := b.db.Backlog(ctx)
-	if err != nil {
-		out <- prometheus.NewInvalidMetric(backlogEvents, err)
-		return
-	}
-	out <- prometheus.MustNewConstMetric(backlogEvents, prometheus.GaugeValue, float64(row.Events))
-	out <- prometheus.MustNewConstMetric(backlogAge, prometheus.GaugeValue, row.OldestSeconds)
+// BacklogMetrics returns a metrics collector of the events that wait for the relay.
+func BacklogMetrics(pool *pgxpool.Pool) prometheus.Collector {
+	db := outboxdb.New(pool)
+	return gauge.New(func(ctx context.Context, set gauge.Set) error {
+		row, err := db.Backlog(ctx, backlogMost)
+		set(backlogEvents, float64(row.Events))
+		set(backlogAge, row.OldestSeconds)
+		return err
+	}, backlogEvents, backlogAge)
 }

@@ -14,12 +14,14 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // patience bounds every wait, on a busy machine.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // The defaults of a shop.
 const (
@@ -32,16 +34,16 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // bundle is a database and a broker with the streams.
 type bundle struct {
-	pool    *pgxpool.Pool
-	broker  *shoptest.NATSServer
-	js      jetstream.JetStream
-	streams *Streams
+	pool   *pgxpool.Pool
+	server *shoptest.NATSServer
+	js     jetstream.JetStream
+	broker broker.Broker
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{pool: shoptest.DB(t), broker: startNATS(t, t.TempDir())}
-	b.js, b.streams = openStreams(t, connect(t, b.broker.URL()))
+	b := &bundle{pool: shoptest.DB(t), server: startNATS(t, t.TempDir())}
+	b.js, b.broker = openBroker(t, connect(t, b.server.URL()))
 	return b
 }
 
@@ -61,17 +63,17 @@ func connect(t testing.TB, address string) *nats.Conn {
 	return conn
 }
 
-func openStreams(t testing.TB, conn *nats.Conn) (jetstream.JetStream, *Streams) {
+func openBroker(t testing.TB, conn *nats.Conn) (jetstream.JetStream, broker.Broker) {
 	t.Helper()
 	js, err := jetstream.New(conn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := OpenStreams(t.Context(), js, Prefix, window, maxAge)
-	if err != nil {
+	b := natsbroker.New(js, natsbroker.Settings{Window: window, MaxAge: maxAge}, quiet)
+	if err := b.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return js, streams
+	return js, b
 }
 
 // enqueue commits n events of the type and returns their ids.
@@ -98,7 +100,7 @@ func (b *bundle) enqueue(t *testing.T, eventType string, n int) []uuid.UUID {
 func (b *bundle) publish(t *testing.T, eventType string, n int) []uuid.UUID {
 	t.Helper()
 	ids := b.enqueue(t, eventType, n)
-	if claimed, err := NewRelay(b.pool, b.streams, lease, nil, quiet).RunOnce(t.Context()); err != nil || claimed != n {
+	if claimed, err := NewRelay(b.pool, b.broker, lease, nil, quiet).RunOnce(t.Context()); err != nil || claimed != n {
 		t.Fatalf("relayed %d events, %v, want %d", claimed, err, n)
 	}
 	return ids

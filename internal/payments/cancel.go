@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -68,6 +69,11 @@ func (s *Service) Cancel(ctx context.Context, c CancelOrder) (dedup.Answer, erro
 	return answer, nil
 }
 
+// MayCancel reports whether a customer may still cancel an order that was paid at this time.
+func (s *Service) MayCancel(paidAt time.Time) bool {
+	return s.policy.CancelWindow == 0 || s.now().Sub(paidAt) <= s.policy.CancelWindow
+}
+
 // findCancellation reads the cancellation under the request's key.
 func findCancellation(ctx context.Context, db *paymentsdb.Queries, c CancelOrder) (dedup.Row, error) {
 	row, err := db.FindCancellationByKey(ctx,
@@ -100,12 +106,13 @@ func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (ded
 	var owing *paymentsdb.Charge
 	switch order.Status {
 	case orders.Placed, orders.Paying:
-		err = s.orders.ChangeStatusTx(ctx, tx, locked, orders.Change{OrderID: order.ID, To: orders.Canceled})
+		err = s.orders.ChangeStatusTx(ctx, tx, locked,
+			orders.Change{OrderID: order.ID, To: orders.Canceled, Origin: canceledBy(c)})
 		if err == nil { // a charge that waits for its buyer need not wait any longer
 			err = db.HurryCharges(ctx, order.ID)
 		}
 	case orders.Paid:
-		owing, err = s.giveBackTx(ctx, tx, locked, order.ID, c.Admin)
+		owing, err = s.giveBackTx(ctx, tx, locked, c)
 	default:
 		err = ErrOrderNotCancelable
 	}
@@ -133,28 +140,28 @@ func (s *Service) cancelTx(ctx context.Context, tx *pg.Pipe, c CancelOrder) (ded
 
 // giveBackTx ends a paid order: its stock comes back, and its charge owes what is left of the
 // money. It returns the charge as claimed by the caller, for the lease.
-func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked, orderID uuid.UUID,
-	admin bool) (*paymentsdb.Charge, error) {
+func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locked,
+	c CancelOrder) (*paymentsdb.Charge, error) {
 	db := paymentsdb.New(tx)
-	charge, err := db.LockPaidCharge(ctx, orderID)
+	charge, err := db.LockPaidCharge(ctx, c.OrderID)
 	if err != nil {
 		return nil, fmt.Errorf("lock the charge of the paid order: %w", err)
 	}
 	switch {
 	case value(charge.Charge.Dispute) == DisputeOpen:
 		return nil, ErrDisputed
-	case !admin && s.policy.CancelWindow > 0 && seconds(charge.PaidFor) > s.policy.CancelWindow:
+	case !c.Admin && s.policy.CancelWindow > 0 && seconds(charge.PaidFor) > s.policy.CancelWindow:
 		return nil, ErrOrderNotCancelable
 	}
 	owe := paymentsdb.OweParams{ID: charge.Charge.ID, Why: owedCanceled, Lease: s.policy.Lease}
 	if err := db.Owe(ctx, owe); err != nil {
 		return nil, fmt.Errorf("note what the charge owes: %w", err)
 	}
-	if err := s.orders.ReturnStockTx(ctx, tx, orderID); err != nil {
+	if err := s.orders.ReturnStockTx(ctx, tx, c.OrderID); err != nil {
 		return nil, err
 	}
 	return &charge.Charge, s.orders.ChangeStatusTx(ctx, tx, locked,
-		orders.Change{OrderID: orderID, To: orders.Refunded})
+		orders.Change{OrderID: c.OrderID, To: orders.Refunded, Origin: canceledBy(c)})
 }
 
 func canceledAnswer(orderID uuid.UUID, body []byte) dedup.Answer {

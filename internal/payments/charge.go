@@ -53,8 +53,17 @@ func (c ChargeOrder) Fingerprint() dedup.Fingerprint { return dedup.FingerprintO
 // different request, and dedup.ErrInProgress that the first request with the key is still running.
 // If pg.IsUnavailable holds for an error, the charge may exist: retry.
 func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, error) {
+	charge, answer, err := s.begin(ctx, c)
+	if charge == nil {
+		return answer, err
+	}
+	return s.finish(ctx, *charge)
+}
+
+// begin stores the charge. It returns nil and the answer if there is nothing to ask the provider.
+func (s *Service) begin(ctx context.Context, c ChargeOrder) (*paymentsdb.Charge, dedup.Answer, error) {
 	if err := c.validate(); err != nil {
-		return dedup.Answer{}, err
+		return nil, dedup.Answer{}, err
 	}
 	var charge paymentsdb.Charge
 	inserted := false
@@ -74,11 +83,14 @@ func (s *Service) Charge(ctx context.Context, c ChargeOrder) (dedup.Answer, erro
 	})
 	if err != nil || answer.Replayed {
 		s.recordRefusal(err)
-		return answer, err
+		return nil, answer, err
 	}
 	crash.At(crash.ChargeStarted)
+	return &charge, answer, nil
+}
 
-	// The charge runs to its end even if the client has gone.
+// finish asks the provider and stores the outcome. It runs to its end even if the client has gone.
+func (s *Service) finish(ctx context.Context, charge paymentsdb.Charge) (dedup.Answer, error) {
 	ctx, cancel := detach(ctx, s.policy.ProviderTimeout+settleTimeout)
 	defer cancel()
 	capture, err := s.captureUnlessSettled(ctx, charge) // no tx
@@ -151,16 +163,14 @@ func (s *Service) start(ctx context.Context, requests []ChargeOrder) (outcomes [
 		}
 		return outcomes, nil
 	}
-	return outcomes, shared(err)
+	return outcomes, err
 }
 
 // startTx locks the orders before it inserts their charges. Requests for one order, of this batch
 // or of another node, meet at the UNIQUE keys: one charge per key, one live charge per order.
 func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrder) ([]started, error) {
-	params, err := s.insertParams(requests)
-	if err != nil {
-		return nil, err
-	}
+	params := s.insertParams(requests)
+	tx.LimitLockWait(coalesce.LockWait)
 	locked := s.orders.LockTx(tx, params.OrderIds...)
 	inserted := pg.Later(tx, paymentsdb.New(tx).InsertCharges, params) // ON CONFLICT DO NOTHING
 	if err := tx.Flush(ctx); err != nil {
@@ -179,8 +189,9 @@ func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrd
 			refused = append(refused, i)
 			continue
 		}
+		delete(charges, charge.ID) // a twin in the batch has the same id, and has lost its key
 		outcomes[i].Answer = charge
-		changes = append(changes, orders.Change{OrderID: charge.OrderID, To: orders.Paying})
+		changes = append(changes, orders.Change{OrderID: charge.OrderID, To: orders.Paying, Origin: startedOf(charge)})
 	}
 	if len(refused) > 0 {
 		if err := s.refuseTx(ctx, tx, locked, requests, refused, outcomes); err != nil {
@@ -193,23 +204,25 @@ func (s *Service) startTx(ctx context.Context, tx *pg.Pipe, requests []ChargeOrd
 	return outcomes, s.orders.ChangeStatusTx(ctx, tx, locked, changes...)
 }
 
-func (s *Service) insertParams(requests []ChargeOrder) (paymentsdb.InsertChargesParams, error) {
+// id is the same each time that the request is made, also after a restore that lost the charge: the
+// provider then answers with what it did the first time. See docs/decisions.md, D107.
+func (c ChargeOrder) id() uuid.UUID {
+	return pg.DerivedID(c.OrderID, "charge", c.CustomerID.String(), string(c.Key))
+}
+
+func (s *Service) insertParams(requests []ChargeOrder) paymentsdb.InsertChargesParams {
 	p := paymentsdb.InsertChargesParams{Lease: s.policy.Lease, CreatedAt: s.timestamp(), Provider: s.provider.Name(),
 		MostDeclined: int32(cmp.Or(s.policy.PayAttempts, math.MaxInt32))} //nolint:gosec // a handful
 	for _, c := range requests {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return p, fmt.Errorf("make a charge id: %w", err)
-		}
 		fingerprint := c.Fingerprint()
-		p.Ids = append(p.Ids, id)
+		p.Ids = append(p.Ids, c.id())
 		p.OrderIds = append(p.OrderIds, c.OrderID)
 		p.CustomerIds = append(p.CustomerIds, c.CustomerID)
 		p.IdempotencyKeys = append(p.IdempotencyKeys, string(c.Key))
 		p.Fingerprints = append(p.Fingerprints, fingerprint[:])
 		p.PaymentMethods = append(p.PaymentMethods, c.PaymentMethod)
 	}
-	return p, nil
+	return p
 }
 
 // refuseTx sets why charges were not inserted. It reads under the locks under which they were
@@ -325,9 +338,8 @@ func (s *Service) captureUnlessSettled(ctx context.Context, charge paymentsdb.Ch
 
 // capture asks the provider for the money of a charge.
 func (s *Service) capture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
-	defer measure("capture", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
-	defer cancel()
+	ctx, ended := s.call(ctx, "capture")
+	defer ended(&err)
 	return s.provider.Capture(ctx, s.captureRequest(charge))
 }
 
@@ -379,10 +391,13 @@ const (
 	batchTimeout = 8 * time.Second
 )
 
-// shared marks an error that no single request caused: its batch is not split and run again.
-func shared(err error) error {
-	if pg.IsUnavailable(err) {
-		return errors.Join(coalesce.ErrShared, err)
-	}
-	return err
+// startBatch keeps requests for one order apart: a flood of them makes no batch longer.
+func (s *Service) startBatch() coalesce.Batch[ChargeOrder, paymentsdb.Charge] {
+	return coalesce.Batch[ChargeOrder, paymentsdb.Charge]{Most: maxBatch, Waiting: maxWaiting, Run: s.start,
+		Name: "payments.start", About: func(c ChargeOrder) uuid.UUID { return c.OrderID },
+		Rivals: func(c ChargeOrder) (over, as any) { return c.OrderID, c },
+		Rows: &coalesce.Rows[ChargeOrder]{
+			Of:   func(c ChargeOrder) []string { return []string{c.OrderID.String()} },
+			Held: s.orders.ListHeld,
+		}}
 }

@@ -370,6 +370,9 @@ func TestEventThatNeverBecomesApplicable(t *testing.T) {
 	if n := b.count(t, "SELECT count(*) FROM provider_events WHERE state = 'received' AND due_at > now()"); n != 4 {
 		t.Errorf("%d events wait", n)
 	}
+	if !b.log.Has(`level=INFO msg="an event is applied later"`) || b.log.Has("level=WARN") {
+		t.Errorf("an early event is not logged as normal:\n%s", b.log.String())
+	}
 	b.exec(t, "UPDATE provider_events SET tries = 59, due_at = now()")
 	if n, err := b.shop.ApplyOnce(t.Context()); n != 4 || err != nil {
 		t.Fatalf("%d events, %v", n, err)

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
@@ -103,7 +105,8 @@ func (s *Service) Receive(ctx context.Context, event Event) error {
 	ctx, cancel := detach(ctx, applyTimeout)
 	defer cancel()
 	if err := s.apply(ctx, event.ID); err != nil {
-		s.log.WarnContext(ctx, "an event is applied later", "event_id", event.ID, "type", event.Type, "error", err)
+		s.log.Log(ctx, laterLevel(err), "an event is applied later", "event_id", event.ID, "type", event.Type,
+			"error", err)
 	}
 	return nil
 }
@@ -174,7 +177,7 @@ func (s *Service) ApplyOnce(ctx context.Context) (int, error) {
 	for _, id := range ids {
 		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 		if err := s.apply(ctx, id); err != nil {
-			s.log.WarnContext(ctx, "an event is applied later", "event_id", id, "error", err)
+			s.log.Log(ctx, laterLevel(err), "an event is applied later", "event_id", id, "error", err)
 		}
 		cancel()
 	}
@@ -185,6 +188,7 @@ func (s *Service) ApplyOnce(ctx context.Context) (int, error) {
 func (s *Service) apply(ctx context.Context, id string) error {
 	var event Event
 	err := pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) error {
+		tx.LimitLockWait(coalesce.LockWait) // the events behind this one wait, too
 		db := paymentsdb.New(tx)
 		row, err := db.LockDueEvent(ctx, id) // SKIP LOCKED
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -223,6 +227,15 @@ func (s *Service) apply(ctx context.Context, id string) error {
 		p.EndState, p.Reason = eventDismissed, "it is about another user's payment of the provider's account"
 	}
 	return errors.Join(err, s.db.PostponeEvent(ctx, p))
+}
+
+// laterLevel returns the level for an event that is applied later. An early event is normal: a
+// decline that arrives before the answer of its call is one.
+func laterLevel(err error) slog.Level {
+	if errors.Is(err, errEarly) {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
 }
 
 func (s *Service) applyTx(ctx context.Context, tx *pg.Pipe, event Event) error {

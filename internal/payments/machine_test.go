@@ -695,7 +695,7 @@ func (m *machine) compare(r *rapid.T, after step) {
 		fmt.Fprintln(&want, s)
 		fmt.Fprintln(&got, m.b.text(m.t, `SELECT concat_ws(' ', o.status, (SELECT string_agg(format('%s-%s/%s%s',
 			c.status, c.amount_refunded, c.refund_reserved, CASE WHEN c.owes IS NOT NULL THEN '!' END), ' '
-				ORDER BY c.id)
+				ORDER BY c.created_at, c.id)
 			FROM charges c WHERE c.order_id = o.id)) FROM orders o WHERE o.id = $1`, s.id))
 	}
 	fmt.Fprintln(&want, m.stock)

@@ -8,8 +8,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/onceshop/onceshop/internal/gauge"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
+	"github.com/onceshop/onceshop/internal/tracing"
 )
 
 var (
@@ -30,29 +33,34 @@ var (
 		Name: "onceshop_provider_events_quarantined_total",
 		Help: "Events of the provider that wait for an operator (alert on any).",
 	})
+	reconciled = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "onceshop_reconciler_jobs_total",
+		Help: "Open charges and refunds, and debts, that the reconciler worked on: done or failed.",
+	}, []string{"result"})
 	contradictions = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "onceshop_provider_contradictions_total",
 		Help: "Answers of the provider that contradict what is stored (alert on any).",
 	})
 )
 
-// measure records a call to the provider that began at the time and ended with the error.
-func measure(call string, begun time.Time, err *error) {
-	result := "answered"
-	switch {
-	case errors.Is(*err, ErrRefused):
-		result = "refused"
-	case *err != nil:
-		result = "failed"
+// call bounds, measures and traces a call to the provider. Ended takes the call's error.
+func (s *Service) call(ctx context.Context, name string) (_ context.Context, ended func(*error)) {
+	begun := time.Now()
+	ctx, span := tracing.Start(ctx, "provider "+name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
+	return ctx, func(err *error) {
+		cancel()
+		tracing.End(span, *err)
+		result := "answered"
+		switch {
+		case errors.Is(*err, ErrRefused):
+			result = "refused"
+		case *err != nil:
+			result = "failed"
+		}
+		calls.WithLabelValues(name, result).Observe(time.Since(begun).Seconds())
 	}
-	calls.WithLabelValues(call, result).Observe(time.Since(begun).Seconds())
 }
-
-// Open is a metrics collector of the money whose outcome is open, and of the events that wait.
-type Open struct{ db *paymentsdb.Queries }
-
-// NewOpen returns the collector of one database.
-func NewOpen(pool *pgxpool.Pool) *Open { return &Open{db: paymentsdb.New(pool)} }
 
 var (
 	openMoney = prometheus.NewDesc("onceshop_money_open",
@@ -63,31 +71,20 @@ var (
 		"Events of the provider that wait for their turn, and those that wait for an operator.", []string{"state"}, nil)
 )
 
-// Describe implements prometheus.Collector.
-func (o *Open) Describe(out chan<- *prometheus.Desc) {
-	out <- openMoney
-	out <- openAge
-	out <- inbox
-}
-
-// Collect implements prometheus.Collector.
-func (o *Open) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	row, err := o.db.CountOpen(ctx)
-	if err != nil {
-		out <- prometheus.NewInvalidMetric(openMoney, err)
-		return
-	}
-	gauge := func(desc *prometheus.Desc, value float64, label string) {
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, label)
-	}
-	gauge(openMoney, float64(row.UnknownCharges), "charges unknown")
-	gauge(openMoney, float64(row.OpenRefunds), "refunds open")
-	gauge(openMoney, float64(row.Owed), "owed")
-	gauge(openMoney, float64(row.OwedForOperators), "owed, operator needed")
-	gauge(openAge, row.OldestChargeSeconds, "charges unknown")
-	gauge(openAge, row.OldestRefundSeconds, "refunds open")
-	gauge(inbox, float64(row.EventsWaiting), "waiting")
-	gauge(inbox, float64(row.EventsQuarantined), "quarantined")
+// OpenMetrics returns a metrics collector of the money whose outcome is open, and of the events
+// that wait.
+func OpenMetrics(pool *pgxpool.Pool) prometheus.Collector {
+	db := paymentsdb.New(pool)
+	return gauge.New(func(ctx context.Context, set gauge.Set) error {
+		row, err := db.CountOpen(ctx)
+		set(openMoney, float64(row.UnknownCharges), "charges unknown")
+		set(openMoney, float64(row.OpenRefunds), "refunds open")
+		set(openMoney, float64(row.Owed), "owed")
+		set(openMoney, float64(row.OwedForOperators), "owed, operator needed")
+		set(openAge, row.OldestChargeSeconds, "charges unknown")
+		set(openAge, row.OldestRefundSeconds, "refunds open")
+		set(inbox, float64(row.EventsWaiting), "waiting")
+		set(inbox, float64(row.EventsQuarantined), "quarantined")
+		return err
+	}, openMoney, openAge, inbox)
 }

@@ -14,7 +14,7 @@ import (
 func (b *bundle) gauges(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(payments.NewOpen(b.pool))
+	registry.MustRegister(payments.OpenMetrics(b.pool))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

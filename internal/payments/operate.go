@@ -126,7 +126,7 @@ func (s *Service) Operate(ctx context.Context, o Operation) (dedup.Answer, error
 		ctx, cancel := detach(ctx, applyTimeout)
 		defer cancel()
 		if err := s.apply(ctx, o.Subject); err != nil {
-			s.log.WarnContext(ctx, "an event is applied later", "event_id", o.Subject, "error", err)
+			s.log.Log(ctx, laterLevel(err), "an event is applied later", "event_id", o.Subject, "error", err)
 		}
 	}
 	return answer, nil

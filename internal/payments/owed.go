@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -74,10 +76,14 @@ func (s *Service) startReturnTx(ctx context.Context, tx *pg.Pipe,
 	if left == 0 || charge.Owes == nil || charge.OwedEndedAt != nil {
 		return nil, s.afterRefundTx(ctx, tx, locked, charge)
 	}
-	inserted, err := s.insertRefundTx(tx, charge, paymentsdb.InsertRefundParams{Cause: *charge.Owes, Amount: left})
-	if err == nil { // nothing is due unless the refund fails
-		err = paymentsdb.New(tx).PostponeReturn(ctx, paymentsdb.PostponeReturnParams{ID: charge.ID})
+	id, err := returnIDTx(ctx, tx, charge.ID)
+	if err != nil {
+		return nil, err
 	}
+	inserted := s.insertRefundTx(tx, charge,
+		paymentsdb.InsertRefundParams{ID: id, Cause: *charge.Owes, Amount: left})
+	// Nothing is due unless the refund fails.
+	err = paymentsdb.New(tx).PostponeReturn(ctx, paymentsdb.PostponeReturnParams{ID: charge.ID})
 	if err == nil {
 		err = tx.Flush(ctx)
 	}
@@ -86,6 +92,21 @@ func (s *Service) startReturnTx(ctx context.Context, tx *pg.Pipe,
 	}
 	refund := paymentsdb.Refund((*inserted)[0])
 	return &refund, nil
+}
+
+// returnIDTx returns the id of the next try to return what a locked charge owes. After a restore
+// the tries have the same ids, and the provider repeats what it did.
+func returnIDTx(ctx context.Context, tx *pg.Pipe, chargeID uuid.UUID) (uuid.UUID, error) {
+	refunds, err := paymentsdb.New(tx).ListRefunds(ctx, chargeID)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("list the charge's refunds: %w", err)
+	}
+	for try := 1; ; try++ {
+		id := pg.DerivedID(chargeID, "return", strconv.Itoa(try))
+		if !slices.ContainsFunc(refunds, func(r paymentsdb.Refund) bool { return r.ID == id }) {
+			return id, nil
+		}
+	}
 }
 
 func (s *Service) postponeReturn(ctx context.Context, charge paymentsdb.Charge, pause time.Duration) error {
@@ -113,9 +134,8 @@ func (s *Service) bookRefunds(ctx context.Context, charge paymentsdb.Charge) err
 }
 
 func (s *Service) findRefunds(ctx context.Context, charge paymentsdb.Charge) (_ []ProviderRefund, err error) {
-	defer measure("find refunds", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
-	defer cancel()
+	ctx, ended := s.call(ctx, "find refunds")
+	defer ended(&err)
 	return s.provider.FindRefunds(ctx, value(charge.ProviderID))
 }
 
@@ -168,7 +188,8 @@ func leaves(charge paymentsdb.Charge, amount int64) error {
 	}
 }
 
-// bookOutsideTx inserts a refund that was made at the provider without us.
+// bookOutsideTx inserts a refund that was made at the provider without us. One that has a reference
+// was ours before a restore: it gets its id again.
 func (s *Service) bookOutsideTx(ctx context.Context, tx *pg.Pipe, given ProviderRefund) error {
 	db := paymentsdb.New(tx)
 	charge, err := db.FindChargeByCapture(ctx,
@@ -196,9 +217,11 @@ func (s *Service) bookOutsideTx(ctx context.Context, tx *pg.Pipe, given Provider
 	if err := leaves(charge, given.Amount); err != nil {
 		return err
 	}
-	id, err := uuid.NewV7()
+	id, err := uuid.Parse(given.Reference)
 	if err != nil {
-		return fmt.Errorf("make a refund id: %w", err)
+		if id, err = uuid.NewV7(); err != nil {
+			return fmt.Errorf("make a refund id: %w", err)
+		}
 	}
 	inserted, err := db.InsertOutsideRefund(ctx, paymentsdb.InsertOutsideRefundParams{ID: id, ChargeID: charge.ID,
 		ProviderID: &given.ID, Status: given.Status, Amount: given.Amount,

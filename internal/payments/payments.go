@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,6 +19,7 @@ import (
 	"github.com/onceshop/onceshop/internal/money"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
+	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
 
@@ -130,6 +132,9 @@ type Service struct {
 	recorder *timeline.Recorder
 	log      *slog.Logger
 
+	// unattended are the charges of ChargeSoon whose callers did not wait.
+	unattended sync.WaitGroup
+
 	starting *coalesce.Batcher[ChargeOrder, paymentsdb.Charge]
 	settling *coalesce.Batcher[outcome, verdict]
 }
@@ -138,10 +143,11 @@ type Service struct {
 // people see. The recorder of stopped twins may be nil.
 func New(pool *pgxpool.Pool, orders *orders.Service, provider Provider, policy Policy, now func() time.Time,
 	recorder *timeline.Recorder, log *slog.Logger) *Service {
-	s := &Service{pool: pool, db: paymentsdb.New(pool), orders: orders, provider: provider, policy: policy,
+	db := paymentsdb.New(pg.Patient{Pool: pool})
+	s := &Service{pool: pool, db: db, orders: orders, provider: provider, policy: policy,
 		now: now, recorder: recorder, log: log}
-	s.starting = coalesce.New(maxBatch, maxWaiting, s.start)
-	s.settling = coalesce.New(maxBatch, maxWaiting, s.settleAll)
+	s.starting = coalesce.New(s.startBatch())
+	s.settling = coalesce.New(s.settleBatch())
 	return s
 }
 

@@ -33,6 +33,11 @@ type Provider interface {
 	Refund(ctx context.Context, r RefundRequest) (ProviderRefund, error)
 	// FindRefunds returns all refunds of one capture.
 	FindRefunds(ctx context.Context, captureID string) ([]ProviderRefund, error)
+	// ListCaptures calls each for the captures that the provider made since the time, in any order,
+	// and returns its first error.
+	ListCaptures(ctx context.Context, since time.Time, each func(Capture) error) error
+	// ListRefunds is ListCaptures for refunds.
+	ListRefunds(ctx context.Context, since time.Time, each func(ProviderRefund) error) error
 }
 
 // CaptureRequest is what the provider is asked to take. Reference is the id of our charge, Amount

@@ -5,16 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/google/uuid"
 
 	"github.com/onceshop/onceshop/internal/crash"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
+	"github.com/onceshop/onceshop/internal/tracing"
 )
 
 const (
+	// reconcileWorkers work on each kind of row.
 	reconcileWorkers = 8
 	reconcileIdle    = time.Second
 	// firstLook is when to ask about an outcome that did not arrive.
@@ -27,14 +30,57 @@ const (
 	longestPendingPause = time.Hour
 )
 
-// RunReconciler settles open outcomes until ctx ends. It logs failures and tries again.
+// job is the work on a row that was claimed.
+type job func(context.Context) error
+
+// claim takes over up to most rows of a kind that are due.
+type claim func(ctx context.Context, most int32) ([]job, error)
+
+func (s *Service) claims() []claim {
+	return []claim{s.claimCharges, s.claimRefunds, s.claimOwing}
+}
+
+// within bounds a claim. What it took before an error comes due again when the lease ends.
+func (c claim) within(ctx context.Context, most int32) ([]job, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	return c(ctx, most)
+}
+
+// RunReconciler settles open outcomes until ctx ends. It logs failures and tries again. A row that
+// takes long, or fails, keeps one worker of its kind and no other row.
 func (s *Service) RunReconciler(ctx context.Context) error {
+	var kinds sync.WaitGroup
+	for _, claim := range s.claims() {
+		kinds.Go(func() { s.runClaims(ctx, claim) })
+	}
+	kinds.Wait()
+	return nil
+}
+
+func (s *Service) runClaims(ctx context.Context, claim claim) {
+	working := make(chan struct{}, reconcileWorkers)
+	var workers sync.WaitGroup
+	defer workers.Wait()
 	for ctx.Err() == nil {
-		taken, err := s.ReconcileOnce(ctx)
+		free := reconcileWorkers - len(working)
+		due, err := claim.within(ctx, int32(free)) //nolint:gosec // a handful
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "reconciling failed; trying again", "error", err)
 		}
-		if err == nil && taken >= reconcileWorkers {
+		for _, work := range due {
+			working <- struct{}{}
+			workers.Go(func() {
+				defer func() { <-working }()
+				s.do(ctx, work)
+			})
+		}
+		if err == nil && len(due) == free { // more may be due: go on when a worker is free
+			select {
+			case <-ctx.Done():
+			case working <- struct{}{}:
+				<-working
+			}
 			continue
 		}
 		select {
@@ -42,58 +88,85 @@ func (s *Service) RunReconciler(ctx context.Context) error {
 		case <-time.After(reconcileIdle):
 		}
 	}
-	return nil
 }
 
 // ReconcileOnce takes over charges and refunds whose lease has run out, and charges that owe money,
 // and works on all of them at the same time, so that no lease runs out in a queue. It returns how
-// many it took.
+// many it took. What fails is logged and comes due again.
 func (s *Service) ReconcileOnce(ctx context.Context) (int, error) {
-	charges, refunds, owing, err := s.claim(ctx)
-	if err != nil {
-		return 0, err
+	var due []job
+	for _, claim := range s.claims() {
+		more, err := claim.within(ctx, reconcileWorkers)
+		if err != nil {
+			return 0, err
+		}
+		due = append(due, more...)
 	}
-	taken := len(charges) + len(refunds) + len(owing)
-	if taken > 0 {
-		crash.At(crash.ReconcileBegun)
+	var workers sync.WaitGroup
+	for _, work := range due {
+		workers.Go(func() { s.do(ctx, work) })
 	}
-	// A claimed row is worked on to its end, also when the service stops. Its calls end before the
-	// lease, by the time that the last transaction takes.
-	ctx, cancel := detach(ctx, s.policy.Lease-settleTimeout)
-	defer cancel()
-	var group errgroup.Group
-	for _, charge := range charges {
-		group.Go(func() error { return s.reconcileCharge(ctx, charge) })
-	}
-	for _, refund := range refunds {
-		group.Go(func() error { return s.reconcileRefund(ctx, refund) })
-	}
-	for _, charge := range owing {
-		group.Go(func() error { return s.returnOwed(ctx, charge) })
-	}
-	return taken, group.Wait()
+	workers.Wait()
+	return len(due), nil
 }
 
-// claim takes over what is due. What it took before an error comes due again when the lease ends.
-func (s *Service) claim(ctx context.Context) (charges []paymentsdb.Charge, refunds []paymentsdb.Refund,
-	owing []paymentsdb.Charge, err error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+// do works on a claimed row to its end, also when the service stops. Its calls end before the
+// lease, by the time that the last transaction takes.
+func (s *Service) do(ctx context.Context, work job) {
+	crash.At(crash.ReconcileBegun)
+	ctx, cancel := detach(ctx, s.policy.Lease-settleTimeout)
 	defer cancel()
-	charges, err = s.db.ClaimUnsettledCharges(ctx,
-		paymentsdb.ClaimUnsettledChargesParams{Lease: s.policy.Lease, Most: reconcileWorkers})
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("claim unsettled charges: %w", err)
+	ctx, span := tracing.Work(ctx, "reconcile")
+	err := work(ctx)
+	tracing.End(span, err)
+	if err == nil {
+		reconciled.WithLabelValues("done").Inc()
+	} else {
+		reconciled.WithLabelValues("failed").Inc()
+		s.log.ErrorContext(ctx, "what is open cannot be settled; trying again when the lease ends", "error", err)
 	}
-	refunds, err = s.db.ClaimUnsettledRefunds(ctx,
-		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+}
+
+func (s *Service) claimCharges(ctx context.Context, most int32) ([]job, error) {
+	rows, err := s.db.ClaimUnsettledCharges(ctx,
+		paymentsdb.ClaimUnsettledChargesParams{Lease: s.policy.Lease, Most: most})
+	return jobs(rows, err, func(ctx context.Context, charge paymentsdb.Charge) error {
+		return about("charge", charge.ID, s.reconcileCharge(ctx, charge))
+	})
+}
+
+func (s *Service) claimRefunds(ctx context.Context, most int32) ([]job, error) {
+	rows, err := s.db.ClaimUnsettledRefunds(ctx,
+		paymentsdb.ClaimUnsettledRefundsParams{Lease: s.policy.Lease, Most: most})
+	return jobs(rows, err, func(ctx context.Context, refund paymentsdb.Refund) error {
+		return about("refund", refund.ID, s.reconcileRefund(ctx, refund))
+	})
+}
+
+func (s *Service) claimOwing(ctx context.Context, most int32) ([]job, error) {
+	rows, err := s.db.ClaimOwing(ctx, paymentsdb.ClaimOwingParams{Lease: s.policy.Lease, Most: most})
+	return jobs(rows, err, func(ctx context.Context, charge paymentsdb.Charge) error {
+		return about("charge", charge.ID, s.returnOwed(ctx, charge))
+	})
+}
+
+// jobs returns the work on each claimed row.
+func jobs[R any](rows []R, err error, work func(context.Context, R) error) ([]job, error) {
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("claim unsettled refunds: %w", err)
+		return nil, fmt.Errorf("claim what is due: %w", err)
 	}
-	owing, err = s.db.ClaimOwing(ctx, paymentsdb.ClaimOwingParams{Lease: s.policy.Lease, Most: reconcileWorkers})
+	due := make([]job, len(rows))
+	for i, row := range rows {
+		due[i] = func(ctx context.Context) error { return work(ctx, row) }
+	}
+	return due, nil
+}
+
+func about(what string, id uuid.UUID, err error) error {
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("claim charges that owe money: %w", err)
+		return fmt.Errorf("%s %s: %w", what, id, err)
 	}
-	return charges, refunds, owing, nil
+	return nil
 }
 
 // reconcileCharge asks the provider what it holds. If that is nothing, it asks for the money again,
@@ -157,18 +230,16 @@ func (s *Service) giveUp(ctx context.Context, charge paymentsdb.Charge) error {
 }
 
 func (s *Service) cancelCapture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
-	defer measure("cancel capture", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
-	defer cancel()
+	ctx, ended := s.call(ctx, "cancel capture")
+	defer ended(&err)
 	return s.provider.CancelCapture(ctx, s.captureRequest(charge))
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
 func (s *Service) findCapture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
-	defer measure("find capture", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
-	defer cancel()
+	ctx, ended := s.call(ctx, "find capture")
+	defer ended(&err)
 	return s.provider.FindCapture(ctx, s.captureRequest(charge))
 }
 

@@ -74,7 +74,7 @@ func TestStaleWorkerChangesNothing(t *testing.T) {
 			if after := b.row(t, "charges", id); after != before {
 				t.Errorf("the charge is now\n%s\nthe second worker left\n%s", after, before)
 			}
-			if refused := b.log.has("a stale worker was refused"); refused != !errors.Is(verdict, errCut) {
+			if refused := b.log.Has("a stale worker was refused"); refused != !errors.Is(verdict, errCut) {
 				t.Errorf("logged that a stale worker was refused: %v", refused)
 			}
 			b.expectTrail(t, order, "paying | unknown 0 | reserved | placed paying")

@@ -1,6 +1,7 @@
 package payments
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,9 @@ func (s *Service) Refund(ctx context.Context, c RefundCharge) (dedup.Answer, err
 			return findRefund(ctx, s.db, c)
 		},
 		Do: func(ctx context.Context) (dedup.Answer, error) {
+			if adopted, err := s.adoptRefund(ctx, c); err != nil || adopted {
+				return dedup.Answer{}, cmp.Or(err, dedup.ErrKeyTaken)
+			}
 			charge, err := s.db.GetCharge(ctx, c.ChargeID)
 			switch {
 			case errors.Is(err, pgx.ErrNoRows):
@@ -122,6 +126,39 @@ func (c RefundCharge) validate() error {
 	return nil
 }
 
+// id is the same each time that the request is made, as that of a ChargeOrder.
+func (c RefundCharge) id() uuid.UUID {
+	return pg.DerivedID(c.ChargeID, "refund", c.CustomerID.String(), string(c.Key))
+}
+
+// adoptRefund gives the request's key to its refund if that was rebuilt without it, from the
+// provider's records. It reports whether it did.
+func (s *Service) adoptRefund(ctx context.Context, c RefundCharge) (bool, error) {
+	refund, err := s.db.GetRefund(ctx, c.id())
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && refund.IdempotencyKey != nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the refund without its key: %w", err)
+	}
+	if c.Amount != nil && *c.Amount != refund.Amount {
+		return false, dedup.KeyReusedError{ID: refund.ID}
+	}
+	if refund.SettledAt != nil {
+		if err := answerRefund(&refund); err != nil {
+			return false, err
+		}
+	}
+	fingerprint := c.Fingerprint()
+	adopted, err := s.db.AdoptRefund(ctx, paymentsdb.AdoptRefundParams{ID: refund.ID, Status: refund.Status,
+		CustomerID: c.CustomerID, IdempotencyKey: string(c.Key), Fingerprint: fingerprint[:], Reason: c.Reason,
+		Answer: refund.Answer, AnswerStatus: refund.AnswerStatus})
+	if err != nil {
+		return false, fmt.Errorf("give the refund its key: %w", err)
+	}
+	return adopted > 0, nil
+}
+
 // findRefund reads the refund under the request's key.
 func findRefund(ctx context.Context, db *paymentsdb.Queries, c RefundCharge) (dedup.Row, error) {
 	refund, err := db.FindRefundByKey(ctx,
@@ -167,15 +204,12 @@ func (s *Service) startRefundTx(ctx context.Context, tx *pg.Pipe, orderID uuid.U
 	}
 	fingerprint := c.Fingerprint()
 	key := string(c.Key)
-	inserted, err := s.insertRefundTx(tx, charge, paymentsdb.InsertRefundParams{CustomerID: &c.CustomerID,
+	inserted := s.insertRefundTx(tx, charge, paymentsdb.InsertRefundParams{ID: c.id(), CustomerID: &c.CustomerID,
 		IdempotencyKey: &key, Fingerprint: fingerprint[:], Cause: causeRequested, Reason: c.Reason, Amount: amount})
-	if err == nil {
-		err = tx.Flush(ctx)
-	}
-	switch {
-	case err != nil:
+	if err := tx.Flush(ctx); err != nil {
 		return paymentsdb.Refund{}, fmt.Errorf("insert the refund: %w", err)
-	case len(*inserted) == 0: // another charge's refund has taken the key
+	}
+	if len(*inserted) == 0 { // another charge's refund has taken the key
 		return paymentsdb.Refund{}, dedup.ErrKeyTaken
 	}
 	return paymentsdb.Refund((*inserted)[0]), nil
@@ -201,14 +235,9 @@ func taken(err error) error {
 // insertRefundTx queues a refund, which is known after the next Flush. It is missing if its key is
 // taken.
 func (s *Service) insertRefundTx(tx *pg.Pipe, charge paymentsdb.Charge,
-	r paymentsdb.InsertRefundParams) (*[]paymentsdb.InsertRefundRow, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, fmt.Errorf("make a refund id: %w", err)
-	}
-	r.ID, r.ChargeID, r.Currency, r.CreatedAt = id, charge.ID, charge.Currency, s.timestamp()
-	r.Lease = s.policy.Lease
-	return pg.Later(tx, paymentsdb.New(tx).InsertRefund, r), nil
+	r paymentsdb.InsertRefundParams) *[]paymentsdb.InsertRefundRow {
+	r.ChargeID, r.Currency, r.CreatedAt, r.Lease = charge.ID, charge.Currency, s.timestamp(), s.policy.Lease
+	return pg.Later(tx, paymentsdb.New(tx).InsertRefund, r)
 }
 
 // attemptRefund asks the provider, stores its answer, and returns the refund as it stands. If the
@@ -244,9 +273,8 @@ func (s *Service) attemptRefund(ctx context.Context, refund paymentsdb.Refund,
 // refund.
 func (s *Service) giveBack(ctx context.Context, refund paymentsdb.Refund,
 	captureID string) (_ ProviderRefund, err error) {
-	defer measure("refund", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, s.policy.ProviderTimeout)
-	defer cancel()
+	ctx, ended := s.call(ctx, "refund")
+	defer ended(&err)
 	return s.provider.Refund(ctx, RefundRequest{Key: "refund_" + refund.ID.String(), CaptureID: captureID,
 		Reference: refund.ID.String(), Amount: refund.Amount})
 }
@@ -394,9 +422,8 @@ func answerRefund(refund *paymentsdb.Refund) (err error) {
 	status := int32(http.StatusCreated)
 	if refund.Status == string(Failed) {
 		status = http.StatusPaymentRequired
-		failed := problem.New(http.StatusPaymentRequired, "refund_failed", "The refund failed",
-			fmt.Sprintf("The provider did not give the money back (%s). Nothing was refunded: try again with a new "+
-				"idempotency key, or another way.", value(refund.FailureCode)), true)
+		failed := problem.New("refund_failed", fmt.Sprintf("The provider did not give the money back (%s). Nothing "+
+			"was refunded: try again with a new idempotency key, or another way.", value(refund.FailureCode)))
 		failed.Refund = viewRefund(*refund)
 		refund.Answer = failed.Body()
 	} else if refund.Answer, err = json.Marshal(viewRefund(*refund)); err != nil {

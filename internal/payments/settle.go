@@ -84,10 +84,20 @@ func (s *Service) settleAll(ctx context.Context, outcomes []outcome) (settled []
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	err = pg.InPipe(ctx, s.pool, func(tx *pg.Pipe) (err error) {
+		tx.LimitLockWait(coalesce.LockWait)
 		settled, err = s.settleTx(ctx, tx, outcomes...)
 		return err
 	})
-	return settled, shared(err)
+	return settled, err
+}
+
+func (s *Service) settleBatch() coalesce.Batch[outcome, verdict] {
+	return coalesce.Batch[outcome, verdict]{Most: maxBatch, Waiting: maxWaiting, Run: s.settleAll,
+		Name: "payments.settle", About: func(o outcome) uuid.UUID { return o.orderID },
+		Rows: &coalesce.Rows[outcome]{
+			Of:   func(o outcome) []string { return []string{o.orderID.String()} },
+			Held: s.orders.ListHeld,
+		}}
 }
 
 // settleTx decides what follows from each outcome, under the locks of the orders and their charges,
@@ -231,9 +241,8 @@ func finalAnswer(charge Charge) (status int32, body []byte, err error) {
 		}
 		return http.StatusCreated, body, nil
 	}
-	declined := problem.New(http.StatusPaymentRequired, "declined", "The payment was declined",
-		fmt.Sprintf("The payment was declined (%s). Nothing was charged. While the order is open, another payment "+
-			"method can pay for it, with a new idempotency key.", charge.DeclineCode), true)
+	declined := problem.New("declined", fmt.Sprintf("The payment was declined (%s). Nothing was charged. While the "+
+		"order is open, another payment method can pay for it, with a new idempotency key.", charge.DeclineCode))
 	declined.Charge = charge
 	return http.StatusPaymentRequired, declined.Body(), nil
 }
@@ -252,7 +261,7 @@ func (e *effects) add(orderID uuid.UUID, v verdict) {
 		e.charges[v.charge.ID] = v.charge
 	}
 	if v.order != "" {
-		e.changes = append(e.changes, orders.Change{OrderID: orderID, To: v.order})
+		e.changes = append(e.changes, orders.Change{OrderID: orderID, To: v.order, Origin: settledOf(v.charge)})
 	}
 }
 

@@ -1,15 +1,12 @@
 package payments_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,7 +40,7 @@ type bundle struct {
 	orders *orders.Service
 	shop   *payments.Service
 	line   *line
-	log    *record
+	log    *shoptest.Transcript
 	alice  uuid.UUID
 }
 
@@ -51,7 +48,7 @@ type bundle struct {
 // hold.
 func setup(t testing.TB) *bundle {
 	t.Helper()
-	b := &bundle{url: shoptest.DatabaseURL(t), line: newLine(t), log: &record{}, alice: uuid.New()}
+	b := &bundle{url: shoptest.DatabaseURL(t), line: newLine(t), log: &shoptest.Transcript{}, alice: uuid.New()}
 	b.pool = shoptest.Pool(t, b.url)
 	b.orders = orders.New(b.pool, orders.DefaultExpiry, time.Now, slog.New(slog.DiscardHandler))
 	b.shop = b.node(t, b.line)
@@ -75,7 +72,7 @@ const stock = 1_000_000
 // node is another worker of the same shop with a line of its own to the provider.
 func (b *bundle) node(t testing.TB, provider payments.Provider) *payments.Service {
 	t.Helper()
-	return payments.New(b.pool, b.orders, provider, policy, time.Now, nil, slog.New(slog.NewTextHandler(b.log, nil)))
+	return payments.New(b.pool, b.orders, provider, policy, time.Now, nil, b.log.Logger())
 }
 
 // exec runs a statement of the test, which may take any step from a state to another.
@@ -203,10 +200,10 @@ func (b *bundle) available(t testing.TB) int {
 func (b *bundle) trail(t testing.TB, order orders.Order) string {
 	t.Helper()
 	return b.text(t, `SELECT concat_ws(' | ', o.status,
-		(SELECT string_agg(concat_ws(' ', status, decline_code, amount_refunded), ', ' ORDER BY id) FROM charges
-			WHERE order_id = o.id),
-		(SELECT string_agg(concat_ws(' ', r.cause, r.status, r.amount), ', ' ORDER BY r.id) FROM refunds r
-			JOIN charges c ON c.id = r.charge_id WHERE c.order_id = o.id),
+		(SELECT string_agg(concat_ws(' ', status, decline_code, amount_refunded), ', ' ORDER BY created_at, id)
+			FROM charges WHERE order_id = o.id),
+		(SELECT string_agg(concat_ws(' ', r.cause, r.status, r.amount), ', ' ORDER BY r.created_at, r.id)
+			FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = o.id),
 		(SELECT string_agg(kind, ' ' ORDER BY id) FROM stock_movements WHERE order_id = o.id),
 		(SELECT string_agg(replace(type, 'order.', ''), ' ' ORDER BY id) FROM outbox WHERE order_id = o.id))
 		FROM orders o WHERE o.id = $1`, order.ID)
@@ -379,10 +376,23 @@ func (l *line) FindRefunds(ctx context.Context, captureID string) ([]payments.Pr
 	return l.provider.FindRefunds(ctx, captureID)
 }
 
+func (l *line) ListCaptures(ctx context.Context, since time.Time, each func(payments.Capture) error) error {
+	return l.provider.ListCaptures(ctx, since, each)
+}
+
+func (l *line) ListRefunds(ctx context.Context, since time.Time, each func(payments.ProviderRefund) error) error {
+	return l.provider.ListRefunds(ctx, since, each)
+}
+
 // captures are what the provider itself holds for a charge, whatever the line does.
 func (l *line) captures(t testing.TB, charge uuid.UUID) []payments.Capture {
 	t.Helper()
-	answer, err := http.Get(l.address + "/v1/captures?reference=" + charge.String())
+	return l.held(t, "reference="+charge.String())
+}
+
+func (l *line) held(t testing.TB, query string) []payments.Capture {
+	t.Helper()
+	answer, err := http.Get(l.address + "/v1/captures?" + query)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,24 +404,4 @@ func (l *line) captures(t testing.TB, charge uuid.UUID) []payments.Capture {
 	return slices.DeleteFunc(held.Captures, func(c payments.Capture) bool {
 		return c.Status == payments.CaptureCanceled
 	})
-}
-
-// record is a log that a test can read.
-type record struct {
-	mu    sync.Mutex
-	lines bytes.Buffer
-}
-
-var _ io.Writer = (*record)(nil)
-
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.lines.Write(p)
-}
-
-func (r *record) has(text string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return strings.Contains(r.lines.String(), text)
 }

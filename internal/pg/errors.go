@@ -24,11 +24,19 @@ func IsUnavailable(err error) bool {
 	return unavailableCode(code(err))
 }
 
+const (
+	// readOnly is the code of a write on a standby, or on a primary that has become read-only.
+	readOnly = "25006"
+	// tooMany is the code of a refused connection: the server, the database or the role has as many
+	// as it may have.
+	tooMany = "53300"
+)
+
 // unavailableCode follows appendix A of the Postgres manual: connection exceptions, insufficient
 // resources, operator intervention, system errors, and conflicts that remain after the last retry.
 func unavailableCode(code string) bool {
 	switch code {
-	case "40001", "40P01", "55P03", "25P03", "25006":
+	case "40001", "40P01", "55P03", "25P03", readOnly:
 		return true
 	case "":
 		return false
@@ -47,6 +55,9 @@ func code(err error) string {
 	}
 	return ""
 }
+
+// IsLockTimeout reports whether err means that a statement waited too long for a lock.
+func IsLockTimeout(err error) bool { return code(err) == "55P03" }
 
 // Violates reports whether err is a violation of this constraint.
 func Violates(err error, constraint string) bool {

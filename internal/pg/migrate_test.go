@@ -9,7 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -167,4 +170,115 @@ func schema(t *testing.T, pool *pgxpool.Pool) []string {
 				AND typelem = 0
 		)
 		SELECT coalesce(array_agg(part ORDER BY part), '{}') FROM parts`)
+}
+
+// A migration needs a table that a long report reads and that buyers write. The buyers hardly wait,
+// the migration ends once the report has, and an index is built beside them without any time-out.
+func TestMigrateUnderLoad(t *testing.T) {
+	t.Parallel()
+	pool := shoptest.Pool(t, emptyDatabase(t))
+	exec(t, pool, `CREATE TABLE big AS SELECT n FROM generate_series(1, 1000000) n`)
+	files := fstest.MapFS{
+		"00001_column.sql": {Data: []byte("-- +goose Up\nALTER TABLE big ADD COLUMN note text;")},
+		"00002_index.sql": {Data: []byte("-- +goose NO TRANSACTION\n-- +goose Up\nSET lock_timeout = 0;\n" +
+			"DROP INDEX CONCURRENTLY IF EXISTS big_n;\nCREATE INDEX CONCURRENTLY big_n ON big (n);\n" +
+			"RESET lock_timeout;")},
+	}
+	report := begin(t, pool, `SELECT FROM big LIMIT 1`)
+	snapshot := begin(t, pool, `SELECT FROM pg_class LIMIT 1`)
+	longest, stop := write(t, pool)
+
+	migrated := make(chan error, 1)
+	go func() {
+		applied, err := pg.MigrateFiles(t.Context(), pool, files)
+		if err == nil && !slices.Equal(applied, []int64{1, 2}) {
+			err = fmt.Errorf("applied %v", applied)
+		}
+		migrated <- err
+	}()
+	for range 3 { // each try waits for the report and makes room for the buyers
+		for _, waits := range []bool{true, false} {
+			shoptest.Eventually(t, time.Minute, "the migration tries again", func() bool {
+				return waits == query[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_locks
+					WHERE relation = 'big'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted)`)
+			})
+		}
+	}
+	report()
+	shoptest.Eventually(t, time.Minute, "the index waits longer than a lock may be waited for", func() bool {
+		return query[bool](t, pool, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%'
+			AND wait_event = 'virtualxid' AND query_start < now() - interval '1 second')`)
+	})
+	snapshot()
+	if err := <-migrated; err != nil {
+		t.Error(err)
+	}
+	stop()
+	t.Logf("the longest write took %s", *longest)
+	if *longest > 2*time.Second {
+		t.Errorf("a write waited %s", *longest)
+	}
+	if !query[bool](t, pool, `SELECT bool_and(indisvalid) FROM pg_index WHERE indrelid = 'big'::regclass`) {
+		t.Error("the index is not valid")
+	}
+}
+
+// begin holds a transaction open that has run the statement, until end is called.
+func begin(t *testing.T, pool *pgxpool.Pool, statement string) (end func()) {
+	t.Helper()
+	tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "SET LOCAL idle_in_transaction_session_timeout = 0")
+	}
+	if err == nil {
+		_, err = tx.Exec(t.Context(), statement)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := tx.Rollback(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// write inserts rows until stop is called. The longest wait may be read afterwards.
+func write(t *testing.T, pool *pgxpool.Pool) (longest *time.Duration, stop func()) {
+	t.Helper()
+	longest = new(time.Duration)
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			began := time.Now()
+			if _, err := pool.Exec(t.Context(), `INSERT INTO big (n) VALUES (0)`); err != nil {
+				t.Errorf("a write failed: %v", err)
+			}
+			*longest = max(*longest, time.Since(began))
+			select {
+			case <-end:
+				return
+			default:
+			}
+		}
+	}()
+	return longest, func() {
+		close(end)
+		<-ended
+	}
+}
+
+// A fork numbers its own files above those of later releases, which are still applied.
+func TestMigrateBelowTheFork(t *testing.T) {
+	t.Parallel()
+	pool := shoptest.Pool(t, emptyDatabase(t))
+	files := fstest.MapFS{"10001_kettle.sql": {Data: []byte("-- +goose Up\nCREATE TABLE kettles ();")}}
+	if applied, err := pg.MigrateFiles(t.Context(), pool, files); err != nil || !slices.Equal(applied, []int64{10001}) {
+		t.Fatalf("applied %v, %v", applied, err)
+	}
+	files["00008_release.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE releases ();")}
+	if applied, err := pg.MigrateFiles(t.Context(), pool, files); err != nil || !slices.Equal(applied, []int64{8}) {
+		t.Errorf("applied %v after a release, %v", applied, err)
+	}
 }

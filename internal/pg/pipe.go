@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -71,6 +72,12 @@ func Later[P, R any](tx *Pipe, method func(context.Context, P) ([]R, error), par
 	defer func() { tx.query = nil }()
 	_, _ = method(context.Background(), params)
 	return result
+}
+
+// LimitLockWait bounds how long the transaction waits for each lock, in place of the session's
+// lock_timeout. IsLockTimeout reports the error.
+func (p *Pipe) LimitLockWait(most time.Duration) {
+	p.Queue(fmt.Sprintf("SET LOCAL lock_timeout = %d", most.Milliseconds()))
 }
 
 // Queue adds a statement without sending it. Set a handler for its result on the returned value.

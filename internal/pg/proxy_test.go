@@ -26,6 +26,26 @@ const (
 // address.
 func startProxy(t *testing.T, databaseURL string, at fault) string {
 	t.Helper()
+	return listen(t, databaseURL, func(client net.Conn, server string) { proxy(client, server, at) })
+}
+
+// startFreezer passes connections on to the database, and returns its own address. Freeze stops
+// those that exist: both sides wait for an answer that never comes. End closes them.
+func startFreezer(t *testing.T, databaseURL string) (address string, freeze, end func()) {
+	t.Helper()
+	ended := make(chan struct{})
+	var accepted, frozen atomic.Int64 // frozen are the connections up to this number
+	address = listen(t, databaseURL, func(client net.Conn, server string) {
+		n := accepted.Add(1)
+		passOn(client, server, func([]byte) bool { return n > frozen.Load() }, ended)
+	})
+	return address, func() { frozen.Store(accepted.Load()) }, func() { close(ended) }
+}
+
+// listen serves each connection with its server, the host of the database, and returns an address
+// of the database that leads there.
+func listen(t *testing.T, databaseURL string, serve func(client net.Conn, server string)) string {
+	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +62,7 @@ func startProxy(t *testing.T, databaseURL string, at fault) string {
 			if err != nil {
 				return
 			}
-			serving.Go(func() { proxy(client, server, at) })
+			serving.Go(func() { serve(client, server) })
 		}
 	})
 	// The pool is closed before, so that every connection has ended.
@@ -52,6 +72,26 @@ func startProxy(t *testing.T, databaseURL string, at fault) string {
 	})
 	u.Host = listener.Addr().String()
 	return u.String()
+}
+
+// passOn copies both ways while what comes flows, and then holds the connection until the end.
+func passOn(client net.Conn, to string, flows func([]byte) bool, end <-chan struct{}) {
+	defer client.Close()
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		pump(client, server, flows)
+		if flows(nil) {
+			client.Close()
+		}
+	}()
+	pump(server, client, flows)
+	if !flows(nil) {
+		<-end
+	}
 }
 
 func proxy(client net.Conn, to string, at fault) {

@@ -31,10 +31,11 @@ func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) err
 	return untilSettled(ctx, func() error { return tryTx(ctx, pool, fn) })
 }
 
-// untilSettled runs a transaction again when Postgres ends it because of a conflict.
+// untilSettled runs a transaction again when Postgres ends it because of a conflict, or has no
+// connection for it.
 func untilSettled(ctx context.Context, run func() error) error {
 	for try := 1; ; try++ {
-		err := run()
+		err := whileFull(ctx, run)
 		if err == nil || try == maxTries || !retryable(err) {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -16,7 +15,7 @@ import (
 )
 
 // Bench measures the shop beside a naive twin for about the duration or, if there are orders, an
-// empty shop beside one with so many of them, on DATABASE_URL and NATS_URL or on servers that it
+// empty shop beside one with so many of them, on DATABASE_URL and BROKER_URL or on servers that it
 // starts for the run. It writes the report on out, as a table or as one JSON document, and what it
 // is doing on progress. It is an error if what was measured was not right.
 func Bench(ctx context.Context, config app.Config, demo DemoServers, duration time.Duration, settled int, asJSON bool,
@@ -45,30 +44,18 @@ func Bench(ctx context.Context, config app.Config, demo DemoServers, duration ti
 		}
 		broker, err := nats.Connect(natsURL, nats.Name("onceshop bench"))
 		if err != nil {
-			return fmt.Errorf("the broker of NATS_URL does not answer: %w", err)
+			return fmt.Errorf("the broker of BROKER_URL does not answer: %w", err)
 		}
 		defer broker.Close()
-		var bar *progressbar.ProgressBar
+		shown := app.NewProgress(progress)
+		defer shown.Finish()
 		run := bench.Config{DB: pool, Broker: broker, Provider: demo.Provider, Duration: duration,
-			Progress: func(doing string, step, steps int) {
-				if bar == nil {
-					bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(progress),
-						progressbar.OptionShowCount(),
-						progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
-						progressbar.OptionClearOnFinish())
-				}
-				bar.ChangeMax(steps)
-				bar.Describe(doing)
-				_ = bar.Set(step)
-			}}
+			Progress: func(doing string, step, steps int) { shown.Show(doing, int64(step), int64(steps)) }}
 		if settled > 0 {
 			report, err = bench.RunGrowth(ctx, run, settled)
 		} else {
 			run.Duration -= time.Since(begin)
 			report, err = bench.Run(ctx, run)
-		}
-		if bar != nil {
-			_ = bar.Finish() // a bar that cannot be drawn is no failure
 		}
 		return err
 	})
@@ -95,7 +82,7 @@ func withBenchServers(ctx context.Context, config app.Config, demo DemoServers, 
 	own := &servers{config: config, demo: demo, out: progress}
 	defer own.stop()
 	if config.DatabaseURL == "" || config.NATSURL == "" {
-		fmt.Fprintln(progress, "Starting, for this run only, the servers that DATABASE_URL and NATS_URL do not name:")
+		fmt.Fprintln(progress, "Starting, for this run only, the servers that DATABASE_URL and BROKER_URL do not name:")
 	}
 	if config.DatabaseURL == "" {
 		if err := own.startPostgres(ctx); err != nil {

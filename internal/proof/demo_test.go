@@ -30,7 +30,7 @@ func TestWithoutTheDemo(t *testing.T) {
 		}, []string{"no payment provider", "a program that is built with it", "--orders"}},
 		"growth": {func(ctx context.Context) error {
 			return Bench(ctx, named, DemoServers{}, bench.MinDuration, bench.MinGrown, false, io.Discard, io.Discard)
-		}, []string{"no NATS", "NATS_URL"}},
+		}, []string{"no NATS", "BROKER_URL"}},
 		"torture": {func(ctx context.Context) error {
 			return Torture(ctx, DemoServers{}, TortureOptions{Duration: torture.MinDuration}, io.Discard, io.Discard)
 		}, []string{"no NATS", "no payment provider", "no mailbox", "a program that is built with it"}},

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/pg"
@@ -23,9 +22,8 @@ import (
 const labTimeout = 3 * time.Second
 
 // Lab runs the named experiments, or all, on the servers of the environment or of the running demo,
-// and starts those that are missing for itself. It writes the matrix on out, as a table or as one
-// JSON document, and what it is doing on progress. It is an error if a twin did other than
-// expected.
+// and starts the missing ones for this run. It writes the matrix to out, as a table or as one JSON
+// document, and its progress to progress. A twin with an unexpected verdict is an error.
 func Lab(ctx context.Context, config app.Config, demo DemoServers, names []string, asJSON bool, out,
 	progress io.Writer, log *slog.Logger) error {
 	experiments, err := labExperiments(names)
@@ -56,13 +54,13 @@ func Lab(ctx context.Context, config app.Config, demo DemoServers, names []strin
 	return labError(report)
 }
 
-// labError says what a report found wrong.
+// labError is what a report found wrong, or nil.
 func labError(report lab.Report) error {
 	problems := report.Problems()
 	if len(problems) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not as it should be:\n  %s", strings.Join(problems, "\n  "))
+	return fmt.Errorf("unexpected results:\n  %s", strings.Join(problems, "\n  "))
 }
 
 func labExperiments(names []string) ([]lab.Experiment, error) {
@@ -77,7 +75,8 @@ func labExperiments(names []string) ([]lab.Experiment, error) {
 			for _, e := range lab.Experiments() {
 				fmt.Fprintf(&known, "\n  %-36s %s", e.ID, e.Fault)
 			}
-			return nil, app.UsageError{Err: fmt.Errorf("there is no experiment %q; there are:%s", name, known.String())}
+			return nil, app.UsageError{Err: fmt.Errorf("there is no experiment %q; the experiments are:%s", name,
+				known.String())}
 		}
 		experiments[i] = e
 	}
@@ -87,33 +86,31 @@ func labExperiments(names []string) ([]lab.Experiment, error) {
 func runExperiments(ctx context.Context, l *lab.Lab, experiments []lab.Experiment, progress io.Writer) (lab.Report,
 	error) {
 	report := lab.Report{Results: make([]lab.Result, 0, len(experiments))}
-	bar := progressbar.NewOptions(len(experiments)+1, progressbar.OptionSetWriter(progress),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
-		progressbar.OptionClearOnFinish())
-	defer bar.Finish() //nolint:errcheck // a bar that cannot be drawn is no failure
-	for _, e := range experiments {
-		bar.Describe(e.ID)
-		result, err := l.Run(ctx, e, func(lab.Event) {})
+	fmt.Fprintf(progress, "Experiments to run: %d\n", len(experiments))
+	shown := app.NewProgress(progress)
+	defer shown.Finish()
+	parts := int64(len(experiments)) + 1 // the last one is the latency
+	for i, e := range experiments {
+		shown.Show(e.ID, int64(i), parts)
+		result, err := l.Run(ctx, e)
 		if err = cmp.Or(ctx.Err(), err); err != nil {
 			return report, err
 		}
 		report.Results = append(report.Results, result)
-		_ = bar.Add(1)
 	}
-	bar.Describe("latency")
+	shown.Show("latency", parts-1, parts)
 	var err error
 	report.Latency, err = l.Latency(ctx)
 	return report, err
 }
 
-// withLab runs a lab on the servers that config names, or else on those of the running demo; for
-// those that are still missing, it starts servers that end with it and leave nothing.
+// withLab runs a lab on the servers that config names, or else on those of the running demo. It
+// starts the ones that are still missing; they end with it and leave nothing.
 func withLab(ctx context.Context, config app.Config, demo DemoServers, progress io.Writer, log *slog.Logger,
 	run func(context.Context, *lab.Lab) error) error {
 	if config.DatabaseURL == "" {
 		if running, err := config.WithDemo(); err == nil && answers(ctx, running.DatabaseURL) {
-			fmt.Fprintln(progress, "On the servers of the demo that runs on", config.DataDir)
+			fmt.Fprintln(progress, "Using the servers of the demo that runs on", config.DataDir)
 			config = running
 		}
 	}
@@ -125,8 +122,8 @@ func withLab(ctx context.Context, config app.Config, demo DemoServers, progress 
 	return connectLab(ctx, own.config, demo, log, run)
 }
 
-// answers reports whether the database of a demo is there: what a demo that was killed says of
-// itself is stale.
+// answers reports whether the database of a demo is there. A demo that was killed leaves a stale
+// note.
 func answers(ctx context.Context, databaseURL string) bool {
 	ctx, cancel := context.WithTimeout(ctx, labTimeout)
 	defer cancel()
@@ -152,7 +149,7 @@ func connectLab(ctx context.Context, config app.Config, demo DemoServers, log *s
 	defer client.Close()
 	broker, err := nats.Connect(config.NATSURL, nats.Name("onceshop lab"))
 	if err != nil {
-		return fmt.Errorf("connect to NATS_URL: %w", err)
+		return fmt.Errorf("connect to BROKER_URL: %w", err)
 	}
 	defer broker.Close()
 	l := lab.New(pool, client, broker, demo.witnesses(), log)

@@ -2,6 +2,7 @@ package proof
 
 import (
 	"github.com/labstack/echo/v4"
+	"github.com/nats-io/nats.go"
 
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/proof/lab"
@@ -17,14 +18,18 @@ func LabSection(demo func() DemoServers) app.Section {
 		Section: web.Section{Path: "/lab", Name: "Lab", Title: "Duplicates lab"},
 		Start: func(e *echo.Echo, shop *web.Web, node app.Node) func() {
 			var l *lab.Lab
-			closeRedis := func() error { return nil }
-			if node.RedisURL != "" && node.NATS != nil {
+			disconnect := func() {}
+			if node.RedisURL != "" && node.Broker != nil && node.Broker.Name() == "nats" {
 				client, err := redisclient.Open(node.RedisURL)
 				if err != nil { // the node opened one from the same address
 					panic(err)
 				}
-				closeRedis = client.Close
-				l = lab.New(node.Pool, client, node.NATS, demo().witnesses(), node.Log)
+				broker, err := connectNATS(node.BrokerURL)
+				if err != nil {
+					panic(err)
+				}
+				disconnect = func() { broker.Close(); _ = client.Close() }
+				l = lab.New(node.Pool, client, broker, demo().witnesses(), node.Log)
 			}
 			p := pages.New(shop, l, node.Log)
 			p.Register(e)
@@ -33,8 +38,13 @@ func LabSection(demo func() DemoServers) app.Section {
 				if l != nil {
 					l.Close()
 				}
-				_ = closeRedis()
+				disconnect()
 			}
 		},
 	}
+}
+
+// connectNATS returns a client of the lab's own, which keeps trying to connect.
+func connectNATS(address string) (*nats.Conn, error) {
+	return nats.Connect(address, nats.Name("onceshop lab"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
 }

@@ -67,8 +67,8 @@ func (s *servers) startForLab(ctx context.Context) error {
 			continue
 		}
 		if len(s.stops) == 0 {
-			fmt.Fprintln(s.out, "No demo runs, and the environment does not name all servers. "+
-				"Starting what is missing, for this run only:")
+			fmt.Fprintln(s.out, "No demo is running, and the environment does not name all servers. "+
+				"Starting the missing ones, for this run only:")
 		}
 		if err := server.start(); err != nil {
 			return err
@@ -136,7 +136,7 @@ func (s *servers) startRedis() error {
 
 func (s *servers) startNATS() error {
 	if s.demo.NATS == nil {
-		return errWithout("NATS", "name one in NATS_URL")
+		return errWithout("NATS", "name one in BROKER_URL")
 	}
 	return s.step("NATS JetStream, synced", func() error { return s.startHere(s.demo.NATS, &s.config.NATSURL) })
 }

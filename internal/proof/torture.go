@@ -22,6 +22,8 @@ type TortureOptions struct {
 	Duration time.Duration
 	JSON     bool
 	Keep     bool // the folder also of a run that found nothing
+	// BrokerURL is a broker to use instead of one that the run starts, or empty.
+	BrokerURL string
 }
 
 // Torture tortures the shop, writes the report on out and what goes on on progress. It is an error
@@ -47,7 +49,8 @@ func Torture(ctx context.Context, demo DemoServers, how TortureOptions, out, pro
 	}
 	fmt.Fprintf(progress, "Torture with --seed %d for %s, in %s\n", how.Seed, how.Duration, dir)
 	report, err := torture.Run(ctx,
-		torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress})
+		torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress,
+			BrokerURL: how.BrokerURL})
 	broken := len(report.Violations)
 	if how.Keep || broken > 0 || len(report.Troubles) > 0 || err != nil && ctx.Err() == nil {
 		fmt.Fprintf(progress, "All logs are in %s\n", dir)

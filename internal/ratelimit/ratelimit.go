@@ -63,7 +63,7 @@ func (l *Limiter) Guest(address string) error {
 	if l == nil || l.perGuest == 0 {
 		return nil
 	}
-	of := network(address)
+	of := Network(address)
 	found, ok := l.guests.GetIfPresent(of)
 	if !ok {
 		found, _ = l.guests.SetIfAbsent(of, bucket(l.perGuest))
@@ -71,9 +71,9 @@ func (l *Limiter) Guest(address string) error {
 	return take(found)
 }
 
-// network returns the network to count the address under. For IPv6 it is the /64, because a client
+// Network returns the network to count the address under. For IPv6 it is the /64, because a client
 // can choose the rest of the address freely.
-func network(address string) netip.Prefix {
+func Network(address string) netip.Prefix {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		return netip.Prefix{}

@@ -2,9 +2,11 @@
 package redisclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,16 +35,24 @@ type Client interface {
 }
 
 // Open returns a client that retries neither commands nor connections. Several hosts separated by
-// commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master. Open does not
-// connect.
+// commas are a Cluster or, with ?master_name=NAME, the Sentinels of that master, who may have a
+// &sentinel_password and a &sentinel_username of their own. One host with ?cluster=true is a
+// Cluster's endpoint. Open does not connect.
 func Open(address string) (Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, errURL
 	}
 	query := u.Query()
-	master := query.Get("master_name")
-	query.Del("master_name")
+	own := map[string]string{"master_name": "", "sentinel_username": "", "sentinel_password": "", "cluster": ""}
+	for name := range own {
+		own[name] = query.Get(name)
+		query.Del(name)
+	}
+	cluster, err := strconv.ParseBool(cmp.Or(own["cluster"], "false"))
+	if err != nil {
+		return nil, errURL
+	}
 	u.RawQuery = query.Encode()
 	var options *redis.Options
 	addrs := strings.Split(u.Host, ",")
@@ -58,10 +68,26 @@ func Open(address string) (Client, error) {
 	}
 	// Callers log every error; the library would log it again, without structure.
 	logging.Disable()
-	return redis.NewUniversalClient(&redis.UniversalOptions{
-		Addrs: addrs, MasterName: master, DB: options.DB,
+	client := newClient(&redis.UniversalOptions{
+		Addrs: addrs, MasterName: own["master_name"], IsClusterMode: cluster, DB: options.DB,
+		SentinelUsername: own["sentinel_username"], SentinelPassword: own["sentinel_password"],
 		Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: dialTimeout, ContextTimeoutEnabled: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}), nil
+	})
+	client.AddHook(traced{})
+	return client, nil
+}
+
+// reloadEvery is how often a Cluster's client looks for new masters. After a fail-over no server
+// tells it of one, and the library's own interval is a minute.
+const reloadEvery = 5 * time.Second
+
+func newClient(options *redis.UniversalOptions) redis.UniversalClient {
+	if options.MasterName == "" && (len(options.Addrs) > 1 || options.IsClusterMode) {
+		cluster := options.Cluster()
+		cluster.ClusterStateReloadInterval = reloadEvery
+		return redis.NewClusterClient(cluster)
+	}
+	return redis.NewUniversalClient(options)
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -20,14 +21,15 @@ func TestOpen(t *testing.T) {
 		password string
 		tls      bool
 	}{
-		"redis://localhost":           {addrs: []string{"localhost:6379"}},
-		"redis://127.0.0.1:7000/3":    {addrs: []string{"127.0.0.1:7000"}, db: 3},
-		"redis://[::1]:7000":          {addrs: []string{"[::1]:7000"}},
-		"redis://shop:s%2Fcret@h:1/0": {addrs: []string{"h:1"}, username: "shop", password: "s/cret"},
-		"redis://:secret@h:1?db=2":    {addrs: []string{"h:1"}, password: "secret", db: 2},
-		"rediss://h:1":                {addrs: []string{"h:1"}, tls: true},
-		"redis://a,b:2":               {addrs: []string{"a:6379", "b:2"}, cluster: true},
-		"redis://a,b":                 {addrs: []string{"a:6379", "b:6379"}, cluster: true},
+		"redis://localhost":                {addrs: []string{"localhost:6379"}},
+		"redis://127.0.0.1:7000/3":         {addrs: []string{"127.0.0.1:7000"}, db: 3},
+		"redis://[::1]:7000":               {addrs: []string{"[::1]:7000"}},
+		"redis://shop:s%2Fcret@h:1/0":      {addrs: []string{"h:1"}, username: "shop", password: "s/cret"},
+		"redis://:secret@h:1?db=2":         {addrs: []string{"h:1"}, password: "secret", db: 2},
+		"rediss://h:1":                     {addrs: []string{"h:1"}, tls: true},
+		"redis://:secret@h:1?cluster=true": {addrs: []string{"h:1"}, cluster: true, password: "secret"},
+		"redis://a,b:2":                    {addrs: []string{"a:6379", "b:2"}, cluster: true},
+		"redis://a,b":                      {addrs: []string{"a:6379", "b:6379"}, cluster: true},
 		"rediss://shop:secret@a:1,b:2": {addrs: []string{"a:1", "b:2"}, cluster: true, tls: true,
 			username: "shop", password: "secret"},
 		"redis://a:1,b:2/4?master_name=mymaster":        {addrs: []string{"FailoverClient"}, db: 4},
@@ -59,6 +61,9 @@ func TestOpen(t *testing.T) {
 					(o.TLSConfig != nil) != want.tls {
 					t.Errorf("got a cluster of %v", o.Addrs)
 				}
+				if o.ClusterStateReloadInterval > 10*time.Second {
+					t.Errorf("a new master is looked for every %s", o.ClusterStateReloadInterval)
+				}
 				if want.tls && o.TLSConfig.ServerName != "" {
 					t.Errorf("every host is checked against the name %q", o.TLSConfig.ServerName)
 				}
@@ -82,6 +87,7 @@ func TestOpenRefuses(t *testing.T) {
 		"redis://shop:s3cret@h:1/zero",
 		"redis://shop:s3cret@h:1/0/1",
 		"redis://shop:s3cret@h:1?no_such_option=1",
+		"redis://shop:s3cret@h:1?cluster=perhaps",
 		"redis://shop:s3cret@a:1,b:1:1:1?db=s3cret",
 		"redis://shop:s3cret@h:1\n",
 		// Special characters of the password are not escaped.

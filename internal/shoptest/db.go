@@ -3,9 +3,11 @@ package shoptest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,18 +33,7 @@ var cluster struct {
 // Main runs a package's tests, then stops their Postgres and fails if a goroutine is left.
 // Use it as the body of TestMain.
 func Main(m *testing.M) {
-	code := m.Run()
-	if cluster.server != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		if err := cluster.server.Stop(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "stop the tests' Postgres:", err)
-			code = 1
-		}
-		cancel()
-	}
-	if cluster.dir != "" {
-		_ = os.RemoveAll(cluster.dir)
-	}
+	code := Run(m)
 	if code == 0 {
 		if err := goleak.Find(
 			// An embedded NATS server that stops while its streams are busy leaves these behind.
@@ -57,6 +48,26 @@ func Main(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// Run is Main for tests whose libraries leave goroutines behind. It returns the exit code.
+func Run(m *testing.M) int {
+	if draws := flag.Lookup("rapid.checks"); raceDetector && draws != nil {
+		_ = draws.Value.Set("20") // the detector watches each step; the full number runs without it
+	}
+	code := m.Run()
+	if cluster.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if err := cluster.server.Stop(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "stop the tests' Postgres:", err)
+			code = 1
+		}
+		cancel()
+	}
+	if cluster.dir != "" {
+		_ = os.RemoveAll(cluster.dir)
+	}
+	return code
 }
 
 // Missing ends a test that needs a program that is not installed. It fails the test in CI and skips
@@ -80,7 +91,7 @@ func DatabaseURL(t testing.TB) string {
 		t.Fatalf("start Postgres: %v", cluster.err)
 	}
 	name := fmt.Sprintf("test_%d", cluster.count.Add(1))
-	if err := admin("CREATE DATABASE " + name + " TEMPLATE template_shop"); err != nil {
+	if err := admin("CREATE DATABASE " + name + " TEMPLATE template_shop STRATEGY file_copy"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -89,6 +100,33 @@ func DatabaseURL(t testing.TB) string {
 		}
 	})
 	return urlOf(name)
+}
+
+// Backup copies a test's database, whose sessions end. The function restores the database from the
+// copy.
+func Backup(t testing.TB, databaseURL string) (restore func()) {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimPrefix(u.Path, "/")
+	all := func(statements ...string) {
+		t.Helper()
+		for _, statement := range statements {
+			if err := admin(statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	all("ALTER DATABASE "+name+" ALLOW_CONNECTIONS false",
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'",
+		"CREATE DATABASE "+name+"_backup TEMPLATE "+name,
+		"ALTER DATABASE "+name+" ALLOW_CONNECTIONS true")
+	return func() {
+		t.Helper()
+		all("DROP DATABASE "+name+" WITH (FORCE)", "ALTER DATABASE "+name+"_backup RENAME TO "+name)
+	}
 }
 
 // DB returns a pool on a migrated, empty database that only this test uses.

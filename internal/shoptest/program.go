@@ -1,7 +1,6 @@
 package shoptest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -10,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -87,19 +87,21 @@ func ownFolder(dir string) error {
 	return nil
 }
 
-// moduleRoot returns the folder of go.mod, at or above the test's package.
+// moduleRoot returns the folder of the module with the program, at or above the test's package.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		_, noModule := os.Stat(filepath.Join(dir, "go.mod"))
+		_, noProgram := os.Stat(filepath.Join(dir, "cmd", "shop"))
+		if noModule == nil && noProgram == nil {
 			return dir, nil
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", fmt.Errorf("no go.mod above the test")
+			return "", fmt.Errorf("no go.mod with cmd/shop above the test")
 		}
 		dir = parent
 	}
@@ -142,6 +144,20 @@ func Mailbox(t testing.TB) (smtpURL, pageURL string) {
 	environ := []string{"SHOP_MAILBOX_ADDR=127.0.0.1:0", "SHOP_MAILBOX_SMTP_ADDR=127.0.0.1:0"}
 	found := runProgram(t, mailboxLine, environ, "mailbox")
 	return "smtp://" + found[0] + "?tls=none", found[1]
+}
+
+var demoLines = regexp.MustCompile(`(?s)(?:node 2 +(http://\S+)\n.*)?\n  Shop +(http://\S+)\n`)
+
+// Demo runs the demo with one or two nodes on the database until the test ends, and returns their
+// base URLs.
+func Demo(t testing.TB, databaseURL string, nodes int) []string {
+	t.Helper()
+	environ := []string{"DATABASE_URL=" + databaseURL, "SHOP_DATA_DIR=" + filepath.Join(t.TempDir(), "demo")}
+	for _, name := range []string{"", "OPS_", "PSP_", "MAILBOX_", "MAILBOX_SMTP_"} {
+		environ = append(environ, "SHOP_"+name+"ADDR=127.0.0.1:0")
+	}
+	found := runProgram(t, demoLines, environ, "demo", "--nodes", strconv.Itoa(nodes))
+	return []string{found[1], found[0]}[:nodes]
 }
 
 const (
@@ -190,32 +206,23 @@ func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...st
 	return nil
 }
 
-// output keeps what a process writes and sends the groups of the pattern's first match.
+// output keeps what a process writes and sends the groups of the pattern's first match. A command
+// whose two channels are the same writer calls Write from one goroutine at a time.
 type output struct {
+	Transcript
 	pattern *regexp.Regexp
 	found   chan []string
-
-	mu   sync.Mutex
-	text bytes.Buffer
-	sent bool
+	sent    bool
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.text.Write(p)
+	n, err := o.Transcript.Write(p)
 	if o.sent {
-		return len(p), nil
+		return n, err
 	}
-	if match := o.pattern.FindStringSubmatch(o.text.String()); match != nil {
+	if match := o.pattern.FindStringSubmatch(o.String()); match != nil {
 		o.sent = true
 		o.found <- match[1:]
 	}
-	return len(p), nil
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
+	return n, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/timeline/internal/timelinedb"
@@ -24,13 +25,21 @@ const (
 	// writeTimeout bounds one write, and so the last one when the node stops.
 	writeTimeout = 2 * time.Second
 
-	keepFor     = 90 * 24 * time.Hour
-	forgetEvery = time.Hour
+	// rowsPerSecond is how many rows a node writes for long, and rowsAtOnce in a burst. Clients
+	// that repeat themselves all day would otherwise fill the disk.
+	rowsPerSecond = 10
+	rowsAtOnce    = 2000
 )
+
+var stopped = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "onceshop_twins_stopped_total",
+	Help: "Second requests, events and workers that were kept from having a second effect, by layer and by kind; see " +
+		"timeline.Kind.",
+}, []string{"layer", "kind"})
 
 var lost = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name: "onceshop_stopped_twins_unrecorded_total",
-	Help: "Stopped twins that no timeline will show, by reason: full or database.",
+	Help: "Stopped twins that no timeline will show, by reason: full, rate or database.",
 }, []string{"reason"})
 
 // Recorder records stopped twins on a best-effort basis. A nil *Recorder records nothing. See
@@ -41,6 +50,7 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	waiting map[twin]*seen
+	rows    *rate.Limiter
 }
 
 // twin is what one row is about. Equal twins that are stopped between two writes share a row.
@@ -56,7 +66,8 @@ type seen struct {
 
 // NewRecorder returns a recorder into the pool's database. It writes while Run runs.
 func NewRecorder(pool *pgxpool.Pool, log *slog.Logger) *Recorder {
-	return &Recorder{db: timelinedb.New(pool), log: log, waiting: make(map[twin]*seen)}
+	return &Recorder{db: timelinedb.New(pool), log: log, waiting: make(map[twin]*seen),
+		rows: rate.NewLimiter(rowsPerSecond, rowsAtOnce)}
 }
 
 // Stopped records that a twin of the subject was stopped. The subject is an order, charge, refund
@@ -65,16 +76,19 @@ func (r *Recorder) Stopped(subject uuid.UUID, stop Stop) {
 	if r == nil || subject == uuid.Nil {
 		return
 	}
+	stopped.WithLabelValues(stop.Kind.Layer(), string(stop.Kind)).Inc()
 	key := twin{subject, stop}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch noted := r.waiting[key]; {
 	case noted != nil:
 		noted.times++
-	case len(r.waiting) < maxWaiting:
-		r.waiting[key] = &seen{first: time.Now(), times: 1}
-	default:
+	case len(r.waiting) == maxWaiting:
 		lost.WithLabelValues("full").Inc()
+	case !r.rows.Allow():
+		lost.WithLabelValues("rate").Inc()
+	default:
+		r.waiting[key] = &seen{first: time.Now(), times: 1}
 	}
 }
 
@@ -96,12 +110,11 @@ func (r *Recorder) Answered(operation string, answer dedup.Answer, err error) {
 	}
 }
 
-// Run writes the recorded twins and deletes rows older than 90 days until ctx ends; then it writes
-// a last time. Twins that the database refuses are lost.
+// Run writes the recorded twins until ctx ends; then it writes a last time. Twins that the database
+// refuses are lost.
 func (r *Recorder) Run(ctx context.Context) {
-	write, forget := time.NewTicker(writeEvery), time.NewTicker(forgetEvery)
+	write := time.NewTicker(writeEvery)
 	defer write.Stop()
-	defer forget.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,10 +122,6 @@ func (r *Recorder) Run(ctx context.Context) {
 			return
 		case <-write.C:
 			r.write(ctx)
-		case <-forget.C:
-			if err := r.db.ForgetStopped(ctx, keepFor); err != nil {
-				r.log.WarnContext(ctx, "old records of stopped twins were not deleted", "error", err)
-			}
 		}
 	}
 }

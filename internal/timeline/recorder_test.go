@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/time/rate"
 
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/shoptest"
@@ -69,7 +70,7 @@ func TestRecorderWritesInBatches(t *testing.T) {
 	if n := count(t, pool, "SELECT count(*) FROM stopped_twins WHERE subject = $1", order); n < 2 || n > 20 {
 		t.Errorf("%d rows for a storm, want a few", n)
 	}
-	events, err := New(pool).Of(t.Context(), order)
+	events, _, err := New(pool).Of(t.Context(), order, 1000)
 	if err != nil || len(events) < 2 {
 		t.Fatalf("read %+v, %v", events, err)
 	}
@@ -97,6 +98,7 @@ func TestRecorderLosesNothingBetweenItsWrites(t *testing.T) {
 	t.Parallel()
 	pool := shoptest.DB(t)
 	r := quiet(pool)
+	r.rows.SetLimit(rate.Inf)
 	stop := run(t, r)
 	subject := uuid.New()
 	shoptest.Race(4, func(int) bool {
@@ -110,6 +112,24 @@ func TestRecorderLosesNothingBetweenItsWrites(t *testing.T) {
 	stop()
 	if n := count(t, pool, "SELECT sum(times) FROM stopped_twins WHERE kind = 'settled_already'"); n != 4 {
 		t.Errorf("%d of 4 recorded", n)
+	}
+}
+
+// A storm of repeats of different requests writes no more rows than a burst and a few a second.
+func TestRecorderBoundsItsRows(t *testing.T) {
+	t.Parallel()
+	pool := shoptest.DB(t)
+	r := quiet(pool)
+	begun := time.Now()
+	for range 2 * rowsAtOnce / maxWaiting {
+		for range maxWaiting {
+			r.Stopped(uuid.New(), Stop{Kind: MemoryReplayed})
+		}
+		r.write(t.Context())
+	}
+	most := rowsAtOnce + rowsPerSecond*(1+int(time.Since(begun)/time.Second))
+	if n := count(t, pool, "SELECT count(*) FROM stopped_twins"); n < rowsAtOnce || n > most {
+		t.Errorf("%d rows, want %d to %d", n, rowsAtOnce, most)
 	}
 }
 
@@ -153,25 +173,6 @@ func TestRecorderWithoutDatabase(t *testing.T) {
 	stop()
 	if !strings.Contains(log.String(), "not recorded") {
 		t.Errorf("the log is %q", log.String())
-	}
-}
-
-func TestRecorderForgets(t *testing.T) {
-	t.Parallel()
-	pool := shoptest.DB(t)
-	r := quiet(pool)
-	_, err := pool.Exec(t.Context(), `
-		INSERT INTO stopped_twins (subject, kind, operation, event_id, event_type, attempt, times, at)
-		SELECT gen_random_uuid(), 'order_paid', '', '', '', 0, 1, now() - days * interval '1 day'
-		FROM unnest(ARRAY[1, 89, 91, 1000]) AS days`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.db.ForgetStopped(t.Context(), keepFor); err != nil {
-		t.Fatal(err)
-	}
-	if n := count(t, pool, "SELECT count(*) FROM stopped_twins"); n != 2 {
-		t.Errorf("%d rows left, want 2", n)
 	}
 }
 
@@ -233,10 +234,11 @@ func TestStopsAreDescribed(t *testing.T) {
 		{Kind: MemoryReplayed, Operation: "deliveries"}:  "memory: The request to book a delivery was repeated: this",
 		{Kind: OtherChargeLive}:                          "unique key: A request to pay under another key found this",
 		{Kind: OrderPaid}:                                "unique key: A request to pay under another key found the",
-		{Kind: EventSeen, EventID: "e1", EventType: "t"}: "unique key: The provider's event e1 (t) was delivered",
+		{Kind: EventSeen, EventID: "e1", EventType: "t"}: "unique key: The provider's event (t) was delivered",
 		{Kind: StaleWorker, Attempt: 3}:                  "fencing token: Attempt 3 ended after",
 		{Kind: SettledAlready}:                           "fencing token: The provider's answer came after",
 		{Kind: SettledMeanwhile}:                         "webhook: The provider's answer did not come in time.",
+		{Kind: HeldBack}:                                 "browser: The button was pressed again",
 		{Kind: BrokerDuplicate}:                          "broker: The relay published the event again",
 		{Kind: ClaimDone}:                                "redis: The paid event was delivered again: Redis",
 		{Kind: ClaimBusy}:                                "redis: The paid event was delivered again while",
@@ -254,16 +256,25 @@ func TestStopsAreDescribed(t *testing.T) {
 		t.Errorf("%d kinds are tested, there are %d", len(want), len(stops))
 	}
 	r.Stopped(order, Stop{Kind: OrderPaid})
-	want[Stop{Kind: OrderPaid}.sentence()+" (2 times)"] = UniqueKey
-	delete(want, Stop{Kind: OrderPaid}.sentence())
 	run(t, r)()
-	events, err := New(pool).Of(t.Context(), order)
+	events, _, err := New(pool).Of(t.Context(), order, 1000)
 	if err != nil || len(events) != len(want) {
 		t.Errorf("%d events, %v, want %d", len(events), err, len(want))
 	}
 	for _, e := range events {
-		if layer, ok := want[e.Detail]; !ok || e.Layer != layer || e.Decision != "stopped" {
+		if layer, ok := want[e.Text]; !ok || e.Layer != layer || e.Decision != "stopped" {
 			t.Errorf("unexpected event %+v", e)
+		}
+		detail, times := e.Text, int32(1)
+		switch e.Kind {
+		case EventSeen:
+			detail += " (event e1)"
+		case OrderPaid:
+			detail, times = detail+" (2 times)", 2
+		default:
+		}
+		if e.Detail != detail || e.Times != times {
+			t.Errorf("%d times %q, want %d times %q", e.Times, e.Detail, times, detail)
 		}
 	}
 }

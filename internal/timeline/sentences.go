@@ -15,6 +15,7 @@ import (
 
 // stops holds the layer and the sentence of each kind of stop.
 var stops = map[Kind]struct{ layer, sentence string }{
+	HeldBack:       {Browser, "The button was pressed again while its form was in flight: the page sent nothing."},
 	KeyReplayed:    {UniqueKey, "The request to {do} was repeated: the database had its key and its answer."},
 	KeyReused:      {UniqueKey, "A different request to {do} used the same key. Nothing was done."},
 	KeyInProgress:  {UniqueKey, "The request to {do} was repeated while the first one was still running."},
@@ -22,7 +23,7 @@ var stops = map[Kind]struct{ layer, sentence string }{
 	OtherChargeLive: {UniqueKey, "A request to pay under another key found this charge in progress: " +
 		"an order has one live charge."},
 	OrderPaid:      {UniqueKey, "A request to pay under another key found the order paid by this charge."},
-	EventSeen:      {UniqueKey, "The provider's event {event} ({type}) was delivered again: the database had its id."},
+	EventSeen:      {UniqueKey, "The provider's event ({type}) was delivered again: the database had its id."},
 	StaleWorker:    {Fencing, "Attempt {attempt} ended after a later one had taken over, and changed nothing."},
 	SettledAlready: {Fencing, "The provider's answer came after the charge had been settled."},
 	SettledMeanwhile: {Webhook, "The provider's answer did not come in time. Its event, or the reconciler, settled " +
@@ -50,7 +51,7 @@ func (k Kind) Layer() string { return stops[k].layer }
 
 // sentence describes the stop.
 func (s Stop) sentence() string {
-	return strings.NewReplacer("{do}", requests[s.Operation], "{event}", s.EventID, "{type}", s.EventType,
+	return strings.NewReplacer("{do}", requests[s.Operation], "{type}", s.EventType,
 		"{attempt}", fmt.Sprint(s.Attempt)).Replace(stops[s.Kind].sentence)
 }
 
@@ -62,21 +63,39 @@ type story struct {
 	operators bool
 }
 
-func (t *story) add(at time.Time, layer, decision, format string, args ...any) {
-	event := Event{At: at.UTC(), Layer: layer, Decision: decision, Detail: fmt.Sprintf(format, args...)}
-	t.events = append(t.events, event)
+func (t *story) add(at time.Time, group Group, layer, decision string, ids []string, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	t.events = append(t.events, Event{At: at.UTC(), Group: group, Layer: layer, Decision: decision, Text: text,
+		IDs: ids, Detail: detail(text, ids)})
+}
+
+func detail(text string, ids []string) string {
+	if len(ids) == 0 {
+		return text
+	}
+	return text + " (" + strings.Join(ids, ", ") + ")"
+}
+
+// named returns the ids of an event, without those that are empty, as "charge 0192…".
+func named(pairs ...any) (ids []string) {
+	for i := 0; i < len(pairs); i += 2 {
+		if id := fmt.Sprint(pairs[i+1]); id != "" { //nolint:gosec // there are pairs
+			ids = append(ids, fmt.Sprintf("%s %s", pairs[i], id))
+		}
+	}
+	return ids
 }
 
 func hash(key string) string { return dedup.Key(key).Hash() }
 
 func (t *story) placed(row timelinedb.OrderPlacedRow) {
-	t.add(row.At, UniqueKey, "first", "The order was placed: its key, with the hash %s, was new.",
-		hash(row.IdempotencyKey))
+	t.add(row.At, AboutOrder, UniqueKey, "first", named("hash of the key", hash(row.IdempotencyKey)),
+		"The order was placed: its key was new.")
 }
 
 func (t *story) canceled(row timelinedb.CancellationRow) {
-	t.add(row.At, UniqueKey, "canceled", "The order was canceled once, under the key with the hash %s.%s",
-		hash(row.IdempotencyKey), t.by(row.Operator, ""))
+	t.add(row.At, AboutOrder, UniqueKey, "canceled", named("hash of the key", hash(row.IdempotencyKey)),
+		"The order was canceled once: the key of the request was new.%s", t.by(row.Operator, ""))
 }
 
 // by names an operator and the reason to operators.
@@ -92,71 +111,83 @@ func (t *story) by(operator, reason string) string {
 
 // operatorActions holds the sentence of each action.
 var operatorActions = map[string]string{
-	"charge captured":     "Charge %s was settled by hand: the provider took the money.",
-	"charge not captured": "Charge %s was settled by hand: no money moved.",
-	"refund succeeded":    "Refund %s was settled by hand: the provider gave the money back.",
-	"refund failed":       "Refund %s was settled by hand: no money went back.",
-	"dispute won":         "Dispute %s was closed by hand: the shop keeps the money.",
-	"dispute lost":        "Dispute %s was closed by hand: the bank took the money back.",
-	"return retried":      "What charge %s owes was made due again.",
-	"debt ended":          "What charge %s owes was ended without a refund.",
-	"event applied":       "Event %s was made due again.",
-	"event dismissed":     "Event %s was dismissed and changes nothing.",
+	"charge captured":     "The charge was settled by hand: the provider took the money.",
+	"charge not captured": "The charge was settled by hand: no money moved.",
+	"refund succeeded":    "The refund was settled by hand: the provider gave the money back.",
+	"refund failed":       "The refund was settled by hand: no money went back.",
+	"dispute won":         "The dispute was closed by hand: the shop keeps the money.",
+	"dispute lost":        "The dispute was closed by hand: the bank took the money back.",
+	"return retried":      "What the charge owes was made due again.",
+	"debt ended":          "What the charge owes was ended without a refund.",
+	"event applied":       "The provider's event was made due again.",
+	"event dismissed":     "The provider's event was dismissed and changes nothing.",
 }
 
 func (t *story) operated(row timelinedb.OperatorActionsRow) {
 	t.subjects = append(t.subjects, row.ID)
-	decided := fmt.Sprintf(operatorActions[row.Action], row.Subject)
-	t.add(row.CreatedAt, Operator, row.Action, "%s Its key, with the hash %s, was new.%s", decided,
-		hash(row.IdempotencyKey), t.by(row.Operator, row.Reason))
+	t.add(row.CreatedAt, AboutPayment, Operator, row.Action,
+		named("about", row.Subject, "hash of the key", hash(row.IdempotencyKey)),
+		"%s The key of the action was new.%s", operatorActions[row.Action], t.by(row.Operator, row.Reason))
 }
 
 func (t *story) webhook(row timelinedb.ProviderEventsRow) {
+	decision, became := "known", "contained nothing new"
 	switch {
 	case row.State == "quarantined":
-		t.add(row.ReceivedAt, Webhook, "quarantined", "Event %s (%s) changed nothing and waits for an operator: %s.",
-			row.ID, row.Type, row.Reason)
+		decision, became = row.State, "changed nothing and waits for an operator: "+row.Reason
 	case row.State == "received":
-		t.add(row.ReceivedAt, Webhook, "waiting", "Event %s (%s) came early and is tried again.", row.ID, row.Type)
+		decision, became = "waiting", "came early and is tried again"
 	case row.State == "dismissed":
-		t.add(row.ReceivedAt, Webhook, "dismissed", "Event %s (%s) changed nothing.", row.ID, row.Type)
+		decision, became = row.State, "changed nothing"
 	case row.Settles:
-		t.add(row.ReceivedAt, Webhook, "applied", "Event %s (%s) settled the charge.", row.ID, row.Type)
-	default:
-		t.add(row.ReceivedAt, Webhook, "known", "Event %s (%s) contained nothing new.", row.ID, row.Type)
+		decision, became = "applied", "settled the charge"
 	}
+	t.add(row.ReceivedAt, AboutPayment, Webhook, decision, named("event", row.ID), "The provider's event (%s) %s.",
+		row.Type, became)
 }
 
 func (t *story) charge(row timelinedb.ChargesRow) {
 	t.subjects = append(t.subjects, row.ID)
-	t.add(row.StartedAt, UniqueKey, "first", "Charge %s was stored before the provider was asked: its key, "+
-		"with the hash %s, was new, and the order had no other live charge.", row.ID, hash(row.IdempotencyKey))
-	t.add(row.StartedAt, Provider, "asked", "To take %s with %s, under the charge's own id as the key.",
-		money.Format(row.Amount, row.Currency), row.PaymentMethod)
-	t.unknown(row.UnknownAt)
+	charge := named("charge", row.ID)
+	t.add(row.StartedAt, AboutPayment, UniqueKey, "first",
+		named("charge", row.ID, "hash of the key", hash(row.IdempotencyKey)),
+		"The charge was stored before the provider was asked: its key was new, and the order had no other live charge.")
+	t.add(row.StartedAt, AboutPayment, Provider, "asked", charge,
+		"To take %s with %s, under the charge's own id as the key.", money.Format(row.Amount, row.Currency),
+		row.PaymentMethod)
+	t.unknown(row.UnknownAt, charge)
 	if row.AskedAt.After(row.StartedAt) {
-		t.add(row.AskedAt, Provider, "asked again", "Under the same key, so that money moves once.")
+		t.add(row.AskedAt, AboutPayment, Provider, "asked again", charge,
+			"Under the same key, so that money moves once.")
 	}
+	if row.SettledAt == nil {
+		if row.Status == "requires_action" {
+			t.add(row.AskedAt, AboutPayment, Provider, "waiting", charge,
+				"The buyer has to confirm the payment at the provider first.")
+		}
+		return
+	}
+	decision, text := row.Status, "The provider took the money, on attempt {attempt}."
 	switch {
-	case row.SettledAt == nil && row.Status == "requires_action":
-		t.add(row.AskedAt, Provider, "waiting", "The buyer has to confirm the payment at the provider first.")
-	case row.SettledAt == nil:
-	case row.Status == "succeeded" && !row.Pays:
-		t.add(*row.SettledAt, Provider, "too late", "Capture %s took the money, on attempt %d, too late to pay for "+
-			"the order. It goes back.", value(row.ProviderID), row.Attempt)
-	case row.Status == "succeeded":
-		t.add(*row.SettledAt, Provider, row.Status, "Capture %s took the money, on attempt %d.",
-			value(row.ProviderID), row.Attempt)
-	default:
-		t.add(*row.SettledAt, Provider, row.Status, "No money moved (%s), on attempt %d.",
-			value(row.DeclineCode), row.Attempt)
+	case row.Status != "succeeded":
+		text = "No money moved ({code}), on attempt {attempt}."
+	case !row.Pays:
+		decision = "too late"
+		text = "The provider took the money, on attempt {attempt}, too late to pay for the order. It goes back."
+	case row.UnknownAt != nil && row.Attempt == 1:
+		text = "The provider took the money. Its answer never came, but its event did."
+	case row.UnknownAt != nil:
+		text = "The provider took the money, once. Its first answer never came, so the shop asked again under the " +
+			"same key, on attempt {attempt}."
 	}
+	t.add(*row.SettledAt, AboutPayment, Provider, decision, named("charge", row.ID, "capture", value(row.ProviderID)),
+		"%s", strings.NewReplacer("{attempt}", fmt.Sprint(row.Attempt), "{code}", value(row.DeclineCode)).Replace(text))
 }
 
-func (t *story) unknown(at *time.Time) {
+func (t *story) unknown(at *time.Time, ids []string) {
 	if at != nil {
-		t.add(*at, Provider, "unknown", "The outcome is unknown, which is not failed: money may have moved. "+
-			"The reconciler asks again.")
+		t.add(*at, AboutPayment, Provider, "unknown", ids, "No answer came. The outcome is unknown, which is not "+
+			"failed: money may have moved. The reconciler asks again.")
 	}
 }
 
@@ -170,42 +201,44 @@ func (t *story) refund(row timelinedb.RefundsRow) {
 	t.subjects = append(t.subjects, row.ID)
 	amount := money.Format(row.Amount, row.Currency)
 	if row.Cause == "outside" {
-		t.add(row.StartedAt, Provider, "refund found", "The provider made refund %s of %s without us.",
-			value(row.ProviderID), amount)
+		t.add(row.StartedAt, AboutPayment, Provider, "refund found", named("refund", value(row.ProviderID)),
+			"The provider made a refund of %s without us.", amount)
 		t.refunded(row, amount)
 		return
 	}
-	under := ""
+	under, ids := "", named("refund", row.ID)
 	if row.IdempotencyKey != nil {
-		under = fmt.Sprintf("; its key, with the hash %s, was new", hash(*row.IdempotencyKey))
+		under, ids = "; its key was new", named("refund", row.ID, "hash of the key", hash(*row.IdempotencyKey))
 	}
-	t.add(row.StartedAt, UniqueKey, "first", "Refund %s of %s was booked before the provider was asked, "+
-		"because %s%s.%s", row.ID, amount, refundCauses[row.Cause], under, t.by(row.Operator, row.Reason))
-	t.unknown(row.UnknownAt)
+	t.add(row.StartedAt, AboutPayment, UniqueKey, "first", ids, "The refund of %s was booked before the provider was "+
+		"asked, because %s%s.%s", amount, refundCauses[row.Cause], under, t.by(row.Operator, row.Reason))
+	t.unknown(row.UnknownAt, named("refund", row.ID))
 	t.refunded(row, amount)
 }
 
 // refunded adds what the provider made of a refund.
 func (t *story) refunded(row timelinedb.RefundsRow, amount string) {
+	ids := named("refund", row.ID, "at the provider", value(row.ProviderID))
 	switch {
 	case row.SettledAt == nil && row.ProviderID == nil:
 	case row.SettledAt == nil:
-		t.add(row.AskedAt, Provider, "waiting", "The provider works on refund %s. The reconciler asks for its end.",
-			*row.ProviderID)
+		t.add(row.AskedAt, AboutPayment, Provider, "waiting", ids,
+			"The provider works on the refund. The reconciler asks for its end.")
 	case row.Status == "succeeded":
-		t.add(*row.SettledAt, Provider, "refunded", "Refund %s gave back %s, on attempt %d.",
-			value(row.ProviderID), amount, row.Attempt)
+		t.add(*row.SettledAt, AboutPayment, Provider, "refunded", ids, "The provider gave back %s, on attempt %d.",
+			amount, row.Attempt)
 	default:
-		t.add(*row.SettledAt, Provider, "failed", "The provider did not give back %s (%s).", amount,
+		t.add(*row.SettledAt, AboutPayment, Provider, "failed", ids, "The provider did not give back %s (%s).", amount,
 			cmp.Or(value(row.FailureCode), "without a reason"))
 	}
 }
 
 func (t *story) dispute(row timelinedb.DisputesRow) {
-	t.add(row.OpenedAt, Provider, "disputed", "The buyer disputes %s at the bank (%s). Nothing is refunded meanwhile.",
-		money.Format(row.Amount, row.Currency), row.ID)
+	ids := named("dispute", row.ID)
+	t.add(row.OpenedAt, AboutPayment, Provider, "disputed", ids,
+		"The buyer disputes %s at the bank. Nothing is refunded meanwhile.", money.Format(row.Amount, row.Currency))
 	if row.ClosedAt != nil {
-		t.add(*row.ClosedAt, Provider, "dispute "+row.Status, "The dispute %s is over.", row.ID)
+		t.add(*row.ClosedAt, AboutPayment, Provider, "dispute "+row.Status, ids, "The dispute is over.")
 	}
 }
 
@@ -217,37 +250,63 @@ var movements = map[string]string{
 }
 
 func (t *story) movement(row timelinedb.MovementsRow) {
-	t.add(row.CreatedAt, Stock, row.Kind, cmp.Or(movements[row.Kind], "%d × %s"), row.Quantity, row.Sku)
+	t.add(row.CreatedAt, AboutStock, Stock, row.Kind, nil, cmp.Or(movements[row.Kind], "%d × %s"),
+		row.Quantity, row.Sku)
 }
 
 func (t *story) outboxEvent(row timelinedb.OutboxEventsRow) {
 	t.subjects = append(t.subjects, row.ID)
 	if row.Type == "order.expired" {
-		t.add(row.CreatedAt, Expiry, "expired", "The order was not paid in time.")
+		t.add(row.CreatedAt, AboutOrder, Expiry, "expired", nil, "The order was not paid in time.")
 	}
+	ids := named("event", row.ID)
 	if row.SentAt == nil {
-		t.add(row.CreatedAt, Outbox, "waiting", "Event %s (%s) was written with its change and waits for the relay.",
-			row.ID, row.Type)
+		t.add(row.CreatedAt, AboutEvents, Outbox, "waiting", ids,
+			"The event %s was written with its change and waits for the relay.", row.Type)
 		return
 	}
-	t.add(*row.SentAt, Outbox, "sent", "Event %s (%s) is number %d in the stream, with its own id as the message id.",
-		row.ID, row.Type, value(row.StreamSeq))
+	t.add(*row.SentAt, AboutEvents, Outbox, "sent", ids,
+		"The event %s is number %d in the stream, with its own id as the message id.", row.Type, value(row.StreamSeq))
 }
 
 func (t *story) receipt(row timelinedb.ReceiptRow) {
-	t.add(row.CreatedAt, Receipt, "claimed", "The receipt's row and its lease allow one sender at a time.")
+	t.add(row.CreatedAt, AboutReceipt, Receipt, "claimed", nil,
+		"The receipt's row and its lease allow one sender at a time.")
 	if row.SentAt != nil {
-		t.add(*row.SentAt, Receipt, "sent", "The receipt was sent on attempt %d.", row.Attempt)
+		t.add(*row.SentAt, AboutReceipt, Receipt, "sent", nil, "The receipt was sent on attempt %d.", row.Attempt)
 	}
 }
 
 func (t *story) stop(row timelinedb.StoppedTwinsRow) {
 	stop := Stop{Kind(row.Kind), row.Operation, row.EventID, row.EventType, row.Attempt}
-	times := ""
+	ids := named("event", row.EventID)
+	t.add(row.At, stop.group(), stop.Kind.Layer(), "stopped", ids, "%s", stop.sentence())
+	stopped := &t.events[len(t.events)-1]
+	stopped.Kind, stopped.Times = stop.Kind, row.Times
 	if row.Times > 1 {
-		times = fmt.Sprintf(" (%d times)", row.Times)
+		stopped.Detail += fmt.Sprintf(" (%d times)", row.Times)
 	}
-	t.add(row.At, stop.Kind.Layer(), "stopped", "%s%s", stop.sentence(), times)
+}
+
+// group returns what the stopped twin was about.
+func (s Stop) group() Group {
+	switch s.Kind {
+	case HeldBack:
+		return AboutOrder
+	case BrokerDuplicate:
+		return AboutEvents
+	case ClaimDone, ClaimBusy, ReceiptSent, ReceiptLeased:
+		return AboutReceipt
+	case KeyReplayed, KeyReused, KeyInProgress, MemoryReplayed:
+		switch s.Operation {
+		case "orders", "cancellations":
+			return AboutOrder
+		case "deliveries":
+			return AboutStock
+		}
+	default:
+	}
+	return AboutPayment
 }
 
 func value[T any](p *T) (v T) {

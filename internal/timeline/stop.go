@@ -33,4 +33,5 @@ const (
 	ClaimBusy        Kind = "claim_busy"       // another sender held the claim in Redis
 	ReceiptSent      Kind = "receipt_sent"     // the receipt's row was marked as sent
 	ReceiptLeased    Kind = "receipt_leased"   // another sender held the lease of the receipt's row
+	HeldBack         Kind = "held_back"        // the page's script did not send the form again
 )

@@ -3,12 +3,14 @@
 (() => {
   "use strict";
 
-  // A form in flight is not sent again. Stopping the page must not lock it for ever.
+  // A form in flight is not sent again. Stopping the page must not lock it for ever. The demo shows the number of presses
+  // held back.
   document.addEventListener("submit", (event) => {
     if (event.defaultPrevented) return; // htmx sends it
     const form = event.target;
     if (form.hasAttribute("aria-busy")) {
       event.preventDefault();
+      sessionStorage.held = 1 + Number(sessionStorage.held || 0);
       return;
     }
     form.setAttribute("aria-busy", "true");
@@ -26,12 +28,19 @@
     if (event.persisted) location.reload();
   });
 
-  // The buyer has just asked to pay, and the bank wants a confirmation. The back button leads to this page, which then
-  // stays. A page that has not loaded would lose its place in the history.
-  const forward = document.querySelector("a[data-forward]");
-  if (forward) {
+  // The buyer has just asked to pay. If the bank wants a confirmation, now or once the provider has answered, the page
+  // leads there. The back button leads to this page, which then stays. A page that has not loaded would lose its place
+  // in the history.
+  if (document.querySelector("[data-forward]")) {
     history.replaceState(null, "", location.pathname);
-    window.addEventListener("load", () => setTimeout(() => location.assign(forward.href)));
+    const forward = () => {
+      const bank = document.querySelector('[data-forward] a[href$="/confirm"]');
+      if (!bank) return;
+      document.removeEventListener("htmx:after:swap", forward);
+      location.assign(bank.href);
+    };
+    document.addEventListener("htmx:after:swap", forward);
+    window.addEventListener("load", () => setTimeout(forward));
   }
 
   const isForm = (event) => event.detail.ctx?.request.method === "POST";

@@ -35,18 +35,48 @@ LIMIT 1;
 SELECT (expires_at + CASE status WHEN 'paying' THEN sqlc.arg(expiry)::interval ELSE interval '0' END)::timestamptz
 FROM orders WHERE id = $1;
 
--- LockExpired finds orders that were not paid in time. An order that is being paid has the time
--- expiry once more. It skips orders that another transaction has locked: the next run finds them.
--- name: LockExpired :many
-SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+-- ListExpired finds orders that were not paid in time. An order that is being paid has the time
+-- expiry once more. It leaves out orders that failed to expire and whose pause has not ended.
+-- name: ListExpired :many
+SELECT id FROM orders
 WHERE status IN ('placed', 'paying') AND expires_at < now()
   AND (status = 'placed' OR expires_at < now() - sqlc.arg(expiry)::interval)
+  AND NOT EXISTS (SELECT FROM failed_expiries f WHERE f.order_id = orders.id AND f.retry_at > now())
 ORDER BY expires_at
-LIMIT sqlc.arg(most)
+LIMIT sqlc.arg(most);
+
+-- LockExpired returns the order if it still has to expire. It skips an order that another
+-- transaction has locked: the next run finds it.
+-- name: LockExpired :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE id = sqlc.arg(id) AND status IN ('placed', 'paying') AND expires_at < now()
+  AND (status = 'placed' OR expires_at < now() - sqlc.arg(expiry)::interval)
 FOR NO KEY UPDATE SKIP LOCKED;
+
+-- PutOffExpiry doubles the pause with every failure, up to an hour.
+-- About clock_timestamp(), see docs/decisions.md, D104.
+-- name: PutOffExpiry :one
+INSERT INTO failed_expiries (order_id, failures, retry_at)
+SELECT sqlc.arg(order_id)::uuid, n.failures, n.retry_at
+FROM (SELECT coalesce(max(f.failures), 0) + 1 AS failures,
+        clock_timestamp()
+            + least(interval '10 seconds' * 2 ^ least(coalesce(max(f.failures), 0), 16), interval '1 hour') AS retry_at
+    FROM failed_expiries f WHERE f.order_id = sqlc.arg(order_id)::uuid) AS n
+ON CONFLICT (order_id) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at
+RETURNING failures;
 
 -- name: ListAllOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE id < coalesce(sqlc.narg(before)::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $1;
+
+-- FindByNumber reads all orders: the number is derived from the id.
+-- name: FindByNumber :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE right(id::text, length(sqlc.arg(id_end)::text)) = sqlc.arg(id_end)::text
+ORDER BY id DESC
+LIMIT $1;
+
+-- name: CountErasures :one
+SELECT coalesce(sum(times), 0)::bigint FROM erasures;

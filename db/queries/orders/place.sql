@@ -22,9 +22,10 @@ CROSS JOIN LATERAL (
 -- keys: two nodes with the same keys cannot deadlock. Of twins in one statement the oldest wins.
 -- name: InsertOrders :many
 INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer,
-                    email, status, currency, total, created_at, expires_at)
+                    email, status, currency, total, created_at, placed_from, expires_at)
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer,
-       o.email, 'placed', o.currency, o.total, o.created_at, now() + sqlc.arg(expiry)::interval
+       o.email, 'placed', o.currency, o.total, o.created_at, nullif(o.placed_from, ''),
+       now() + sqlc.arg(expiry)::interval
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(customer_ids)::uuid[]) AS customer_id,
              unnest(sqlc.arg(idempotency_keys)::text[]) AS idempotency_key,
@@ -33,13 +34,48 @@ FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(emails)::text[]) AS email,
              unnest(sqlc.arg(currencies)::text[]) AS currency,
              unnest(sqlc.arg(totals)::bigint[]) AS total,
-             unnest(sqlc.arg(created_ats)::timestamptz[]) AS created_at) AS o
+             unnest(sqlc.arg(created_ats)::timestamptz[]) AS created_at,
+             unnest(sqlc.arg(placed_froms)::text[]) AS placed_from) AS o
 ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
 RETURNING id;
 
--- DeleteShort deletes orders that this transaction inserted and for which there is no stock.
--- name: DeleteShort :exec
+-- ListHeldByOthers returns the SKUs and customers that placing an order has to wait for.
+-- name: ListHeldByOthers :many
+WITH k AS (SELECT unnest(sqlc.arg(ids)::text[]) AS id)
+SELECT s.sku FROM k
+CROSS JOIN LATERAL (SELECT stock.sku FROM stock WHERE stock.sku = k.id LIMIT 1) AS s
+LEFT JOIN LATERAL (SELECT true AS yes FROM stock WHERE stock.sku = s.sku LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL
+UNION ALL
+SELECT c.id::text FROM k
+CROSS JOIN LATERAL (SELECT customers.id FROM customers WHERE customers.id::text = k.id LIMIT 1) AS c
+LEFT JOIN LATERAL (SELECT true AS yes FROM customers WHERE customers.id = c.id LIMIT 1
+    FOR KEY SHARE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL;
+
+-- LockUnpaid expects sorted names, each once. Two transactions that count the unpaid orders of one
+-- customer or network run one after the other.
+-- name: LockUnpaid :exec
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' unpaid ' || k.name, 0))
+FROM (SELECT unnest(sqlc.arg(names)::text[]) AS name) AS k;
+
+-- CountUnpaid counts to most. It has to be a statement of its own after LockUnpaid, to see what the
+-- transaction before has committed. ORDER BY keeps it on the indexes that are made for it.
+-- name: CountUnpaid :many
+SELECT k.id::text AS name, (SELECT count(*) FROM (SELECT FROM orders o
+    WHERE o.customer_id = k.id AND o.status IN ('placed', 'paying')
+    ORDER BY o.customer_id, o.id LIMIT sqlc.arg(most)::int) AS u)::bigint AS unpaid
+FROM (SELECT unnest(sqlc.arg(customer_ids)::uuid[]) AS id) AS k
+UNION ALL
+SELECT k.name, (SELECT count(*) FROM (SELECT FROM orders o
+    WHERE o.placed_from = k.name AND o.status IN ('placed', 'paying')
+    ORDER BY o.placed_from, o.id LIMIT sqlc.arg(most)::int) AS u)::bigint
+FROM (SELECT unnest(sqlc.arg(placed_froms)::text[]) AS name) AS k;
+
+-- DeleteRefused deletes orders that this transaction inserted and refuses.
+-- name: DeleteRefused :exec
 DELETE FROM orders WHERE id = ANY(sqlc.arg(ids)::uuid[]);
 
 -- Reserve writes the lines, one movement per order and SKU, and their effect on what is available.
@@ -55,7 +91,7 @@ WITH l AS (
     SELECT l.order_id, l.line, l.sku, l.name, l.quantity, l.unit_price FROM l
 ), moved AS (
     INSERT INTO stock_movements (sku, kind, quantity, order_id)
-    SELECT l.sku, 'reserved', sum(l.quantity), l.order_id FROM l GROUP BY l.order_id, l.sku
+    SELECT l.sku, 'reserved', sum(l.quantity), l.order_id FROM l GROUP BY l.order_id, l.sku ORDER BY l.order_id, l.sku
     RETURNING stock_movements.sku, stock_movements.delta
 )
 UPDATE stock SET available = available + m.delta

@@ -10,6 +10,13 @@ CROSS JOIN LATERAL (
            orders.created_at
     FROM orders WHERE orders.id = k.id LIMIT 1 FOR NO KEY UPDATE) AS o;
 
+-- name: ListHeldOrders :many
+SELECT o.id::text FROM (SELECT unnest(sqlc.arg(ids)::text[])::uuid AS id) AS k
+CROSS JOIN LATERAL (SELECT orders.id FROM orders WHERE orders.id = k.id LIMIT 1) AS o
+LEFT JOIN LATERAL (SELECT true AS yes FROM orders WHERE orders.id = o.id LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL;
+
 -- ChangeStatuses expects rows that LockOrders locked.
 -- name: ChangeStatuses :exec
 UPDATE orders SET status = c.status

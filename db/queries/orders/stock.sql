@@ -7,13 +7,18 @@ ORDER BY p.position, p.sku;
 SELECT sku, name, currency, unit_price FROM products WHERE sku = ANY(sqlc.arg(skus)::text[]);
 
 -- name: InsertProduct :execrows
-WITH product AS (
-    INSERT INTO products (sku, name, description, currency, unit_price, position)
-    VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (sku) DO NOTHING
-    RETURNING sku
-)
-INSERT INTO stock (sku) SELECT sku FROM product;
+INSERT INTO products (sku, name, description, currency, unit_price, position)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (sku) DO NOTHING;
+
+-- UpdateProduct leaves what is NULL as it is.
+-- name: UpdateProduct :execrows
+UPDATE products SET name = coalesce(sqlc.narg(name), name), description = coalesce(sqlc.narg(description), description),
+    currency = coalesce(sqlc.narg(currency), currency), unit_price = coalesce(sqlc.narg(unit_price), unit_price)
+WHERE sku = $1;
+
+-- name: NextPosition :one
+SELECT (coalesce(max(position), -1) + 1)::int FROM products;
 
 -- LockStock expects sorted SKUs, each once, and locks their rows in that order: two baskets with
 -- the same products cannot deadlock. Foreign key checks do not wait for FOR NO KEY UPDATE.
@@ -34,7 +39,7 @@ ON CONFLICT ON CONSTRAINT stock_movements_one_per_delivery_line DO NOTHING
 RETURNING delivery_id::text AS delivery_id, line::int AS line, sku, quantity;
 
 -- RaiseStock expects the rows to be locked by LockStock.
--- name: RaiseStock :exec
+-- name: RaiseStock :execrows
 UPDATE stock SET available = available + l.quantity
 FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(quantities)::bigint[]) AS quantity) AS l
 WHERE stock.sku = l.sku;
@@ -61,3 +66,10 @@ SELECT id, kind, quantity, delta, order_id, supplier, delivery_id, line, created
 WHERE sku = $1 AND id < coalesce(sqlc.narg(before)::bigint, 9223372036854775807)
 ORDER BY id DESC
 LIMIT $2;
+
+-- CountHeld counts unpaid orders, and the units that they hold, up to a limit. A scrape must not
+-- take longer the more there is to see.
+-- name: CountHeld :one
+SELECT count(DISTINCT o.id) AS orders, coalesce(sum(l.quantity), 0)::bigint AS units
+FROM (SELECT id FROM orders WHERE status IN ('placed', 'paying') ORDER BY expires_at LIMIT sqlc.arg(most)) AS o
+JOIN order_lines l ON l.order_id = o.id;

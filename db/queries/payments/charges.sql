@@ -17,25 +17,25 @@ SELECT sqlc.embed(charges), extract(epoch FROM now() - settled_at)::float8 AS pa
 FROM charges WHERE order_id = $1 AND pays AND status = 'succeeded' FOR NO KEY UPDATE;
 
 -- name: ListCharges :many
-SELECT * FROM charges WHERE order_id = $1 ORDER BY id;
+SELECT * FROM charges WHERE order_id = $1 ORDER BY created_at, id;
 
 -- MarkUnknown keeps the charge live, because only the provider's answer can end it, and sets when
 -- to ask again. A charge that waits for its buyer goes on waiting.
 -- name: MarkUnknown :one
-UPDATE charges SET status = CASE status WHEN 'requires_action' THEN status ELSE 'unknown' END,
+UPDATE charges SET status = CASE WHEN status = 'requires_action' THEN status ELSE 'unknown' END,
     provider_id = coalesce(provider_id, nullif(sqlc.arg(provider_id)::text, '')),
-    unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
+    unknown_at = least(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action')
 RETURNING *;
 
 -- ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences
--- off the workers that held them before.
+-- off the workers that held them before. Charges that were tried often come last.
 -- name: ClaimUnsettledCharges :many
 UPDATE charges SET attempt = attempt + 1, lease_until = now() + sqlc.arg(lease)::interval
 WHERE id IN (
     SELECT c.id FROM charges c
     WHERE c.status IN ('pending', 'unknown', 'requires_action') AND c.lease_until < now()
-    ORDER BY c.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+    ORDER BY c.attempt > 4, c.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- HurryCharge makes the reconciler look at a charge now, unless a worker is asking about it.
@@ -57,13 +57,13 @@ WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_ac
 -- name: Owe :exec
 UPDATE charges SET owes = sqlc.arg(why)::text, return_due = now() + sqlc.arg(lease)::interval WHERE id = $1;
 
--- ClaimOwing takes charges that are due to return what they owe.
+-- ClaimOwing takes charges that are due to return what they owe. Those that failed come last.
 -- name: ClaimOwing :many
 UPDATE charges SET return_tries = return_tries + 1, return_due = now() + sqlc.arg(lease)::interval
 WHERE id IN (
     SELECT c.id FROM charges c
     WHERE c.owes IS NOT NULL AND c.owed_ended_at IS NULL AND c.amount_refunded < c.amount AND c.return_due < now()
-    ORDER BY c.return_due LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+    ORDER BY c.return_tries > 1, c.return_due LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- PostponeReturn without a pause leaves the next try to an operator.
@@ -92,11 +92,12 @@ ORDER BY id DESC LIMIT $1;
 -- InsertCharges inserts and returns the charges that can start: the order belongs to the customer
 -- and waits for a payment, the key is free, and the order has no live charge and not too many
 -- declined ones. It inserts in the order of the keys: two nodes with the same keys cannot deadlock.
+-- About clock_timestamp(), see docs/decisions.md, D104.
 -- name: InsertCharges :many
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
                      provider, status, amount, currency, lease_until, created_at)
 SELECT c.id, o.id, o.customer_id, c.idempotency_key, c.fingerprint, c.payment_method,
-       sqlc.arg(provider)::text, 'pending', o.total, o.currency, now() + sqlc.arg(lease)::interval,
+       sqlc.arg(provider)::text, 'pending', o.total, o.currency, clock_timestamp() + sqlc.arg(lease)::interval,
        sqlc.arg(created_at)::timestamptz
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(order_ids)::uuid[]) AS order_id,
@@ -135,10 +136,9 @@ UPDATE charges SET status = s.status, pays = s.pays, provider_id = nullif(s.prov
     decline_code = nullif(s.decline_code, ''), action_url = nullif(s.action_url, ''),
     answer_status = nullif(s.answer_status, 0), answer = s.answer,
     owes = coalesce(charges.owes, nullif(s.owes, '')),
-    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN now() ELSE charges.return_due END,
-    lease_until = CASE s.status WHEN 'requires_action' THEN now() + sqlc.arg(action_pause)::interval
-        ELSE charges.lease_until END,
-    settled_at = CASE WHEN s.status <> 'requires_action' THEN now() END
+    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN s.settled_at ELSE charges.return_due END,
+    lease_until = CASE WHEN s.status = 'requires_action' THEN s.look_again_at ELSE charges.lease_until END,
+    settled_at = CASE WHEN s.status <> 'requires_action' THEN s.settled_at END
 FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(statuses)::text[]) AS status,
              unnest(sqlc.arg(pays)::boolean[]) AS pays,
@@ -147,5 +147,21 @@ FROM (SELECT unnest(sqlc.arg(ids)::uuid[]) AS id,
              unnest(sqlc.arg(decline_codes)::text[]) AS decline_code,
              unnest(sqlc.arg(action_urls)::text[]) AS action_url,
              unnest(sqlc.arg(answer_statuses)::int[]) AS answer_status,
-             unnest(sqlc.arg(answers)::bytea[]) AS answer) AS s
+             unnest(sqlc.arg(answers)::bytea[]) AS answer,
+             now() AS settled_at, now() + sqlc.arg(action_pause)::interval AS look_again_at) AS s
 WHERE charges.id = s.id;
+
+-- DateCharge gives a charge that is made again its own times.
+-- name: DateCharge :exec
+UPDATE charges SET created_at = $2, started_at = sqlc.arg(started_at), asked_at = sqlc.arg(started_at) WHERE id = $1;
+
+-- name: DateSettled :exec
+UPDATE charges SET settled_at = $2 WHERE id = $1;
+
+-- name: NewestChargeStarted :one
+SELECT started_at FROM charges ORDER BY id DESC LIMIT 1;
+
+-- IsChargeSeen reports whether a charge is stored, or an event about it.
+-- name: IsChargeSeen :one
+SELECT (EXISTS (SELECT FROM charges c WHERE c.id = sqlc.arg(id)::uuid)
+    OR EXISTS (SELECT FROM provider_events e WHERE e.charge_id = sqlc.arg(id)::uuid))::boolean;

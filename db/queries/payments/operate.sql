@@ -52,7 +52,7 @@ SELECT * FROM charges WHERE id IN (
 ORDER BY id LIMIT $1;
 
 -- name: ListRefundsOfCharges :many
-SELECT * FROM refunds WHERE charge_id = ANY(sqlc.arg(charge_ids)::uuid[]) ORDER BY id;
+SELECT * FROM refunds WHERE charge_id = ANY(sqlc.arg(charge_ids)::uuid[]) ORDER BY created_at, id;
 
 -- name: ListDisputesOfCharges :many
 SELECT * FROM disputes WHERE charge_id = ANY(sqlc.arg(charge_ids)::uuid[]) ORDER BY opened_at, id;

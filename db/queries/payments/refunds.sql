@@ -12,10 +12,10 @@ SELECT * FROM refunds WHERE provider_id = sqlc.arg(provider_id)::text;
 SELECT * FROM refunds WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: ListRefunds :many
-SELECT * FROM refunds WHERE charge_id = $1 ORDER BY id;
+SELECT * FROM refunds WHERE charge_id = $1 ORDER BY created_at, id;
 
 -- name: ListRefundsOfOrder :many
-SELECT r.* FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.id;
+SELECT r.* FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.created_at, r.id;
 
 -- InsertRefund inserts the refund and reserves its amount of the charge, if the key is free. It
 -- fails by the constraint charges_refunds_within_capture when the charge cannot give so much back.
@@ -32,11 +32,17 @@ WITH refund AS (
 )
 SELECT * FROM refund;
 
+-- AdoptRefund gives a refund its key that was rebuilt without it.
+-- name: AdoptRefund :execrows
+UPDATE refunds SET customer_id = sqlc.arg(customer_id)::uuid, idempotency_key = sqlc.arg(idempotency_key)::text,
+    fingerprint = $2, cause = 'requested', reason = $3, answer = $4, answer_status = $5
+WHERE id = $1 AND status = $6 AND idempotency_key IS NULL;
+
 -- InsertOutsideRefund inserts a refund that the provider made without us, once.
 -- name: InsertOutsideRefund :many
 INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at, settled_at)
 VALUES ($1, $2, 'outside', sqlc.arg(status)::text, $3, $4, $5, now(), $6,
-    CASE WHEN sqlc.arg(status)::text <> 'pending' THEN now() END)
+    now() + CASE WHEN sqlc.arg(status)::text <> 'pending' THEN interval '0' END)
 ON CONFLICT DO NOTHING
 RETURNING id;
 
@@ -45,13 +51,13 @@ RETURNING id;
 -- name: SettleRefund :exec
 UPDATE refunds SET status = sqlc.arg(status)::text, provider_id = $2, failure_code = $3, answer = $4,
     answer_status = $5, lease_until = now() + sqlc.arg(pause)::interval,
-    settled_at = CASE WHEN sqlc.arg(status)::text <> 'pending' THEN now() END
+    settled_at = now() + CASE WHEN sqlc.arg(status)::text <> 'pending' THEN interval '0' END
 WHERE id = $1;
 
 -- name: MarkRefundUnknown :one
 UPDATE refunds SET status = CASE WHEN provider_id IS NULL THEN 'unknown' ELSE status END,
     refused = refused OR sqlc.arg(refused)::boolean,
-    unknown_at = coalesce(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
+    unknown_at = least(unknown_at, now()), lease_until = now() + sqlc.arg(pause)::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING *;
 
@@ -63,7 +69,7 @@ UPDATE refunds SET asked_at = now() WHERE id = $1 AND attempt = $2 AND status IN
 UPDATE refunds SET attempt = attempt + 1, lease_until = now() + sqlc.arg(lease)::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
-    ORDER BY r.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
+    ORDER BY r.attempt > 4, r.lease_until LIMIT sqlc.arg(most) FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- name: RefundAges :one

@@ -254,7 +254,7 @@ func responseBodies(doc *openapi3.T) []*openapi3.MediaType {
 
 // check reports how an answer differs from what the document says about its request.
 func (s *spec) check(req *http.Request, r Response) error {
-	route, params, err := s.router.FindRoute(req)
+	route, params, err := s.router.FindRoute(documented(req))
 	if errors.Is(err, routers.ErrPathNotFound) || errors.Is(err, routers.ErrMethodNotAllowed) {
 		route = s.unknown
 	} else if err != nil {
@@ -274,6 +274,16 @@ func (s *spec) check(req *http.Request, r Response) error {
 		return err
 	}
 	return s.checkBody(response.Value.Content, r)
+}
+
+// documented returns the request whose answers the document lists: a HEAD is answered like a GET.
+func documented(req *http.Request) *http.Request {
+	if req.Method != http.MethodHead {
+		return req
+	}
+	get := req.Clone(req.Context())
+	get.Method = http.MethodGet
+	return get
 }
 
 func (s *spec) checkBody(content openapi3.Content, r Response) error {

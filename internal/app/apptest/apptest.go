@@ -12,22 +12,17 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/notify"
-	"github.com/onceshop/onceshop/internal/orders"
-	"github.com/onceshop/onceshop/internal/outbox"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -44,7 +39,7 @@ type Shop struct {
 	// Ops are the nodes' addresses for operators.
 	Ops []string
 	// Log is what the nodes have logged.
-	Log *Transcript
+	Log *shoptest.Transcript
 }
 
 // WebhookSecret is what the provider of every test shop signs with.
@@ -54,13 +49,13 @@ const WebhookSecret = "whsec_c2VjcmV0IGZvciB0ZXN0cw=="
 // the nodes start; the provider runs by then and sends its webhooks to the first node.
 func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	t.Helper()
-	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a secret for tests, 32 bytes long",
+	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a-secret-for-tests-32-bytes-long!",
 		"PSP_WEBHOOK_SECRET=" + WebhookSecret, "DATABASE_URL=" + shoptest.DatabaseURL(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.Demo = true
-	s := &Shop{Config: config, Log: &Transcript{}}
+	s := &Shop{Config: config, Log: &shoptest.Transcript{}}
 	s.Pool = shoptest.Pool(t, s.Config.DatabaseURL)
 	listeners := make([]net.Listener, nodes)
 	for n := range listeners {
@@ -71,6 +66,12 @@ func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	s.startServers(t)
 	for _, f := range change {
 		f(&s.Config)
+	}
+	if pool := shoptest.Pool(t, s.Config.DatabaseURL); pg.Cell(pool) != "" {
+		s.Pool = pool
+		if _, err := pg.Migrate(t.Context(), pool); err != nil {
+			t.Fatal(err)
+		}
 	}
 	Seed(t, s.Pool)
 	for _, listener := range listeners {
@@ -89,31 +90,6 @@ func (s *Shop) startServers(t testing.TB) {
 		Log: s.PSPLog, WebhookURL: s.Nodes[0] + app.WebhookPath, WebhookSecret: WebhookSecret,
 	})
 	s.Config.SMTPURL, s.Mailbox = shoptest.Mailbox(t)
-}
-
-// stock is a delivery of what the tests buy.
-const stock = `delivery_id,line,sku,quantity
-opening,1,MUG-ONCE,1000
-opening,2,TEE-ONCE,1000
-opening,3,PIN-KEY,5000
-opening,4,NOTE-LOG,1000
-opening,5,LAMP-LEASE,200
-opening,6,LAST-ONE,1
-`
-
-// Seed adds the demo's customers, the catalog and stock.
-func Seed(t testing.TB, pool *pgxpool.Pool) {
-	t.Helper()
-	if err := accounts.New(pool, true).SeedDemo(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	shop := orders.New(pool, orders.DefaultExpiry, time.Now, Log(t))
-	if err := app.AddCatalog(t.Context(), shop); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := shop.Import(t.Context(), strings.NewReader(stock), "onceshop-demo", false); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func (s *Shop) startNode(t testing.TB, web net.Listener) {
@@ -200,26 +176,19 @@ func (s *Shop) Exec(t testing.TB, statement string, args ...any) {
 }
 
 // Pending is how many events the receipts' consumer has not acknowledged.
-func (s *Shop) Pending(t testing.TB) uint64 {
+func (s *Shop) Pending(t testing.TB) int64 {
 	t.Helper()
-	conn, err := nats.Connect(s.Config.NATSURL)
+	settings := natsbroker.Settings{Prefix: natsbroker.PrefixOf(pg.Cell(s.Pool))}
+	broker, err := natsbroker.Connect(s.Config.NATSURL, settings, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
+	defer broker.Close()
+	pending, known, err := broker.Lag(t.Context(), notify.ConsumerName)
+	if err != nil || !known {
+		t.Fatalf("the lag is not known: %v", err)
 	}
-	consumer, err := js.Consumer(t.Context(), outbox.EventStream, notify.ConsumerName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := consumer.Info(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.NumPending + uint64(info.NumAckPending)
+	return pending
 }
 
 // Log writes what servers log into the test's output when SHOP_TEST_LOG is set.
@@ -230,27 +199,6 @@ func testOutput(t testing.TB) io.Writer {
 		return t.Output()
 	}
 	return io.Discard
-}
-
-// Transcript keeps what is written to it. It is safe for concurrent use.
-type Transcript struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-// Write never fails.
-func (l *Transcript) Write(text []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text = append(l.text, text...)
-	return len(text), nil
-}
-
-// String is everything so far.
-func (l *Transcript) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.text)
 }
 
 // background runs a server until the test ends and returns when it is ready.

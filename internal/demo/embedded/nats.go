@@ -40,11 +40,11 @@ func StartNATS(dir string) (*NATS, error) {
 func StartNATSAt(dir, address string) (*NATS, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Hostname() == "" || u.User == nil {
-		return nil, errors.New("NATS_URL is not an address such as nats://user:password@127.0.0.1:4222")
+		return nil, errors.New("BROKER_URL is not an address such as nats://user:password@127.0.0.1:4222")
 	}
 	port, err := strconv.Atoi(u.Port())
 	if err != nil {
-		return nil, fmt.Errorf("NATS_URL has no port: %w", err)
+		return nil, fmt.Errorf("BROKER_URL has no port: %w", err)
 	}
 	password, _ := u.User.Password()
 	return startOn(dir, u.Hostname(), port, u.User.Username(), password)

@@ -2,23 +2,25 @@ package mailbox
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/onceshop/onceshop/internal/demo/bar"
 )
 
 //go:embed pages.html.tmpl
 var pageFiles embed.FS
 
-var pages = template.Must(template.New("").
-	Funcs(template.FuncMap{"addresses": addresses}).
-	ParseFS(pageFiles, "pages.html.tmpl"))
+var pages = bar.Parse(pageFiles, template.FuncMap{"addresses": addresses}, "pages.html.tmpl")
 
 const (
 	apiLimit  = 50 // messages in one answer, unless ?limit= says otherwise; as Mailpit
@@ -26,16 +28,18 @@ const (
 
 	// No scripts at all; a message's HTML may bring its own styles and embedded pictures, is
 	// kept from the network, and opens links in a window of their own.
-	pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; base-uri 'none'; form-action 'none'"
+	pagePolicy = bar.Policy + "; frame-src 'self'; form-action 'none'"
 	htmlPolicy = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src " +
 		"'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 )
 
-// Handler serves the pages under / and Mailpit's API under /api/v1/.
-func (m *Mailbox) Handler() http.Handler {
+// Handler serves the pages under /, with the demo's bar, and Mailpit's API under /api/v1/.
+func (m *Mailbox) Handler(demo *bar.Bar) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", m.listPage)
-	mux.HandleFunc("GET /view/{id}", m.viewPage)
+	//nolint:contextcheck // the bar looks for all who ask, in the background
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { m.listPage(w, r, demo) })
+	//nolint:contextcheck // likewise
+	mux.HandleFunc("GET /view/{id}", func(w http.ResponseWriter, r *http.Request) { m.viewPage(w, r, demo) })
 	mux.HandleFunc("GET /view/{id}/html", m.viewHTML)
 	mux.HandleFunc("GET /api/v1/messages", m.listMessages)
 	mux.HandleFunc("GET /api/v1/search", m.searchMessages)
@@ -111,10 +115,12 @@ func (m *Mailbox) deleteMessages(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "ok")
 }
 
-func (m *Mailbox) listPage(w http.ResponseWriter, r *http.Request) {
+func (m *Mailbox) listPage(w http.ResponseWriter, r *http.Request, demo *bar.Bar) {
 	start := positive(r, "start", 0)
 	found, _, total := m.page(everything, start, pageLimit)
+	top := bar.Top{Title: fmt.Sprintf("Mailbox (%d)", total), Server: "mailbox", Bar: demo.HTML()}
 	m.show(w, "list", map[string]any{
+		"Top":      top,
 		"Messages": found,
 		"Total":    total,
 		"Start":    start,
@@ -123,10 +129,11 @@ func (m *Mailbox) listPage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (m *Mailbox) viewPage(w http.ResponseWriter, r *http.Request) {
+func (m *Mailbox) viewPage(w http.ResponseWriter, r *http.Request, demo *bar.Bar) {
 	if msg, raw, ok := m.wanted(w, r); ok {
 		headers, _, _ := bytes.Cut(raw, []byte("\r\n\r\n"))
-		m.show(w, "view", map[string]any{"Message": msg, "Headers": string(headers)})
+		top := bar.Top{Title: cmp.Or(msg.Subject, "(no subject)"), Server: "mailbox", Bar: demo.HTML()}
+		m.show(w, "view", map[string]any{"Top": top, "Message": msg, "Headers": string(headers)})
 	}
 }
 

@@ -46,7 +46,7 @@ func setup(t *testing.T, dir string) *bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages := httptest.NewServer(box.Handler())
+	pages := httptest.NewServer(box.Handler(nil))
 	b := &bundle{T: t, smtp: l.Addr().String(), http: pages.URL, client: pages.Client(), box: box,
 		served: make(chan error, 1)}
 	go func() { b.served <- box.ServeSMTP(l) }()
@@ -444,7 +444,8 @@ func TestPagesEscapeEverything(t *testing.T) {
 			t.Errorf("GET %s: policy %q", path, policy)
 		}
 	}
-	if _, _, page := b.call("GET", "/view/"+id, ""); !strings.Contains(page, `<iframe sandbox="allow-popups `) ||
+	const frame = `<iframe class="mail" sandbox="allow-popups `
+	if _, _, page := b.call("GET", "/view/"+id, ""); !strings.Contains(page, frame) ||
 		strings.Contains(page, "allow-scripts") {
 		t.Errorf("the message's HTML is not in a sandbox:\n%s", page)
 	}

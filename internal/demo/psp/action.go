@@ -3,6 +3,8 @@ package psp
 import (
 	"net/http"
 	"time"
+
+	"github.com/onceshop/onceshop/internal/demo/bar"
 )
 
 // decisions are the states that the buttons of the action page lead to.
@@ -16,7 +18,10 @@ func (s *Server) actionPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writePage(w, "action", c)
+	return writePage(w, "action", struct {
+		capture
+		Top bar.Top
+	}{c, bar.Top{Title: "Confirm your payment (simulated)", Server: "bank", Bar: s.cfg.Bar.HTML()}})
 }
 
 // decideAction serves the action page's buttons. The first decision stands; the buyer of a later

@@ -45,7 +45,7 @@ func TestBuyerDecidesOnce(t *testing.T) {
 				p := start(t, psp.Config{WebhookURL: rec.url, WebhookSecret: secret})
 				c := p.ask(back)
 				page := "/action/" + c.ID
-				for _, want := range []string{"12.50 EUR", `value="approve" class="main">Approve<`,
+				for _, want := range []string{"12.50 EUR", `value="approve">Approve<`,
 					`value="refuse">Refuse<`} {
 					if got := p.get(page); got.status != http.StatusOK || !strings.Contains(got.body, want) {
 						t.Errorf("the page lacks %s: %+v", want, got)

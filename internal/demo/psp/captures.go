@@ -88,13 +88,21 @@ func absoluteHTTP(address string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// listCaptures serves GET /v1/captures: those of ?order_id= and ?reference=, or all, oldest first.
+// listCaptures serves GET /v1/captures: those of ?order_id= and ?reference=, or all, oldest first,
+// in pages if ?limit= asks for that.
 func (s *Server) listCaptures(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	since, err := sinceOf(q)
+	if err != nil {
+		return err
+	}
 	found := find(s.ledger, &s.ledger.captures, func(c capture) bool {
 		return (!q.Has("order_id") || c.OrderID == q.Get("order_id")) &&
-			(!q.Has("reference") || c.Reference == q.Get("reference"))
+			(!q.Has("reference") || c.Reference == q.Get("reference")) && !c.CreatedAt.Before(since)
 	})
+	if found, err = page(q, found, func(c capture) string { return c.ID }); err != nil {
+		return err
+	}
 	for i, c := range found {
 		found[i] = shown(r, c)
 	}

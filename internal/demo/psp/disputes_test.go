@@ -103,12 +103,15 @@ func TestUndeliveredEventsKeepTheirState(t *testing.T) {
 	p := start(t, soon(time.Nanosecond, down.url))
 	d := p.dispute()
 	p.post("/v1/disputes/"+d.ID+"/close", "x", outcome("lost")).ok(t)
-	eventually(t, "the closing was tried", func() bool { return len(down.of("dispute.closed")) > 0 })
+	kinds := []string{"capture.succeeded", "dispute.opened", "dispute.closed"}
+	for _, kind := range kinds {
+		eventually(t, kind+" was tried", func() bool { return len(down.of(kind)) > 0 })
+	}
 	up := receive(t, accept)
 	p = p.restart(soon(time.Hour, up.url))
 	eventually(t, "all were delivered", func() bool { return p.logLines("delivered") == 3 })
 	p.stop()
-	for _, kind := range []string{"capture.succeeded", "dispute.opened", "dispute.closed"} {
+	for _, kind := range kinds {
 		before, after := down.of(kind), up.of(kind)
 		if len(after) != 1 || after[0].id != before[0].id || after[0].body != before[0].body {
 			t.Errorf("%s: before %+v, after the restart %+v", kind, before[0], after)
@@ -123,8 +126,9 @@ func TestPageClosesDisputes(t *testing.T) {
 	p.refund("r", p.capture("ch2", "pm_refund_fails_later").ID, 700).ok(t)
 	p.cancel("x", "unseen")
 	eventually(t, "the refund failed", func() bool { return p.list("/v1/refunds")[0].Status == "failed" })
-	for _, want := range []string{"failed (expired_or_canceled_card)", "7.00 EUR", `action="/disputes/` + d.ID + `"`,
-		`value="won"`, `value="lost"`, `class="canceled"`} {
+	for _, want := range []string{"failed</span> (expired_or_canceled_card)", "7.00 EUR",
+		`action="/disputes/` + d.ID + `"`,
+		`value="won"`, `value="lost"`, `class="badge canceled"`} {
 		if !strings.Contains(p.get("/").body, want) {
 			t.Errorf("the page lacks %s", want)
 		}
@@ -133,7 +137,7 @@ func TestPageClosesDisputes(t *testing.T) {
 	if status != http.StatusSeeOther || location != "/#disputes" {
 		t.Errorf("got %d to %s", status, location)
 	}
-	if page := p.get("/").body; strings.Contains(page, "<form") || !strings.Contains(page, `class="lost"`) {
+	if page := p.get("/").body; strings.Contains(page, "<form") || !strings.Contains(page, `class="badge lost"`) {
 		t.Errorf("after the dispute is lost the page is %s", page)
 	}
 }

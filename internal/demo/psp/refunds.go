@@ -49,9 +49,16 @@ func (s *Server) createRefund(w http.ResponseWriter, r *http.Request) error {
 // listRefunds serves GET /v1/refunds: those of ?capture_id=, or all, oldest first.
 func (s *Server) listRefunds(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	since, err := sinceOf(q)
+	if err != nil {
+		return err
+	}
 	found := find(s.ledger, &s.ledger.refunds, func(f refund) bool {
-		return !q.Has("capture_id") || f.CaptureID == q.Get("capture_id")
+		return (!q.Has("capture_id") || f.CaptureID == q.Get("capture_id")) && !f.CreatedAt.Before(since)
 	})
+	if found, err = page(q, found, func(f refund) string { return f.ID }); err != nil {
+		return err
+	}
 	return writeJSON(w, http.StatusOK, "application/json", map[string][]refund{"refunds": found})
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/onceshop/onceshop/internal/demo/bar"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	RefundFails time.Duration
 	// DisputeOpens is how long after its capture pm_disputed opens a dispute. Default 2 s.
 	DisputeOpens time.Duration
+	// Bar is shown above the pages. It may be nil.
+	Bar *bar.Bar
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 	// Now dates captures, keys and signatures. Default time.Now.

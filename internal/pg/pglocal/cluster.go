@@ -292,5 +292,11 @@ func (k *cluster) disownPidFile(pid int) error {
 		return os.Remove(k.pidFile())
 	}
 	_, rest, _ := strings.Cut(string(text), "\n")
-	return os.WriteFile(k.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"+rest), 0o600)
+	// The folder is the unprivileged user's, who may have put a link there.
+	file, err := os.OpenFile(k.pidFile(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(strconv.Itoa(os.Getpid()) + "\n" + rest)
+	return errors.Join(err, file.Close())
 }

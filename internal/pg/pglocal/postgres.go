@@ -180,7 +180,8 @@ func (k *cluster) serveOnce(ctx context.Context) (*Server, error) {
 
 // launch starts the server's process. It runs until ctx ends.
 func (k *cluster) launch(ctx context.Context, port int) (*Server, error) {
-	log, err := os.OpenFile(k.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
+	log, err := os.OpenFile(k.logFile(),
+		os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of Postgres: %w", err)
 	}

@@ -6,10 +6,15 @@ import (
 	"syscall"
 )
 
-// StartProcess starts a command. On Linux the kernel kills it when this process ends. The channel
-// is closed when the command has exited and its ProcessState is set.
+// StartProcess starts a command, as the user of its credential if it has one. On Linux the kernel
+// kills it when this process ends. The channel is closed when the command has exited and its
+// ProcessState is set.
 func StartProcess(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
-	cmd.SysProcAttr = attributes(nil, syscall.SIGKILL)
+	var as *syscall.Credential
+	if cmd.SysProcAttr != nil {
+		as = cmd.SysProcAttr.Credential
+	}
+	cmd.SysProcAttr = attributes(as, syscall.SIGKILL)
 	return start(cmd)
 }
 

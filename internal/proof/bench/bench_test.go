@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/shoptest"
@@ -218,13 +219,13 @@ func TestRunGrowth(t *testing.T) {
 	t.Parallel()
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	const grown = MinGrown
-	report, err := RunGrowth(t.Context(), Config{DB: db, Broker: startBroker(t), Duration: time.Second}, grown)
+	report, err := RunGrowth(t.Context(), Config{DB: db, Broker: startBroker(t), Duration: 2 * time.Second}, grown)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int{"relay in batches": 1, "replay of old keys, service": 2, "place uniform, service": 2,
-		"place hot, service":    1,
-		"list a buyer's orders": 1, "look for work that is due": 1}
+	want := map[string]int{"relay in batches": 1, "place beside a mend": 1, "replay of old keys, service": 2,
+		"place uniform, service": 2, "place hot, service": 1, "place beside deletions": 1,
+		"list a buyer's orders": 1, "look for work that is due": 1, "check the last minute": 1}
 	var table bytes.Buffer
 	report.Write(&table)
 	for _, row := range report.Rows {
@@ -241,9 +242,32 @@ func TestRunGrowth(t *testing.T) {
 			t.Errorf("%s: %d rows are missing", scenario, missing)
 		}
 	}
+	if deletedEvents(t) == 0 {
+		t.Error("orders were placed beside deletions, and no event was deleted")
+	}
 	if n := left(t, db); n > 0 || report.Orders != grown {
 		t.Errorf("%d schemas left, %d orders", n, report.Orders)
 	}
+}
+
+// deletedEvents returns how many old events this process has deleted.
+func deletedEvents(t *testing.T) (sum float64) {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "onceshop_rows_deleted_total" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			if metric.GetLabel()[0].GetValue() == "outbox" {
+				sum += metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 // The written orders are what the shop would have left: with its indexes and constraints on again,

@@ -14,7 +14,6 @@ import (
 
 	"github.com/onceshop/onceshop/internal/check"
 	"github.com/onceshop/onceshop/internal/orders"
-	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/psp"
 )
@@ -83,56 +82,66 @@ func RunGrowth(ctx context.Context, c Config, grown int) (report Growth, err err
 	return report, nil
 }
 
-// growthScenarios have the empty side first. What is owed to the broker is sent before the others
-// owe more.
+// growthScenarios have the empty side first. Old events are deleted before a mend makes them young
+// again. What is owed to the broker is sent before the others owe more.
 func growthScenarios(ctx context.Context, sides [2]*bench, broker *nats.Conn) (scenarios []scenario, notes []string,
 	err error) {
 	since, err := uuid.NewV7()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make an id: %w", err)
 	}
-	add := func(name string, callers []int, each entry, open func(*bench) opener) {
+	var failed error
+	add := func(name string, callers []int, of func(b *bench, number int) (side, error)) {
 		var made [2]side
 		for i, b := range sides {
-			made[i] = side{open: open(b), books: &books{b.ours}, each: each, since: since}
+			var err error
+			made[i], err = of(b, i)
+			made[i].since = since
+			failed = errors.Join(failed, err)
 		}
 		scenarios = append(scenarios, scenario{name, callers, made[0], made[1]})
 	}
+	calls := func(each entry, open func(*bench) opener) func(*bench, int) (side, error) {
+		return func(b *bench, _ int) (side, error) {
+			return side{open: open(b), books: &books{b.ours}, each: each}, nil
+		}
+	}
+	add("place beside deletions", []int{buyersBeside}, func(b *bench, _ int) (side, error) {
+		return b.besideDeletions(), nil
+	})
 	if broker == nil {
 		notes = append(notes, "There was no broker: the relay is left out.")
 	} else {
-		var relays [2]side
-		for i, b := range sides {
-			if relays[i], err = b.relayOfOrders(ctx, broker, fmt.Sprintf("%s_%d", relayPrefix, i)); err != nil {
-				return nil, nil, err
-			}
+		js, err := jetstream.New(broker)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open JetStream: %w", err)
 		}
-		scenarios = append(scenarios, scenario{"relay in batches", []int{1}, relays[0], relays[1]})
+		add("relay in batches", []int{1}, func(b *bench, i int) (side, error) {
+			return b.relayOfOrders(ctx, js, fmt.Sprintf("%s_%d", relayPrefix, i))
+		})
+		add("place beside a mend", []int{buyersBeside}, func(b *bench, i int) (side, error) {
+			return b.besideMend(ctx, js, fmt.Sprintf("%s_LOST_%d", relayPrefix, i))
+		})
 	}
-	add("replay of old keys, service", []int{1, maxCallers}, entry{}, func(b *bench) opener { return b.replay })
-	add("place uniform, service", []int{1, maxCallers}, entry{Orders: 1, Units: 2}, func(b *bench) opener {
+	add("replay of old keys, service", []int{1, maxCallers}, calls(entry{}, func(b *bench) opener { return b.replay }))
+	add("place uniform, service", []int{1, maxCallers}, calls(entry{Orders: 1, Units: 2}, func(b *bench) opener {
 		return b.place(uniform)
-	})
-	add("place hot, service", []int{maxCallers}, entry{Orders: 1, Units: 1}, func(b *bench) opener {
+	}))
+	add("place hot, service", []int{maxCallers}, calls(entry{Orders: 1, Units: 1}, func(b *bench) opener {
 		return b.place(hot)
-	})
-	add("list a buyer's orders", []int{8}, entry{}, func(b *bench) opener { return b.list })
-	add("look for work that is due", []int{1}, entry{}, func(b *bench) opener { return b.lookForWork })
-	return scenarios, notes, nil
+	}))
+	add("list a buyer's orders", []int{8}, calls(entry{}, func(b *bench) opener { return b.list }))
+	add("look for work that is due", []int{1}, calls(entry{}, func(b *bench) opener { return b.lookForWork }))
+	add("check the last minute", []int{1}, calls(entry{}, func(b *bench) opener { return b.checkSince }))
+	return scenarios, notes, failed
 }
 
 // relayOfOrders is the relay of the events of orders that are placed while the clock stands.
-func (b *bench) relayOfOrders(ctx context.Context, broker *nats.Conn, prefix string) (side, error) {
-	js, err := jetstream.New(broker)
-	if err != nil {
-		return side{}, fmt.Errorf("open JetStream: %w", err)
-	}
-	b.stops = append(b.stops, func() { deleteStreams(ctx, js, prefix+"_EVENTS", prefix+"_DEAD") })
-	streams, err := outbox.OpenStreams(ctx, js, prefix, time.Minute, time.Hour)
+func (b *bench) relayOfOrders(ctx context.Context, js jetstream.JetStream, prefix string) (side, error) {
+	relay, err := b.openRelay(ctx, b.ours, js, prefix, time.Hour)
 	if err != nil {
 		return side{}, err
 	}
-	relay := outbox.NewRelay(b.ours, streams, time.Minute, nil, slog.New(slog.DiscardHandler))
 	placing := side{open: b.place(uniform)}
 	drain := drained(b.ours, relay, func(ctx context.Context) error {
 		for placed := 0; placed < waiting; {
@@ -177,6 +186,13 @@ func (b *bench) lookForWork(context.Context, int) (caller, func(), error) {
 		}
 		return nil
 	}, client.CloseIdleConnections, nil
+}
+
+// checkSince is `shop check --since` without the witnesses, which these orders did not have.
+func (b *bench) checkSince(context.Context, int) (caller, func(), error) {
+	return func(ctx context.Context) error {
+		return b.hold(ctx, check.Sources{DB: b.ours, Since: time.Minute})
+	}, nothing, nil
 }
 
 // oldKeys is how many of each buyer's old orders are asked for again; their keys are as good as

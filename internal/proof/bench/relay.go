@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/onceshop/onceshop/internal/outbox"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 )
 
 const (
@@ -22,6 +23,9 @@ const (
 	relayPrefix = "BENCH"
 	naiveStream = relayPrefix + "_NAIVE"
 	naiveEvents = "bench-naive.events"
+	// eventsStream and deadStream end the names of the shop's streams.
+	eventsStream = "_EVENTS"
+	deadStream   = "_DEAD"
 )
 
 const (
@@ -46,21 +50,30 @@ func (b *bench) addRelay(ctx context.Context, broker *nats.Conn, scenarios []sce
 	if err != nil {
 		return nil, nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b.stops = append(b.stops, func() {
-		deleteStreams(ctx, js, naiveStream, relayPrefix+"_EVENTS", relayPrefix+"_DEAD")
-	})
-	streams, err := outbox.OpenStreams(ctx, js, relayPrefix, time.Minute, time.Hour)
+	// The books of the first schema are held against its orders: what is owed here belongs to none.
+	relay, err := b.openRelay(ctx, b.guarded, js, relayPrefix, time.Hour)
 	if err != nil {
 		return nil, nil, err
 	}
+	b.stops = append(b.stops, func() { deleteStreams(ctx, js, naiveStream) })
 	if _, err := js.CreateOrUpdateStream(ctx,
 		jetstream.StreamConfig{Name: naiveStream, Subjects: []string{naiveEvents}, MaxAge: time.Hour}); err != nil {
 		return nil, nil, fmt.Errorf("open the naive twin's stream: %w", err)
 	}
-	// The books of the first schema are held against its orders: what is owed here belongs to none.
-	relay := outbox.NewRelay(b.guarded, streams, time.Minute, nil, slog.New(slog.DiscardHandler))
 	return append(scenarios, scenario{"relay in batches", []int{1},
 		side{run: naiveRelay(b.naive, js)}, side{run: drained(b.guarded, relay, b.oweEvents)}}), nil, nil
+}
+
+// openRelay opens streams of the bench's own, and a relay to them of the pool's events.
+func (b *bench) openRelay(ctx context.Context, pool *pgxpool.Pool, js jetstream.JetStream, prefix string,
+	maxAge time.Duration) (*outbox.Relay, error) {
+	b.stops = append(b.stops, func() { deleteStreams(ctx, js, prefix+eventsStream, prefix+deadStream) })
+	quiet := slog.New(slog.DiscardHandler)
+	broker := natsbroker.New(js, natsbroker.Settings{Prefix: prefix, Window: time.Minute, MaxAge: maxAge}, quiet)
+	if err := broker.Open(ctx); err != nil {
+		return nil, err
+	}
+	return outbox.NewRelay(pool, broker, time.Minute, nil, quiet), nil
 }
 
 func deleteStreams(ctx context.Context, js jetstream.JetStream, names ...string) {

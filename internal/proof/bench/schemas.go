@@ -57,7 +57,8 @@ const putOnSale = `
 	FROM (SELECT generate_series(0, $1 - 1)::text AS n UNION ALL VALUES ('HOT'), ('FLASH')) AS s`
 
 const stockUp = `INSERT INTO stock (sku, available) SELECT sku, CASE sku WHEN '` + flashSKU +
-	`' THEN $1::bigint ELSE $2 END FROM products`
+	`' THEN $1::bigint ELSE $2 END FROM products
+	ON CONFLICT (sku) DO UPDATE SET available = excluded.available`
 
 const bookOpening = `INSERT INTO stock_movements (sku, kind, quantity, supplier, delivery_id, line)
 	SELECT sku, 'delivered', available, 'bench', 'opening', row_number() OVER () FROM stock`

@@ -84,8 +84,9 @@ type tab struct {
 	documents []string
 	// complaints are console errors, exceptions and violations of the Content-Security-Policy.
 	complaints []string
-	// bytes are those of HTML, style sheets and scripts over the wire.
+	// bytes are those of HTML, style sheets, scripts and fonts over the wire.
 	bytes   float64
+	loading bool // the page's document is to come: one that the page loads later does not count
 	counted map[network.RequestID]bool
 }
 
@@ -108,8 +109,14 @@ func newTab(parent context.Context, t *testing.T, base string, options ...chrome
 	ctx, closeTab := chromedp.NewContext(parent, append(options, chromedp.WithListener(b.hear))...)
 	t.Cleanup(closeTab)
 	b.ctx = ctx
-	// So high that no page scrolls: a click that follows a scroll too soon hits nothing.
-	if err := chromedp.Do(ctx, chromedp.EmulateViewport(1280, 3000)); err != nil {
+	// So high that no page scrolls: a click that follows a scroll too soon hits nothing. Without
+	// motion: a page that waits would be painted sixty times a second.
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-reduced-motion", Value: "reduce"}}})
+	if err == nil {
+		err = chromedp.Do(ctx, chromedp.EmulateViewport(1280, 3000))
+	}
+	if err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}
 	t.Cleanup(func() {
@@ -131,8 +138,10 @@ func (b *tab) hear(event any) {
 		} else if e.Response.Status >= 400 {
 			b.complaints = append(b.complaints, fmt.Sprint(e.Response.Status, " ", e.Response.URL))
 		}
-		b.counted[e.RequestID] = e.Type == network.ResourceTypeDocument || e.Type == network.ResourceTypeStylesheet ||
-			e.Type == network.ResourceTypeScript
+		first := e.Type == network.ResourceTypeDocument && b.loading
+		b.counted[e.RequestID] = first || e.Type == network.ResourceTypeStylesheet ||
+			e.Type == network.ResourceTypeScript || e.Type == network.ResourceTypeFont
+		b.loading = b.loading && !first
 	case *network.EventLoadingFinished:
 		if b.counted[e.RequestID] {
 			b.bytes += e.EncodedDataLength
@@ -211,10 +220,11 @@ func (b *tab) goTo(path string) {
 	b.do("go to "+path, chromedp.Navigate(b.base+path))
 }
 
-// click presses what the CSS selector finds. Not with the mouse: what moves just then would be
-// missed.
+// click presses what the CSS selector finds, as soon as the page has it. Not with the mouse: what
+// moves just then would be missed.
 func (b *tab) click(selector string) {
 	b.t.Helper()
+	b.awaitElement(selector)
 	b.do("click "+selector, chromedp.Evaluate[chromedp.Void](fmt.Sprintf("document.querySelector(%q).click()",
 		selector),
 		func(p *runtime.EvaluateParams) { p.UserGesture = new(true) }))
@@ -238,6 +248,7 @@ func (b *tab) has(selector string) bool {
 // that come back from memory.
 func (b *tab) mouse(selector string) chromedp.Action[chromedp.Void] {
 	b.t.Helper()
+	b.awaitElement(selector)
 	middle := eval[[]float64](b, fmt.Sprintf(`{
 		const box = document.querySelector(%q).getBoundingClientRect();
 		[box.x + box.width / 2, box.y + box.height / 2]
@@ -304,6 +315,13 @@ func (b *tab) await(what, condition string) {
 		case <-tick.C:
 		}
 	}
+}
+
+// awaitElement waits until the page has what the CSS selector finds. An address changes before its
+// page is there.
+func (b *tab) awaitElement(selector string) {
+	b.t.Helper()
+	b.await("the page has "+selector, fmt.Sprintf("document.querySelector(%q) != null", selector))
 }
 
 // awaitPage waits until the tab shows the page at a path that begins so.

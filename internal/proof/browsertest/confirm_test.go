@@ -53,7 +53,7 @@ func TestRefuseAtTheBankAndPayAnew(t *testing.T) {
 		b.toTheBank()
 		b.click(decision("refuse"))
 		b.await("the order can be paid anew", `document.querySelector('form[action$="/pay"] button') != null`)
-		if !b.shows("it was not confirmed at the bank") {
+		if !b.shows("it was not confirmed with the bank") {
 			t.Errorf("the page does not give the reason: %s", eval[string](b, "document.body.innerText"))
 		}
 		b.click(`form[action$="/pay"] button`)
@@ -116,8 +116,8 @@ func TestPagesAfterANo(t *testing.T) {
 		FROM charges c, unnest(ARRAY['succeeded', 'failed', 'pending']) AS s(status) WHERE c.order_id = $1`, id)
 	shop.Exec(t, `UPDATE charges SET amount_refunded = 500, refund_reserved = 500, dispute = 'open'
 		WHERE order_id = $1`, id)
-	b.visit(visit{name: "order-refunds-disputed", path: path, says: "You have disputed the payment"})
+	b.visit(visit{name: "order-refunds-disputed", path: path, says: "You have disputed this payment"})
 	shop.Exec(t, "UPDATE charges SET pays = false, owes = 'late', dispute = NULL WHERE order_id = $1", id)
 	shop.Exec(t, "UPDATE orders SET status = 'expired' WHERE id = $1", id)
-	b.visit(visit{name: "order-late", path: path, says: "We are returning it."})
+	b.visit(visit{name: "order-late", path: path, says: "We are refunding it."})
 }

@@ -29,6 +29,14 @@ var looks = []look{
 	{"phone-dark", 390, 844, true, "dark"},
 }
 
+// Options of axe-core: every rule for the first look, and for the others the rules whose outcome
+// depends on size or color.
+const (
+	allRules  = `{resultTypes: ['violations']}`
+	lookRules = `{resultTypes: ['violations'],
+		runOnly: ['color-contrast', 'link-in-text-block', 'scrollable-region-focusable', 'target-size']}`
+)
+
 // visit goes to a page and inspects it.
 func (b *tab) visit(v visit) {
 	b.t.Helper()
@@ -43,7 +51,7 @@ func (b *tab) visit(v visit) {
 		b.t.Errorf("%s does not say %q", v.path, v.says)
 	}
 	if b.bytes > maxBytes {
-		b.t.Errorf("%s takes %.0f bytes without images", v.path, b.bytes)
+		b.t.Errorf("%s (%s) takes %.0f bytes without images", v.path, v.name, b.bytes)
 	}
 	b.inspect(v.name)
 }
@@ -51,15 +59,20 @@ func (b *tab) visit(v visit) {
 // inspect looks at the page that the tab shows in every way.
 func (b *tab) inspect(name string) {
 	b.t.Helper()
+	if n := eval[int](b, "document.querySelectorAll('[aria-current]').length"); n > 1 {
+		b.t.Errorf("%s: %d links are marked as the current page", name, n)
+	}
+	rules := allRules
 	for _, l := range looks {
 		b.wear(l)
 		over := eval[int](b, "document.documentElement.scrollWidth - document.documentElement.clientWidth")
 		if over > 0 {
 			b.t.Errorf("%s, %s: it is %d pixels too wide", name, l.name, over)
 		}
-		for _, violation := range b.axe() {
+		for _, violation := range b.axe(rules) {
 			b.t.Errorf("%s, %s: %s", name, l.name, violation)
 		}
+		rules = lookRules
 		b.photograph(name + "-" + l.name)
 	}
 	for _, complaint := range b.heard() {
@@ -77,7 +90,8 @@ func (b *tab) load(path string) int {
 		b.t.Fatal(err)
 	}
 	b.mu.Lock()
-	b.bytes = 0
+	b.bytes, b.loading = 0, true
+	clear(b.counted) // what the page before still loads
 	b.mu.Unlock()
 	answer, err := chromedp.Run(ctx, chromedp.NavigateResponse(b.base+path))
 	if err != nil {
@@ -112,7 +126,7 @@ func (b *tab) wear(l look) {
 var axeCore string
 
 // axe returns what breaks the rules of accessibility seriously.
-func (b *tab) axe() []string {
+func (b *tab) axe(options string) []string {
 	b.t.Helper()
 	if !eval[bool](b, "typeof axe != 'undefined'") {
 		b.do("load axe-core", chromedp.Evaluate[chromedp.Void](axeCore))
@@ -120,7 +134,7 @@ func (b *tab) axe() []string {
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
 	violations, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](`
-		axe.run(document, {resultTypes: ['violations']}).then(result => result.violations
+		axe.run(document, `+options+`).then(result => result.violations
 			.filter(v => v.impact == 'serious' || v.impact == 'critical')
 			.map(v => [v.id + ' (' + v.impact + '), ' + v.nodes.length + ' times:',
 				...v.nodes.slice(0, 3).flatMap(n => [n.html, n.failureSummary])].join('\n')))`,

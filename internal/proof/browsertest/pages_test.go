@@ -8,7 +8,6 @@ import (
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/proof"
-	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // These tests look at every page, light on a desktop and dark on a phone: it is small, keeps its
@@ -33,6 +32,8 @@ func TestShopPages(t *testing.T) {
 	} {
 		stranger.visit(v)
 	}
+	stranger.addToCart("MUG-ONCE")
+	stranger.inspect("shop-added")
 	paths := guest.orderInEveryState(shop)
 	guest.fillCheckout(buyer, "pm_ok")
 	guest.click(orderButton)
@@ -48,6 +49,7 @@ func TestShopPages(t *testing.T) {
 		{name: "order-paying", path: paths["paying"], says: saysChecking},
 		{name: "order-paid", path: paths["paid"], says: saysPaid},
 		{name: "receipt", path: paths["paid"] + "/receipt"},
+		{name: "cancel", path: paths["paid"] + "/cancel"},
 		{name: "order-refunded", path: paths["refunded"]},
 		{name: "order-canceled", path: paths["canceled"]},
 		{name: "order-expired", path: paths["expired"]},
@@ -105,6 +107,12 @@ func TestCounterPages(t *testing.T) {
 	shop.Exec(t, `INSERT INTO disputes (id, charge_id, status, amount, currency)
 		SELECT 'dp_1', id, 'open', amount, currency FROM charges WHERE payment_method = 'pm_refund_refused'`)
 	shop.Exec(t, `UPDATE charges SET owes = 'canceled', return_tries = 8 WHERE payment_method = 'pm_refund_refused'`)
+	shop.Exec(t, `INSERT INTO refunds (id, charge_id, cause, reason, status, amount, currency, lease_until, created_at)
+		SELECT gen_random_uuid(), id, 'requested', 'It came broken.', 'unknown', 500, currency,
+			now() + interval '1 hour', now() FROM charges WHERE payment_method = 'pm_refund_refused'`)
+	shop.Exec(t, `INSERT INTO receipts (order_id, kind, lease_until, failures, dead_at, last_error)
+		SELECT order_id, 'paid', now(), 24, now(), '550 no such user' FROM charges
+			WHERE payment_method = 'pm_declined'`)
 	shop.Exec(t, "INSERT INTO provider_events (id, type, payload, facts, state, reason) VALUES ('evt_1', "+
 		"'capture.succeeded', '{}', '{}', 'quarantined', 'there is no such charge')")
 	b := newGuest(t, shop.Nodes[0])
@@ -112,36 +120,19 @@ func TestCounterPages(t *testing.T) {
 		{name: "admin-login", path: "/admin/login"},
 		{name: "admin-stock", path: "/admin"},
 		{name: "admin-movements", path: "/admin/stock/MUG-ONCE"},
+		{name: "admin-product", path: "/admin/products/MUG-ONCE"},
 		{name: "admin-orders", path: "/admin/orders"},
 		{name: "admin-order", path: "/admin/orders/" + order.ID.String()},
 		{name: "admin-charges", path: "/admin/charges", says: "unknown"},
 		{name: "admin-events", path: "/admin/events"},
-		{name: "admin-letters", path: "/admin/letters"},
-		{name: "admin-attention", path: "/admin/attention", says: "the shop does not try any more"},
+		{name: "admin-letters", path: "/admin/letters", says: "550 no such user"},
+		{name: "admin-attention", path: "/admin/attention", says: "no more automatic tries"},
 	} {
 		b.visit(v)
 	}
 	b.await("all forms are open", `[...document.querySelectorAll('details')].every(d => d.open = true) &&
 		document.querySelectorAll('form.act').length >= 4`)
 	b.inspect("admin-attention-open")
-}
-
-func TestLabPages(t *testing.T) {
-	t.Parallel()
-	provider := shoptest.Provider(t, shoptest.ProviderOptions{})
-	smtp, mailbox := shoptest.Mailbox(t)
-	shop := apptest.Start(t, 1, withLab(proof.DemoServers{
-		Provider: func() (string, func(), error) { return provider, func() {}, nil },
-		Mailbox:  func() (string, string, func(), error) { return smtp, mailbox, func() {}, nil },
-	}))
-	b := newGuest(t, shop.Nodes[0])
-	const experiment = "/lab/unique-double-click"
-	b.visit(visit{name: "lab-experiment", path: experiment})
-	b.click(`form[action="` + experiment + `"] button`)
-	b.await("both twins have run", `['naive', 'guarded'].every(side =>
-		document.querySelector('#' + side + '-verdict .verdict:not(.none)'))`)
-	b.inspect("lab-experiment-done")
-	b.visit(visit{name: "lab", path: "/lab"})
 }
 
 // withLab adds the lab's pages to a shop.

@@ -24,12 +24,18 @@ const (
 // fillCart puts a product into the cart and goes to the checkout.
 func (b *tab) fillCart(sku string) {
 	b.t.Helper()
+	b.addToCart(sku)
+	b.goTo("/cart")
+	b.follow(toCheckout)
+}
+
+// addToCart puts a product into the cart from the shelf, and stays there.
+func (b *tab) addToCart(sku string) {
+	b.t.Helper()
 	b.goTo("/")
 	b.click(fmt.Sprintf(`form[action="/cart"]:has(input[value="%s"]) button`, sku))
 	b.await("something is in the cart",
 		`[...document.querySelectorAll('a[href="/cart"]')].some(link => /\d/.test(link.innerText))`)
-	b.goTo("/cart")
-	b.follow(toCheckout)
 }
 
 // fillCheckout enters what the checkout form asks for.

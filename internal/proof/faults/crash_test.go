@@ -10,6 +10,7 @@ import (
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/crash"
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
@@ -35,8 +36,11 @@ type death struct {
 }
 
 var (
-	order  = visit{}
-	pay    = visit{method: "pm_ok"}
+	order = visit{}
+	pay   = visit{method: "pm_ok"}
+	// The event arrives before the answer: an answer first would have the receipt on its way when
+	// the event kills the node.
+	early  = visit{method: "pm_webhook_first"}
 	refund = visit{method: "pm_ok", after: "refund"}
 	cancel = visit{method: "pm_ok", after: "cancel"}
 
@@ -57,8 +61,10 @@ var deaths = map[crash.Point]death{
 	crash.RefundSettled:  {visit: refund, left: count{"unsettled refunds": 0, "refunds": 1}, ends: refunded},
 	crash.CancelCommitted: {visit: cancel, left: count{"owed": 1, "refunds": 0, "returned": 1},
 		ends: refunded},
-	crash.WebhookStored:  {visit: pay, webhooks: true, left: count{"events to apply": 1, "captures": 1}, ends: paid},
-	crash.WebhookApplied: {visit: pay, webhooks: true, left: count{"provider events": 1, "captures": 1}, ends: paid},
+	crash.WebhookStored: {visit: early, webhooks: true,
+		left: count{"events to apply": 1, "unsettled charges": 1, "captures": 1}, ends: paid},
+	crash.WebhookApplied: {visit: early, webhooks: true,
+		left: count{"provider events": 1, "unsettled charges": 0, "captures": 1}, ends: paid},
 	crash.ReconcileBegun: {visit: visit{method: "pm_error_before_capture"},
 		left: count{"unsettled charges": 1, "captures": 0}, ends: paid},
 	crash.RelayClaimed: {visit: order, left: count{"events": 1, "unsent": 1, "messages": 0},
@@ -84,17 +90,17 @@ func TestCrash(t *testing.T) {
 	for _, point := range kill.Points() {
 		t.Run(string(point), func(t *testing.T) {
 			t.Parallel()
-			die(t, point, deaths[point])
+			die(t, point, deaths[point], overNATS)
 		})
 	}
 }
 
-func die(t *testing.T, point crash.Point, d death) {
+func die(t *testing.T, point crash.Point, d death, broker string) {
 	t.Helper()
-	w := setup(t, settings{webhooks: d.webhooks})
+	w := setup(t, settings{webhooks: d.webhooks, broker: broker})
 	doomed := w.node(kill.Env + "=" + string(point))
 	seen := w.visit(d.visit, false)
-	if status := doomed.awaitExit(soon); status.Signal() != syscall.SIGKILL {
+	if status := doomed.AwaitExit(); status.Signal() != syscall.SIGKILL {
 		t.Fatalf("the node has ended with %d", status)
 	}
 	w.expect("what the dead node has left", d.left)
@@ -147,7 +153,7 @@ func (w *world) visit(v visit, insisting bool) (answers []apitest.Response) {
 	answers[1].JSON(t, &made)
 	if v.after != "" {
 		// A node that dies for another reason in the midst of the SMTP window may send a twin.
-		shoptest.Eventually(t, soon, "the receipt is recorded", func() bool { return w.count("receipts") == 1 })
+		shoptest.Eventually(t, fleet.Soon, "the receipt is recorded", func() bool { return w.count("receipts") == 1 })
 	}
 	switch v.after {
 	case "refund":
@@ -208,7 +214,7 @@ func (w *world) count(name string) int64 {
 func (w *world) witnessed(what string) int64 {
 	t := w.t
 	t.Helper()
-	_, body, err := get(t, w.Config.PSPURL+"/v1/"+what)
+	_, body, err := fleet.Get(t, w.Config.PSPURL+"/v1/"+what)
 	if err != nil {
 		t.Fatal(err)
 	}

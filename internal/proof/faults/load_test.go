@@ -13,6 +13,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app/apptest"
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -120,7 +121,7 @@ func (l *load) seen(status int) int {
 func (l *load) awaitMore(n int) {
 	l.w.t.Helper()
 	before := l.seen(http.StatusCreated)
-	shoptest.Eventually(l.w.t, healed, "buyers are served", func() bool {
+	shoptest.Eventually(l.w.t, fleet.Healed, "buyers are served", func() bool {
 		return l.seen(http.StatusCreated) >= before+n
 	})
 }

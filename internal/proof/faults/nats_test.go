@@ -2,153 +2,75 @@ package faults
 
 import (
 	"context"
-	"fmt"
-	"net/http"
+	"errors"
+	"net"
 	"os"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/onceshop/onceshop/internal/app/apptest"
-	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/notify"
+	outboxbroker "github.com/onceshop/onceshop/internal/outbox/broker"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
-
-// buy places and pays an order, without a fault on the way.
-func (w *world) buy(node int, email string) {
-	t := w.t
-	t.Helper()
-	alice := w.Client(t, node, "demo-alice")
-	placed := alice.Post(t.Context(), "/v1/orders", "order-"+email, apptest.OrderBody(email, "MUG-ONCE", 1))
-	var order struct{ ID string }
-	placed.JSON(t, &order)
-	charged := alice.Post(t.Context(), "/v1/orders/"+order.ID+"/charges", "pay-"+email, `{"payment_method":"pm_ok"}`)
-	if placed.Status != http.StatusCreated || charged.Status != http.StatusCreated {
-		t.Errorf("%s: order %d %s, charge %d %s", email, placed.Status, placed.Body, charged.Status, charged.Body)
-	}
-}
-
-// receipts expects one mail for each buyer.
-func (w *world) receipts(emails ...string) {
-	t := w.t
-	t.Helper()
-	for _, email := range emails {
-		if mails := w.Mails(t, email); len(mails) != 1 {
-			t.Errorf("%s got the receipts %v", email, mails)
-		}
-	}
-}
-
-// NATS is away: checkout goes on, and the backlog drains when it is back.
-func TestNATSDown(t *testing.T) {
-	t.Parallel()
-	w := setup(t, settings{})
-	n := w.node()
-	w.buy(0, "before@example.com")
-	w.settled()
-	w.broker.process.kill()
-	emails := []string{"before@example.com"}
-	for i := range 10 {
-		emails = append(emails, fmt.Sprintf("meanwhile-%d@example.com", i))
-		w.buy(0, emails[i+1])
-	}
-	w.receipts(emails[0])
-	if waiting := n.metric("onceshop_outbox_backlog_events", ""); waiting != 30 || n.ready() {
-		t.Errorf("%g events are said to wait, want 30; ready: %t", waiting, n.ready())
-	}
-	w.broker.start()
-	w.settled() // within healed, which is a minute
-	w.receipts(emails...)
-	w.check(0)
-}
-
-// NATS is killed in the middle of the load, and comes back with its store.
-func TestNATSKilled(t *testing.T) {
-	t.Parallel()
-	w := setup(t, settings{})
-	w.node()
-	deliver(t, w)
-	l := w.load(4)
-	for range 3 {
-		l.awaitMore(10)
-		w.broker.process.kill()
-		l.awaitMore(10)
-		w.broker.start()
-	}
-	if broken := l.seen(0) + l.seen(http.StatusServiceUnavailable); broken > 0 {
-		t.Errorf("buyers noticed %d times that NATS was away", broken)
-	}
-	l.verify()
-}
-
-// The duplicate window is over when the relay repeats itself: the stream holds twins, and each
-// effect happens once.
-func TestNATSRepeatAfterTheWindow(t *testing.T) {
-	t.Parallel()
-	w := setup(t, settings{})
-	w.environ["SHOP_RELAY_LEASE"], w.environ["SHOP_DUPLICATE_WINDOW"] = "100ms", "200ms"
-	w.node()
-	w.buy(0, buyer)
-	w.settled()
-	held := w.broker.messages()
-	shoptest.Eventually(t, soon, "the stream holds twins", func() bool {
-		w.Exec(t, "UPDATE outbox SET sent_at = NULL, stream_seq = NULL, claimed_until = '-infinity' WHERE sent_at "+
-			"< now() - interval '1 s'")
-		return w.broker.messages() >= 2*held
-	})
-	w.settled()
-	w.receipts(buyer)
-	w.check(0)
-}
 
 // The broker loses what it has acknowledged, events that nobody has consumed among it: they are
 // published again, and each effect happens once.
 func TestNATSLosesEvents(t *testing.T) {
 	t.Parallel()
-	for name, lose := range map[string]func(t *testing.T, b *broker, old string){
-		"store set back": func(t *testing.T, b *broker, old string) {
-			b.process.kill()
+	for name, lose := range map[string]func(t *testing.T, b *natsServer, old string){
+		"store set back": func(t *testing.T, b *natsServer, old string) {
+			b.process.Kill()
 			b.replaceStore(old)
 			b.start()
 		},
-		"store gone": func(t *testing.T, b *broker, _ string) {
-			b.process.kill()
+		"store gone": func(t *testing.T, b *natsServer, _ string) {
+			b.process.Kill()
 			b.replaceStore("")
 			b.start()
 		},
-		"stream purged": func(t *testing.T, b *broker, _ string) {
+		"stream purged": func(t *testing.T, b *natsServer, _ string) {
 			b.admin(func(ctx context.Context, js jetstream.JetStream) error {
-				stream, err := js.Stream(ctx, outbox.EventStream)
+				stream, err := js.Stream(ctx, natsbroker.EventStream)
 				if err != nil {
 					return err
 				}
 				return stream.Purge(ctx)
 			})
 		},
-		"stream deleted": func(t *testing.T, b *broker, _ string) {
+		"stream deleted": func(t *testing.T, b *natsServer, _ string) {
 			b.admin(func(ctx context.Context, js jetstream.JetStream) error {
-				return js.DeleteStream(ctx, outbox.EventStream)
+				return js.DeleteStream(ctx, natsbroker.EventStream)
 			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := setup(t, settings{})
+			server, ok := w.broker.(*natsServer)
+			if !ok {
+				t.Fatalf("the broker is a %T", w.broker)
+			}
 			smtp, url := through(t, w.environ["SMTP_URL"])
 			w.environ["SMTP_URL"] = url
 			w.node()
 			w.buy(0, "first@example.com")
 			w.settled()
-			old := w.broker.copyStore()
+			old := server.copyStore()
 
 			// While the mail server is away, the events of the second order reach the broker and
 			// are not consumed.
 			smtp.down()
 			w.buy(0, "second@example.com")
-			shoptest.Eventually(t, soon, "the broker has the events", func() bool { return w.count("unsent") == 0 })
-			lose(t, w.broker, old)
+			shoptest.Eventually(t, fleet.Soon, "the broker has the events", func() bool {
+				return w.count("unsent") == 0
+			})
+			lose(t, server, old)
 			w.buy(0, "third@example.com")
 			smtp.up()
 			w.settled()
@@ -158,7 +80,7 @@ func TestNATSLosesEvents(t *testing.T) {
 	}
 }
 
-func (b *broker) admin(do func(ctx context.Context, js jetstream.JetStream) error) {
+func (b *natsServer) admin(do func(ctx context.Context, js jetstream.JetStream) error) {
 	b.t.Helper()
 	if err := b.do(do); err != nil {
 		b.t.Fatal(err)
@@ -166,10 +88,10 @@ func (b *broker) admin(do func(ctx context.Context, js jetstream.JetStream) erro
 }
 
 // copyStore returns a copy of what the broker holds, made while it does not run.
-func (b *broker) copyStore() string {
+func (b *natsServer) copyStore() string {
 	b.t.Helper()
-	b.process.signal(syscall.SIGTERM)
-	b.process.awaitExit(soon)
+	b.process.Signal(syscall.SIGTERM)
+	b.process.AwaitExit()
 	dir := b.t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(b.dir)); err != nil {
 		b.t.Fatal(err)
@@ -179,7 +101,7 @@ func (b *broker) copyStore() string {
 }
 
 // replaceStore gives the broker another store, or none.
-func (b *broker) replaceStore(by string) {
+func (b *natsServer) replaceStore(by string) {
 	b.t.Helper()
 	b.dir = b.t.TempDir()
 	if by == "" {
@@ -190,29 +112,131 @@ func (b *broker) replaceStore(by string) {
 	}
 }
 
-// An event that no handler can take becomes a dead letter after five tries, the others flow on, and
-// a metric tells.
-func TestNATSPoison(t *testing.T) {
-	t.Parallel()
-	w := setup(t, settings{})
-	n := w.node()
-	w.buy(0, "before@example.com")
-	w.settled()
-	w.broker.admin(func(ctx context.Context, js jetstream.JetStream) error {
-		_, err := js.Publish(ctx, "shop.events.order.paid", []byte("no JSON"))
+// natsServer is a NATS server as a process of its own, always at the same address.
+type natsServer struct {
+	t         *testing.T
+	addr, dir string
+	process   *fleet.Process
+}
+
+func startNATS(t *testing.T, _ time.Duration) broker {
+	t.Helper()
+	b := &natsServer{t: t, addr: shoptest.FreeAddr(t), dir: t.TempDir()}
+	b.start()
+	return b
+}
+
+func (b *natsServer) url() string { return "nats://" + b.addr }
+
+func (b *natsServer) kill() { b.process.Kill() }
+
+func (b *natsServer) connect(t *testing.T) outboxbroker.Broker {
+	t.Helper()
+	connected, err := natsbroker.Connect(b.url(), natsbroker.Settings{}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(connected.Close)
+	return connected
+}
+
+func (b *natsServer) start() {
+	b.t.Helper()
+	_, port, err := net.SplitHostPort(b.addr)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.process = startProcess(b.t, "nats", natsPort+"="+port, natsDir+"="+b.dir)
+	shoptest.Eventually(b.t, fleet.Soon, "NATS answers", func() bool {
+		conn, err := nats.Connect(b.url())
+		if err != nil {
+			return b.process.Gone()
+		}
+		defer conn.Close()
+		js, err := jetstream.New(conn)
+		if err != nil {
+			return false
+		}
+		_, err = js.AccountInfo(b.t.Context())
+		return err == nil
+	})
+	if b.process.Gone() {
+		b.t.Fatalf("NATS has ended: %s", b.process.Output())
+	}
+}
+
+// do asks the broker something.
+func (b *natsServer) do(ask func(ctx context.Context, js jetstream.JetStream) error) error {
+	b.t.Helper()
+	conn, err := nats.Connect(b.url())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	return ask(b.t.Context(), js)
+}
+
+// messages is how many events the stream holds.
+func (b *natsServer) messages() (n int64) {
+	b.t.Helper()
+	err := b.do(func(ctx context.Context, js jetstream.JetStream) error {
+		stream, err := js.Stream(ctx, natsbroker.EventStream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n = int64(stream.CachedInfo().State.Msgs)
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// pending is how many events the receipts' consumer has not acknowledged, -1 while there is no
+// consumer.
+func (b *natsServer) pending() int64 {
+	info := b.consumer()
+	if info == nil {
+		return -1
+	}
+	return int64(info.NumPending) + int64(info.NumAckPending)
+}
+
+func (b *natsServer) consumer() (info *jetstream.ConsumerInfo) {
+	_ = b.do(func(ctx context.Context, js jetstream.JetStream) error {
+		consumer, err := js.Consumer(ctx, natsbroker.EventStream, notify.ConsumerName)
+		if err == nil {
+			info, err = consumer.Info(ctx)
+		}
 		return err
 	})
-	w.buy(0, "after@example.com")
-	shoptest.Eventually(t, healed, "the other's receipt arrives", func() bool {
-		return len(w.Mails(t, "after@example.com")) == 1
+	return info
+}
+
+// redeliver lets the time pass after which unacknowledged events come again, once a living node
+// waits for them.
+func (b *natsServer) redeliver() {
+	b.t.Helper()
+	var info *jetstream.ConsumerInfo
+	shoptest.Eventually(b.t, fleet.Soon, "a node waits for events", func() bool {
+		info = b.consumer()
+		return info != nil && info.NumWaiting > 0
 	})
-	shoptest.Eventually(t, 2*time.Minute, "the poison is a dead letter", func() bool {
-		return n.metric("onceshop_consumer_events_total", `result="dead"`) == 1
+	err := b.do(func(ctx context.Context, js jetstream.JetStream) error {
+		config := info.Config
+		config.AckWait = time.Second
+		_, err := js.UpdateConsumer(ctx, natsbroker.EventStream, config)
+		return err
 	})
-	if tries := n.metric("onceshop_consumer_events_total", `result="failed"`); tries != 4 {
-		t.Errorf("it failed %g times before, want 4", tries)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	w.settled()
-	w.receipts("before@example.com", "after@example.com")
-	w.check(0)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/pg"
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -58,7 +59,7 @@ func (h *hold) await(t *testing.T) {
 	t.Helper()
 	select {
 	case <-h.arrived:
-	case <-time.After(soon):
+	case <-time.After(fleet.Soon):
 		t.Fatal("nothing has come")
 	}
 }
@@ -92,22 +93,25 @@ func TestNodeSleepsThroughItsLease(t *testing.T) {
 			answered := make(chan apitest.Response, 1)
 			go func() { answered <- w.Alice(t).Post(t.Context(), charges, "pay", body) }()
 			capture.await(t)
-			sleeper.signal(syscall.SIGSTOP)
+			sleeper.Signal(syscall.SIGSTOP)
 			capture.release()
-			shoptest.Eventually(t, soon, "the provider has answered", func() bool { return w.count("captures") == 1 })
+			shoptest.Eventually(t, fleet.Soon, "the provider has answered", func() bool {
+				return w.count("captures") == 1
+			})
 
 			w.environ["PSP_URL"] = direct
-			look := w.holdRequests("PSP_URL", "GET /v1/captures")
+			look := w.holdRequests("PSP_URL", "GET /v1/captures?reference=")
 			w.another()
 			w.Exec(t, `UPDATE charges SET lease_until = now()`)
 			look.await(t) // the other node holds the charge and asks the provider
-			sleeper.signal(syscall.SIGCONT)
+			sleeper.Signal(syscall.SIGCONT)
 			if answer := <-answered; answer.Status != c.answered {
 				t.Errorf("the sleeper answered %d %s", answer.Status, answer.Body)
 			}
 			refused := c.answered == http.StatusAccepted
-			if strings.Contains(sleeper.output.String(), "a stale worker was refused") != refused {
-				t.Errorf("a stale worker was refused: %t, want %t", !refused, refused)
+			const says = "a stale worker was refused"
+			if refused {
+				shoptest.Eventually(t, fleet.Soon, says, func() bool { return sleeper.Wrote(says) })
 			}
 			open := w.Count(t, "SELECT count(*) FROM charges WHERE attempt = 2 AND answer IS NULL") == 1
 			if open != refused {
@@ -119,6 +123,9 @@ func TestNodeSleepsThroughItsLease(t *testing.T) {
 			}
 			w.settled()
 			w.expect("in the end", c.ends)
+			if sleeper.Wrote(says) != refused {
+				t.Errorf("%s: %t, want %t", says, !refused, refused)
+			}
 			w.check(0)
 		})
 	}
@@ -207,12 +214,12 @@ func TestNodeStopsAtPeak(t *testing.T) {
 		answered <- w.Alice(t).Post(t.Context(), "/v1/orders/"+made.ID+"/charges", "slow",
 			`{"payment_method":"pm_slow"}`)
 	}()
-	shoptest.Eventually(t, soon, "the slow charge is at the provider", func() bool {
+	shoptest.Eventually(t, fleet.Soon, "the slow charge is at the provider", func() bool {
 		return len(w.Captures(t, made.ID)) == 1
 	})
-	n.signal(syscall.SIGTERM)
+	n.Signal(syscall.SIGTERM)
 	begin := time.Now()
-	if status := n.awaitExit(soon); status.ExitStatus() != 0 || time.Since(begin) > 11*time.Second {
+	if status := n.AwaitExit(); status.ExitStatus() != 0 || time.Since(begin) > 11*time.Second {
 		t.Errorf("the node has ended with %d after %s", status, time.Since(begin))
 	}
 	if answer := <-answered; answer.Status != http.StatusCreated {
@@ -253,7 +260,7 @@ func TestNodeTwoVersions(t *testing.T) {
 	}
 	w.Exec(t, `CREATE INDEX next_index ON orders (email)`)
 	w.Exec(t, `CREATE TABLE next_table (id bigint PRIMARY KEY)`)
-	if !old.ready() {
+	if !old.Ready() {
 		t.Error("the old node is not ready any more")
 	}
 	l.awaitMore(30)
@@ -270,10 +277,10 @@ func TestNodeTwoVersions(t *testing.T) {
 	}
 	early := next.launch(next.Nodes[0])
 	var body string
-	shoptest.Eventually(t, soon, "the new node answers", func() bool {
-		status, answer, err := get(t, early.url+"/readyz")
+	shoptest.Eventually(t, fleet.Soon, "the new node answers", func() bool {
+		_, answer, err := fleet.Get(t, early.Ops+"/statusz")
 		body = answer
-		return err == nil && status == http.StatusServiceUnavailable
+		return err == nil && !early.Ready()
 	})
 	if !strings.Contains(body, `"schema":"down"`) {
 		t.Errorf("it is not ready: %s", body)
@@ -281,7 +288,7 @@ func TestNodeTwoVersions(t *testing.T) {
 	if _, err := pg.Migrate(t.Context(), next.Pool); err != nil {
 		t.Fatal(err)
 	}
-	early.awaitReady()
+	early.AwaitReady()
 	next.buy(0, buyer)
 	next.settled()
 	next.check(0)

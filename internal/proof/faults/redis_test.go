@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -39,13 +40,15 @@ func TestRedis(t *testing.T) {
 			t.Parallel()
 			w := setup(t, settings{})
 			start, end := fault.breaker(t, w)
-			nodes := []*node{w.node(), w.another()}
+			nodes := []*fleet.Node{w.node(), w.another()}
 			var emails []string
 			for i := range 12 {
 				emails = append(emails, fmt.Sprintf("buyer-%d@example.com", i))
 				w.buy(i%2, emails[i])
 				if i == 3 || i == 6 && !fault.degraded {
-					shoptest.Eventually(t, soon, "some receipts arrive", func() bool { return w.count("receipts") > 0 })
+					shoptest.Eventually(t, fleet.Soon, "some receipts arrive", func() bool {
+						return w.count("receipts") > 0
+					})
 					start()
 				}
 			}
@@ -55,7 +58,7 @@ func TestRedis(t *testing.T) {
 			w.check(0)
 			sum := 0.0
 			for _, n := range nodes {
-				sum += n.metric("onceshop_redis_degraded_total", "")
+				sum += n.Metric("onceshop_redis_degraded_total", "")
 			}
 			if fault.degraded && sum == 0 {
 				t.Error("no receipt is counted as sent without Redis")

@@ -2,36 +2,22 @@ package faults
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"io"
+	"cmp"
 	"log/slog"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/check"
-	"github.com/onceshop/onceshop/internal/notify"
-	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/proof/fleet"
 	"github.com/onceshop/onceshop/internal/shoptest"
-)
-
-const (
-	// soon is how long a busy machine may take for what happens at once.
-	soon = 30 * time.Second
-	// healed is how long the shop may need to finish everything once the fault is over.
-	healed = 60 * time.Second
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -42,14 +28,8 @@ type world struct {
 	*apptest.Shop // its methods ask the witnesses, and its nodes over HTTP
 	t             *testing.T
 	redis         *shoptest.RedisServer
-	broker        *broker
+	broker        broker
 	environ       map[string]string
-}
-
-// node is a running shop.
-type node struct {
-	*process
-	url, ops string
 }
 
 // settings of a world that differ from a newcomer's.
@@ -57,6 +37,8 @@ type settings struct {
 	database string        // its URL; a new database if it is empty
 	webhooks bool          // the provider sends its events to the first node
 	slow     time.Duration // how long pm_slow takes
+	broker   string        // of brokers; NATS if it is empty
+	window   time.Duration // in which the broker compares ids; the default if it is zero
 }
 
 // setup starts the servers and seeds the shop. No node runs yet.
@@ -65,13 +47,18 @@ func setup(t *testing.T, s settings) *world {
 	if s.database == "" {
 		s.database = shoptest.DatabaseURL(t)
 	}
-	w := &world{t: t, redis: shoptest.StartRedis(t), broker: startBroker(t), Shop: &apptest.Shop{}}
+	w := &world{t: t, redis: shoptest.StartRedis(t), Shop: &apptest.Shop{}}
+	s.window = cmp.Or(s.window, 10*time.Minute)
+	w.broker = brokers[cmp.Or(s.broker, overNATS)](t, s.window)
 	w.Nodes = []string{"http://" + shoptest.FreeAddr(t)}
-	w.environ = map[string]string{"DATABASE_URL": s.database, "REDIS_URL": w.redis.URL(), "NATS_URL": w.broker.url,
-		"SHOP_SECRET": "a secret for tests, 32 bytes long", "PSP_WEBHOOK_SECRET": apptest.WebhookSecret,
+	w.environ = map[string]string{"DATABASE_URL": s.database, "REDIS_URL": w.redis.URL(), "BROKER_URL": w.broker.url(),
+		"SHOP_DUPLICATE_WINDOW": s.window.String(),
+		"SHOP_SECRET":           "a-secret-for-tests-32-bytes-long!", "SHOP_URL": "http://localhost:8080",
+		"PSP_WEBHOOK_SECRET":    apptest.WebhookSecret,
 		"SHOP_TOKEN_RATE_LIMIT": "0", "SHOP_GUEST_RATE_LIMIT": "0", // crowds come from one address here
 		// As short as the windows may be: whoever dies is followed soon.
-		"SHOP_PROVIDER_TIMEOUT": "1500ms", "SHOP_CHARGE_LEASE": "7s", "SHOP_RELAY_LEASE": "3s"}
+		"SHOP_PROVIDER_TIMEOUT": "1500ms", "SHOP_CHARGE_LEASE": "7s", "SHOP_RELAY_LEASE": "3s",
+		"SHOP_DRAIN_DELAY": "0s"}
 	w.Pool = shoptest.Pool(t, s.database)
 	w.startWitnesses(s)
 	w.environ["PSP_URL"], w.environ["SMTP_URL"] = w.Config.PSPURL, w.Config.SMTPURL
@@ -110,77 +97,27 @@ func (w *world) startWitnesses(s settings) {
 
 // node starts the first node and waits until it is ready. Further settings are of the form
 // NAME=value.
-func (w *world) node(environ ...string) *node {
+func (w *world) node(environ ...string) *fleet.Node {
 	w.t.Helper()
 	n := w.launch(w.Nodes[0], environ...)
-	n.awaitReady()
+	n.AwaitReady()
 	return n
 }
 
 // another starts one more node on the same database.
-func (w *world) another(environ ...string) *node {
+func (w *world) another(environ ...string) *fleet.Node {
 	w.t.Helper()
 	w.Nodes = append(w.Nodes, "http://"+shoptest.FreeAddr(w.t))
 	n := w.launch(w.Nodes[len(w.Nodes)-1], environ...)
-	n.awaitReady()
+	n.AwaitReady()
 	return n
 }
 
-func (w *world) launch(url string, environ ...string) *node {
+func (w *world) launch(url string, environ ...string) *fleet.Node {
 	w.t.Helper()
 	ops := shoptest.FreeAddr(w.t)
 	own := append(w.list(), "SHOP_ADDR="+strings.TrimPrefix(url, "http://"), "SHOP_OPS_ADDR="+ops)
-	return &node{process: startProcess(w.t, "node", append(own, environ...)...), url: url, ops: "http://" + ops}
-}
-
-func (n *node) awaitReady() {
-	n.t.Helper()
-	shoptest.Eventually(n.t, healed, "the node is ready", func() bool { return n.gone() || n.ready() })
-	if n.gone() {
-		n.t.Fatalf("the node has ended: %s", n.output)
-	}
-}
-
-func (n *node) ready() bool {
-	status, _, err := get(n.t, n.url+"/readyz")
-	return err == nil && status == http.StatusOK
-}
-
-// metric returns the sum of a metric over the labels that contain the text.
-func (n *node) metric(name, labels string) (sum float64) {
-	n.t.Helper()
-	_, body, err := get(n.t, n.ops+"/metrics")
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	for line := range strings.Lines(body) {
-		if !strings.HasPrefix(line, name) || !strings.Contains(line, labels) {
-			continue
-		}
-		var value float64
-		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err == nil {
-			sum += value
-		}
-	}
-	return sum
-}
-
-func get(t *testing.T, url string) (status int, body string, err error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Close = true
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, "", err
-	}
-	defer answer.Body.Close()
-	content, err := io.ReadAll(answer.Body)
-	return answer.StatusCode, string(content), err
+	return &fleet.Node{Process: startProcess(w.t, "node", append(own, environ...)...), URL: url, Ops: "http://" + ops}
 }
 
 // insist sends a request until its answer is final, as a client does after an ambiguous failure:
@@ -189,7 +126,7 @@ func insist(t *testing.T, client *apitest.Client, path, key, body string) (answe
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(healed)
+	deadline := time.After(fleet.Healed)
 	for {
 		var err error
 		answer, err = client.Try(t.Context(), http.MethodPost, path, key, body)
@@ -199,7 +136,7 @@ func insist(t *testing.T, client *apitest.Client, path, key, body string) (answe
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s has no final answer within %s: %v %d %s", path, healed, err, answer.Status, answer.Body)
+			t.Fatalf("%s has no final answer within %s: %v %d %s", path, fleet.Healed, err, answer.Status, answer.Body)
 		}
 	}
 }
@@ -217,6 +154,13 @@ func final(answer apitest.Response) bool {
 // leasesEnd lets the time pass for which whoever has died still holds things, in the database, in
 // Redis and at the broker.
 func (w *world) leasesEnd() {
+	w.t.Helper()
+	w.ownLeasesEnd()
+	w.broker.redeliver()
+}
+
+// ownLeasesEnd is leasesEnd without the broker. What a living node holds, it loses, too.
+func (w *world) ownLeasesEnd() {
 	t := w.t
 	t.Helper()
 	w.Exec(t, `UPDATE charges SET lease_until = now() WHERE settled_at IS NULL`)
@@ -240,7 +184,6 @@ func (w *world) leasesEnd() {
 			client.Del(t.Context(), key)
 		}
 	}
-	w.broker.redeliver()
 }
 
 // settled waits until the shop has nothing left to do.
@@ -254,11 +197,11 @@ func (w *world) settled() {
 		+ (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
 		+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
 			WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`
-	shoptest.Eventually(t, healed, "everything is settled, sent and received", func() bool {
+	shoptest.Eventually(t, fleet.Healed, "everything is settled, sent and received", func() bool {
 		return w.Count(t, open) == 0
 	})
 	w.broker.redeliver() // what was handled, and its acknowledgement lost
-	shoptest.Eventually(t, healed, "every event is acknowledged", func() bool { return w.broker.pending() == 0 })
+	shoptest.Eventually(t, fleet.Healed, "every event is acknowledged", func() bool { return w.broker.pending() == 0 })
 }
 
 // check runs every invariant. Twins is how many orders may have more than one receipt.
@@ -277,122 +220,5 @@ func (w *world) check(twins int64) {
 		if r.Invariant == "I11" && r.Warnings.Count != twins {
 			t.Errorf("%d orders have several receipts, want %d: %+v", r.Warnings.Count, twins, r.Warnings.First)
 		}
-	}
-}
-
-// broker is a NATS server as a process of its own, always at the same address.
-type broker struct {
-	t         *testing.T
-	addr, dir string
-	url       string
-	process   *process
-}
-
-func startBroker(t *testing.T) *broker {
-	t.Helper()
-	addr := shoptest.FreeAddr(t)
-	b := &broker{t: t, addr: addr, url: "nats://" + addr, dir: t.TempDir()}
-	b.start()
-	return b
-}
-
-func (b *broker) start() {
-	b.t.Helper()
-	_, port, err := net.SplitHostPort(b.addr)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.process = startProcess(b.t, "nats", natsPort+"="+port, natsDir+"="+b.dir)
-	shoptest.Eventually(b.t, soon, "NATS answers", func() bool {
-		conn, err := nats.Connect(b.url)
-		if err != nil {
-			return b.process.gone()
-		}
-		defer conn.Close()
-		js, err := jetstream.New(conn)
-		if err != nil {
-			return false
-		}
-		_, err = js.AccountInfo(b.t.Context())
-		return err == nil
-	})
-	if b.process.gone() {
-		b.t.Fatalf("NATS has ended: %s", b.process.output)
-	}
-}
-
-// do asks the broker something.
-func (b *broker) do(ask func(ctx context.Context, js jetstream.JetStream) error) error {
-	b.t.Helper()
-	conn, err := nats.Connect(b.url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return err
-	}
-	return ask(b.t.Context(), js)
-}
-
-// messages is how many events the stream holds.
-func (b *broker) messages() (n int64) {
-	b.t.Helper()
-	err := b.do(func(ctx context.Context, js jetstream.JetStream) error {
-		stream, err := js.Stream(ctx, outbox.EventStream)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		n = int64(stream.CachedInfo().State.Msgs)
-		return nil
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return n
-}
-
-// pending is how many events the receipts' consumer has not acknowledged, -1 while there is no
-// consumer.
-func (b *broker) pending() int64 {
-	info := b.consumer()
-	if info == nil {
-		return -1
-	}
-	return int64(info.NumPending) + int64(info.NumAckPending)
-}
-
-func (b *broker) consumer() (info *jetstream.ConsumerInfo) {
-	_ = b.do(func(ctx context.Context, js jetstream.JetStream) error {
-		consumer, err := js.Consumer(ctx, outbox.EventStream, notify.ConsumerName)
-		if err == nil {
-			info, err = consumer.Info(ctx)
-		}
-		return err
-	})
-	return info
-}
-
-// redeliver lets the time pass after which unacknowledged events come again, once a living node
-// waits for them.
-func (b *broker) redeliver() {
-	b.t.Helper()
-	var info *jetstream.ConsumerInfo
-	shoptest.Eventually(b.t, soon, "a node waits for events", func() bool {
-		info = b.consumer()
-		return info != nil && info.NumWaiting > 0
-	})
-	err := b.do(func(ctx context.Context, js jetstream.JetStream) error {
-		config := info.Config
-		config.AckWait = time.Second
-		_, err := js.UpdateConsumer(ctx, outbox.EventStream, config)
-		return err
-	})
-	if err != nil {
-		b.t.Fatal(err)
 	}
 }

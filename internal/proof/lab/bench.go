@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +25,6 @@ type Bench struct {
 
 	side  Side
 	begin time.Time
-	tell  func(Event)
 
 	// commands is held while Redis does one and it is drawn.
 	commands sync.Mutex
@@ -31,6 +32,7 @@ type Bench struct {
 	mu       sync.Mutex
 	steps    []Step
 	effects  []watched
+	exceeded int // the step after which an effect had happened too often, counted from 1
 	cleaners []func()
 }
 
@@ -100,32 +102,29 @@ func (b *Bench) Crash(ctx context.Context, actor Actor, format string, args ...a
 	runtime.Goexit()
 }
 
-// draw adds a step to the diagram and counts again.
+// draw adds a step to the diagram and counts the effects.
 func (b *Bench) draw(ctx context.Context, step Step) {
 	b.mu.Lock()
 	step.At = time.Since(b.begin)
 	b.steps = append(b.steps, step)
-	b.tell(Event{Side: b.side, Step: &step})
 	b.mu.Unlock()
 	_ = b.recount(ctx) // the count after the end is the one that decides
 }
 
-// recount asks every witness and tells the observer what has changed.
+// recount asks every witness, and notes after which step an effect had happened too often.
 func (b *Bench) recount(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	changed := false
 	for i := range b.effects {
 		w := &b.effects[i]
 		got, err := w.count(ctx)
 		if err != nil {
 			return fmt.Errorf("count %s: %w", w.Name, err)
 		}
-		changed = changed || got != w.Got
 		w.Got = got
-	}
-	if changed {
-		b.tell(Event{Side: b.side, Effects: b.counts()})
+		if got > w.Want && b.exceeded == 0 {
+			b.exceeded = len(b.steps)
+		}
 	}
 	return nil
 }
@@ -147,7 +146,62 @@ func (b *Bench) outcome(twin Twin, failure error) Outcome {
 		return o
 	}
 	o.Verdict = verdictOf(o.Effects)
+	o.PartsAt = b.partsAt(o.Verdict)
 	return o
+}
+
+// effectSteps are the texts of the steps in which an effect happens.
+var effectSteps = map[string]string{"orders": "INSERT INTO orders", "captures": " succeeded",
+	"stock movements": "INSERT INTO stock_movements", "receipts": "250"}
+
+// partsAt returns the step where this twin parts from the other, counted from 1. A twin that
+// duplicates does so where an effect happens once too often. A twin that loses one does so where it
+// last does nothing but decide, or at its end. The guarded twin stops the duplicate after the last
+// fault.
+func (b *Bench) partsAt(verdict Verdict) int {
+	last := func(kind StepKind) int {
+		at := len(b.steps)
+		for at > 0 && b.steps[at-1].Kind != kind {
+			at--
+		}
+		return at
+	}
+	first := func(from int) int {
+		at := slices.IndexFunc(b.steps[from:], func(s Step) bool { return s.Kind == Stopped })
+		if at < 0 {
+			return 0
+		}
+		return from + at + 1
+	}
+	switch {
+	case verdict == Duplicates:
+		return cmp.Or(b.tooOften(), b.exceeded)
+	case verdict == Loses:
+		return cmp.Or(last(Does), len(b.steps))
+	case b.side == GuardedSide:
+		return cmp.Or(first(last(Fault)), first(0))
+	}
+	return 0
+}
+
+// tooOften returns the step in which the first effect that happened too often did so, counted from
+// 1, or 0 if no step shows it.
+func (b *Bench) tooOften() int {
+	at := slices.IndexFunc(b.effects, func(w watched) bool { return w.Got > w.Want && effectSteps[w.Name] != "" })
+	if at < 0 {
+		return 0
+	}
+	left := b.effects[at].Want
+	for i, step := range b.steps {
+		if !strings.Contains(step.Text, effectSteps[b.effects[at].Name]) {
+			continue
+		}
+		if left == 0 {
+			return i + 1
+		}
+		left--
+	}
+	return 0
 }
 
 // OnEnd has something removed when the run is over.

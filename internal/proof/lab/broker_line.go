@@ -95,8 +95,7 @@ type guardedLine struct {
 
 type guardedConsumer struct {
 	*outbox.Consumer
-	enough context.CancelFunc // ends the wait for more events
-	acked  bool
+	acked bool
 }
 
 func (b *Bench) guardedLine(ctx context.Context, window time.Duration) (*guardedLine, error) {
@@ -124,14 +123,14 @@ func (l *guardedLine) relay(ctx context.Context, w *worker, dying bool) error {
 	if err != nil {
 		return err
 	}
-	streams, err := w.streams(ctx, l.window)
+	broker, err := w.broker(ctx, l.window)
 	if err != nil {
 		return err
 	}
 	if dying {
 		w.diesAt("before MarkSent", "dies before it marks the event")
 	}
-	relay := outbox.NewRelay(db, streams, relayLease, nil, slog.New(slog.DiscardHandler))
+	relay := outbox.NewRelay(db, broker, relayLease, nil, slog.New(slog.DiscardHandler))
 	return Until(ctx, "the event to be claimed", func(ctx context.Context) (claimed bool, err error) {
 		finished, err := w.process(func() error {
 			n, err := relay.RunOnce(ctx)
@@ -144,14 +143,13 @@ func (l *guardedLine) relay(ctx context.Context, w *worker, dying bool) error {
 
 // subscribe gives the worker the shop's consumer.
 func (l *guardedLine) subscribe(ctx context.Context, w *worker) error {
-	streams, err := w.streams(ctx, l.window)
+	broker, err := w.broker(ctx, l.window)
 	if err != nil {
 		return err
 	}
 	c := &guardedConsumer{}
-	c.Consumer, err = outbox.NewConsumer(ctx, streams, notify.ConsumerName, l.event.Type,
+	c.Consumer, err = outbox.NewConsumer(ctx, l.bench.Guarded, broker, notify.ConsumerName, l.event.Type,
 		func(ctx context.Context, event outbox.Event) error {
-			c.enough()
 			l.bench.Says(ctx, Stream, w.actor, "%s, delivery %d", event.Type, l.delivered.Add(1))
 			if err := w.receipts.HandlePaid(ctx, event); err != nil {
 				return err
@@ -167,14 +165,12 @@ func (l *guardedLine) subscribe(ctx context.Context, w *worker) error {
 // receive has the worker handle one event.
 func (l *guardedLine) receive(ctx context.Context, w *worker) error {
 	c := l.consumers[w]
-	for n := 0; n == 0; {
-		enough, cancel := context.WithCancel(ctx)
-		c.enough, c.acked = cancel, false
+	for found := false; !found; {
+		c.acked = false
 		_, err := w.process(func() (err error) {
-			n, err = c.RunOnce(enough)
+			found, err = c.RunOnce(ctx)
 			return err
 		})
-		cancel()
 		if err := errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}

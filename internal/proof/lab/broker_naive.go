@@ -19,8 +19,8 @@ type naiveRelay struct {
 	run     string
 }
 
-// publishUnsent publishes what is not marked as sent, and then marks it. NewID makes the message id
-// of an event.
+// publishUnsent publishes the events that are not marked as sent, and then marks them. NewID makes
+// the message id of an event.
 func (r naiveRelay) publishUnsent(ctx context.Context, newID func(orderID string) string) error {
 	rows, err := r.db.Query(ctx, "SELECT order_id::text FROM paid_events WHERE run = $1 AND sent_at IS NULL", r.run)
 	if err != nil {
@@ -60,14 +60,13 @@ func (s naiveSender) receiveOne(ctx context.Context, messages jetstream.Consumer
 	return msg.DoubleAck(ctx)
 }
 
-// naiveChain trusts that one of three layers will know a twin: the broker, this process's memory,
-// or Redis.
+// naiveChain relies on three layers to stop a twin: the broker, this process's memory and Redis.
 type naiveChain struct {
 	sender naiveSender
 	seen   map[string]bool
 }
 
-// receiveOne sends the receipt that the next message asks for unless the memory or Redis knows it,
+// receiveOne sends the receipt that the next message asks for, unless it is in memory or in Redis,
 // and then acknowledges the message.
 func (c naiveChain) receiveOne(ctx context.Context, messages jetstream.Consumer) error {
 	msg, err := messages.Next(jetstream.FetchMaxWait(patience))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 
 	"github.com/onceshop/onceshop/internal/notify"
 	"github.com/onceshop/onceshop/internal/orders"
-	"github.com/onceshop/onceshop/internal/outbox"
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 )
 
 const (
@@ -41,13 +43,18 @@ func (b *Bench) openStreams(ctx context.Context, window time.Duration) error {
 			_ = b.JS.DeleteStream(ctx, stream) // one that is left behind empties itself
 		}
 	})
-	_, err := outbox.OpenStreams(ctx, b.JS, b.streamPrefix(), window, streamAge)
-	return err
+	return b.broker(b.JS, window).Open(ctx)
 }
 
-// streams are this run's as the worker sees them.
-func (w *worker) streams(ctx context.Context, window time.Duration) (*outbox.Streams, error) {
-	return outbox.OpenStreams(ctx, publishPen{w.bench.JS, w, ctx}, w.bench.streamPrefix(), window, streamAge)
+func (b *Bench) broker(js jetstream.JetStream, window time.Duration) broker.Broker {
+	return natsbroker.New(js, natsbroker.Settings{Prefix: b.streamPrefix(), Window: window, MaxAge: streamAge},
+		slog.New(slog.DiscardHandler))
+}
+
+// broker is this run's as the worker sees it.
+func (w *worker) broker(ctx context.Context, window time.Duration) (broker.Broker, error) {
+	b := w.bench.broker(publishPen{w.bench.JS, w, ctx}, window)
+	return b, b.Open(ctx)
 }
 
 func (b *Bench) stored(ctx context.Context) (int, error) {
@@ -64,7 +71,7 @@ func (b *Bench) countStored() {
 
 // windowEnds waits until the broker has forgotten a message id. It asks with a publication under
 // that id, which must follow one that never was: the broker answers that it is a duplicate while it
-// knows the id, and refuses it from then on.
+// remembers the id, and refuses it afterwards.
 func (b *Bench) windowEnds(ctx context.Context, id string) error {
 	const wrongLastMsgID = 10070
 	err := Until(ctx, "the duplicate window to end", func(ctx context.Context) (bool, error) {
@@ -77,7 +84,7 @@ func (b *Bench) windowEnds(ctx context.Context, id string) error {
 		return false, err
 	})
 	if err == nil {
-		b.Fails(ctx, Stream, "the window is over: the id is forgotten")
+		b.Fails(ctx, Stream, "the window has passed: the id is forgotten")
 	}
 	return err
 }
@@ -96,7 +103,7 @@ func (b *Bench) comesAgain(ctx context.Context) error {
 	return nil
 }
 
-// publishPen draws what a worker publishes and what the broker says to it.
+// publishPen draws what a worker publishes and the broker's answer.
 type publishPen struct {
 	jetstream.JetStream
 	*worker

@@ -16,13 +16,13 @@ type gateway struct {
 	payments.Provider
 	bench *Bench
 	actor Actor
-	// only, if set, says which orders and charges are drawn: a worker meets those of other runs
+	// only, if set, picks the orders and charges that are drawn: a worker meets those of other runs
 	// too.
 	only func(id string) bool
 	// beforeCall, if set, looks at what is stored when the provider is asked.
 	beforeCall func(ctx context.Context, r payments.CaptureRequest)
-	// beforeSave, if set, is what happens once, when the provider's answer has come and nobody has
-	// stored it yet.
+	// beforeSave, if set, runs once, when the provider has answered and the answer is not stored
+	// yet.
 	beforeSave func(context.Context)
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// shopPolicy is what the shop is set to unless somebody changes it.
+// shopPolicy is the shop's default.
 var shopPolicy = payments.Policy{ProviderTimeout: providerTimeout, Lease: 15 * time.Second, Horizon: 12 * time.Hour}
 
 // node is one process of the shop on the guarded schema: its services, unchanged, with a pen
@@ -29,7 +29,7 @@ type node struct {
 	replays  *dedup.Replays // nil for a node without memory
 	orders   *orders.Service
 	payments *payments.Service
-	// cut says that the buyer does not hear this node.
+	// cut loses this node's answers to the buyer.
 	cut bool
 }
 
@@ -98,13 +98,13 @@ func (n *node) answer(ctx context.Context, thing string, key dedup.Key, answer d
 	b.Says(ctx, n.actor, Client, "%s", told)
 }
 
-// refusal draws why a request was not carried out and returns what the API tells the buyer.
+// refusal draws why a request was refused and returns the API's answer to the buyer.
 func (n *node) refusal(ctx context.Context, thing string, key dedup.Key, err error) string {
 	var live payments.InProgressError
 	var paid payments.AlreadyPaidError
 	switch {
 	case errors.Is(err, dedup.ErrKeyReused):
-		n.bench.Stops(ctx, Database, "key %s stands for another basket", key)
+		n.bench.Stops(ctx, Database, "key %s belongs to a different basket", key)
 		return "422 idempotency_key_reused"
 	case errors.Is(err, dedup.ErrInProgress):
 		n.bench.Stops(ctx, Database, "key %s has a %s that is not settled", key, thing)
@@ -143,8 +143,8 @@ func (n *node) noted(ctx context.Context, r payments.CaptureRequest) {
 	}
 }
 
-// chargeUntilSettled does what a client does that is told to come again: it sends the same request
-// until it gets its final answer.
+// chargeUntilSettled sends the same request until it gets the final answer, as a client does after
+// a 409.
 func (n *node) chargeUntilSettled(ctx context.Context, c payments.ChargeOrder) (dedup.Answer, error) {
 	answer, err := n.charge(ctx, c)
 	if !errors.Is(err, dedup.ErrInProgress) {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -41,27 +42,34 @@ type Experiment struct {
 	// ID is part of addresses: lower case words with dashes, the strategy first.
 	ID       string
 	Strategy Strategy
-	// Fault names what goes wrong, in a few words.
-	Fault string
-	// Story says in a sentence or two what happens, Why in one paragraph what follows from it.
-	Story, Why string
-	// Shrunk says which windows are shorter here than in the shop, as in "the lease is 1 s instead
-	// of 30 s". It may be empty.
+	Lesson
+	// Predict is what a reader guesses before the run.
+	Predict Prediction
+	// Shrunk lists the windows that are shorter here than in the shop, as in "the lease is 1 s
+	// instead of 30 s". It may be empty.
 	Shrunk string
 	// Actors are the columns of the sequence diagram, from left to right.
 	Actors         []Actor
 	Naive, Guarded Twin
 }
 
+// Prediction is a question about the naive twin: how often it lets the named effect happen.
+type Prediction struct {
+	Question string
+	Effect   string
+	Choices  []int
+}
+
 // Twin is one of the two programs of an experiment.
 type Twin struct {
-	// Title says in a few words how this twin works.
+	// Title describes in a few words how this twin works.
 	Title string
 	// Expect is the verdict that the tests hold it to.
 	Expect Verdict
-	// Code names the functions that a reader should see, as
-	// "internal/orders/place.go:Service.placeTx".
-	Code []string
+	// Constraint names what decides about a duplicate, or what bounds the memory that does.
+	// Statement names what meets it, and Code the functions around it. All are references that
+	// SourceOf reads.
+	Constraint, Statement, Code []string
 	// Run lets the fault happen. It returns when everything that can still happen by itself has
 	// happened.
 	Run func(ctx context.Context, b *Bench) error
@@ -82,7 +90,7 @@ const (
 	Mailbox  Actor = "Mailbox"
 )
 
-// StepKind says how a step is drawn.
+// StepKind is how a step is drawn.
 type StepKind string
 
 // The kinds of steps: a message between two actors, one that never arrives, something an actor does
@@ -124,7 +132,7 @@ func verdictOf(effects []Effect) Verdict {
 	return Holds
 }
 
-// Side tells the twins of a run apart.
+// Side is one of the two twins of a run.
 type Side string
 
 // The two sides of every experiment.
@@ -132,15 +140,6 @@ const (
 	NaiveSide   Side = "naive"
 	GuardedSide Side = "guarded"
 )
-
-// Event is something that an observer of a run is told as it happens: a step, counts that have
-// changed, or a twin's end.
-type Event struct {
-	Side    Side
-	Step    *Step
-	Effects []Effect
-	Outcome *Outcome
-}
 
 // Outcome is how an experiment ended for one twin. Failure is why it could not be run to its end;
 // there is no verdict then.
@@ -151,6 +150,9 @@ type Outcome struct {
 	Steps    []Step        `json:"steps"`
 	Duration time.Duration `json:"duration"`
 	Failure  string        `json:"failure,omitempty"`
+	// PartsAt is the step where the twins part, counted from 1: the duplicate gets through or is
+	// stopped. It is 0 if there is none.
+	PartsAt int `json:"parts_at,omitempty"`
 }
 
 // Result is how an experiment ended.
@@ -160,10 +162,14 @@ type Result struct {
 	Guarded    Outcome `json:"guarded"`
 }
 
-// Experiments are all of them: in the order of the strategies, the ones that hold first.
-func Experiments() []Experiment {
-	return slices.Concat(uniqueExperiments(), memoryExperiments(), redisExperiments(), brokerExperiments())
-}
+// Experiments returns all of them, in the order of the strategies. The caller must not change them.
+var Experiments = sync.OnceValue(func() []Experiment {
+	all := slices.Concat(uniqueExperiments(), memoryExperiments(), redisExperiments(), brokerExperiments())
+	for i := range all {
+		all[i].Lesson = lessonOf(all[i].ID)
+	}
+	return all
+})
 
 // ErrNotFound reports an experiment that does not exist.
 var ErrNotFound = errors.New("lab: no such experiment")

@@ -45,7 +45,7 @@ func TestExperiments(t *testing.T) {
 	l := setup(t)
 	for _, e := range Experiments() { //nolint:paralleltest // see above
 		t.Run(e.ID, func(t *testing.T) {
-			result, err := l.Run(t.Context(), e, func(Event) {})
+			result, err := l.Run(t.Context(), e)
 			if err != nil {
 				t.Fatal(err)
 			}

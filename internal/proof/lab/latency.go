@@ -20,10 +20,10 @@ const (
 	latencyBudget  = 500 * time.Millisecond
 )
 
-// Latency is how long a strategy takes to tell a first from a duplicate.
+// Latency is how long a strategy takes to distinguish a first from a duplicate.
 type Latency struct {
 	Strategy Strategy `json:"strategy"`
-	// Decision says in a few words what was measured.
+	// Decision describes in a few words what was measured.
 	Decision string        `json:"decision"`
 	Samples  int           `json:"samples"`
 	Median   time.Duration `json:"median_ns"`
@@ -54,7 +54,7 @@ func (l *Lab) Latency(ctx context.Context) ([]Latency, error) {
 	defer servers.forgetLatency(context.WithoutCancel(ctx), run)
 	claims := dedup.NewClaims(servers.Redis, "lab:latency:")
 	decisions := []decision{
-		{Unique, "a key's first row, committed", func(ctx context.Context, n int) error {
+		{Unique, "first row of a key, committed", func(ctx context.Context, n int) error {
 			return servers.insertKey(ctx, key(run, n), true)
 		}},
 		{Unique, "the same key again", func(ctx context.Context, _ int) error {

@@ -79,7 +79,7 @@ func (w *worker) carryMail(ctx context.Context, client net.Conn) {
 	w.carryAnswers(ctx, server, client)
 }
 
-// carryAnswers passes on what the mail server says, and draws the mail and its answer.
+// carryAnswers passes on the mail server's answers, and draws the mail and its answer.
 func (w *worker) carryAnswers(ctx context.Context, server io.Reader, client io.Writer) {
 	answers := bufio.NewReader(server)
 	for given := false; ; {

@@ -21,7 +21,12 @@ const (
 var (
 	naiveMemoryCode = []string{"internal/proof/lab/memory_naive.go:naiveShop.placeUnlessSeen",
 		"internal/proof/lab/memory_naive.go:naiveMemory.first"}
-	replaysCode = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
+	naiveMemoryBound = []string{"internal/proof/lab/memory_naive.go:naiveMemory",
+		"internal/proof/lab/naive_orders.sql:orders"}
+	naiveMemoryStatement = []string{"internal/proof/lab/unique_naive.go:naiveShop.insertOrder~INSERT"}
+
+	replaysBound = []string{"internal/dedup/memory.go:Replays", ordersKey}
+	replaysCode  = []string{"internal/dedup/memory.go:Replays.Do", "internal/orders/place.go:Service.placeTx"}
 )
 
 // remembers gives the node a memory of its own, in the room of maxBytes.
@@ -55,23 +60,23 @@ func (s *naiveShop) requestOrder(ctx context.Context, key string) error {
 
 func oneProcess() Experiment {
 	return Experiment{
-		ID: "memory-one-process", Strategy: Memory, Fault: "Twins in one process",
-		Story: "Three requests with one key reach the same process at the same time, and a fourth comes later.",
-		Why: "This is what memory is good at: one map behind one lock decides in nanoseconds which request is the " +
-			"first, and no other machine is asked. " +
-			"Both twins hold, and the naive one honestly so, as long as there is one process and it never ends. " +
-			"The guarded shop puts its memory in front of the unique row: twins that run at the same time share " +
-			"one execution, and later ones get the answer that was committed. " +
-			"An answer is remembered only after its commit; a key that is marked before the work and stays when " +
-			"the work fails would turn the honest retry away.",
+		ID: "memory-one-process", Strategy: Memory,
+		Predict: Prediction{Effect: "orders", Choices: []int{1, 2, 4},
+			Question: "Four requests, one key, one process. How many orders does the naive shop write?"},
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "memory alone", Expect: Holds, Code: naiveMemoryCode,
+		Naive: Twin{Title: "memory alone", Expect: Holds,
+			Constraint: naiveMemoryBound,
+			Statement:  naiveMemoryStatement,
+			Code:       naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA).remembers(plenty, longWhile)
 				shop.countOrders(1)
 				return racersAndOneLater(ctx, func(ctx context.Context) error { return shop.requestOrder(ctx, "K1") })
 			}},
-		Guarded: Twin{Title: "memory before the unique row", Expect: Holds, Code: replaysCode,
+		Guarded: Twin{Title: "memory before the unique row", Expect: Holds,
+			Constraint: replaysBound,
+			Statement:  []string{insertOrders},
+			Code:       replaysCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.guest(ctx, 1)
 				if err != nil {
@@ -96,18 +101,20 @@ func racersAndOneLater(ctx context.Context, request func(context.Context) error)
 
 func secondNode() Experiment {
 	return Experiment{
-		ID: "memory-second-node", Strategy: Memory, Fault: "Second node",
-		Story: "The answer is lost, the client tries again, and the load balancer sends the retry to another node.",
-		Why: "Two processes share no memory, so what one has seen is news to the other. " +
-			"Sticky sessions make that rarer, and a deployment or a node that dies brings it back. " +
-			"The guarded shop lets every node remember, and lets none of them decide: node B does not know the " +
-			"key, goes on to the database, and finds the row that node A has written. " +
-			"A hint may be wrong only in the direction of more work, never in the direction of a second effect.",
+		ID: "memory-second-node", Strategy: Memory,
+		Predict: Prediction{Effect: "orders", Choices: []int{1, 2},
+			Question: "One order, one retry on another node. How many orders do the naive nodes write?"},
 		Actors: []Actor{Client, NodeA, NodeB, Database},
-		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
-			Run: naiveSecondNode},
-		Guarded: Twin{Title: "memory before the unique row", Expect: Holds, Code: replaysCode,
-			Run: guardedSecondNode},
+		Naive: Twin{Title: "memory alone", Expect: Duplicates,
+			Constraint: naiveMemoryBound,
+			Statement:  naiveMemoryStatement,
+			Code:       naiveMemoryCode,
+			Run:        naiveSecondNode},
+		Guarded: Twin{Title: "memory before the unique row", Expect: Holds,
+			Constraint: replaysBound,
+			Statement:  []string{insertOrders},
+			Code:       replaysCode,
+			Run:        guardedSecondNode},
 	}
 }
 
@@ -143,25 +150,25 @@ const shortWhile = 50 * time.Millisecond
 
 func ttlPassed() Experiment {
 	return Experiment{
-		ID: "memory-ttl-passed", Strategy: Memory, Fault: "TTL passed",
-		Story: "A phone loses its connection after the click and sends its request again when it is back. By then " +
-			"the node has forgotten the key.",
-		Why: "A memory that never forgets is a leak, so it has a TTL, and every TTL is a bet on the slowest retry. " +
-			"Clients are not bound by it: a queue that was stuck, a laptop that was closed, a job that somebody " +
-			"starts again the next day. " +
-			"In the guarded shop the TTL decides only how many repeats are answered without the database. " +
-			"The key is a column of the order and lives as long as the order does, so there is no window to fall " +
-			"out of.",
+		ID: "memory-ttl-passed", Strategy: Memory,
+		Predict: Prediction{Effect: "orders", Choices: []int{1, 2},
+			Question: "The retry arrives after the TTL. How many orders does the naive shop write?"},
 		Shrunk: fmt.Sprintf("A key is remembered for %d ms instead of %.0f minutes.", shortWhile.Milliseconds(),
 			longWhile.Minutes()),
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
+		Naive: Twin{Title: "memory alone", Expect: Duplicates,
+			Constraint: naiveMemoryBound,
+			Statement:  naiveMemoryStatement,
+			Code:       naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA).remembers(plenty, shortWhile)
 				shop.countOrders(1)
 				return b.beforeAndAfter(ctx, func(ctx context.Context) error { return shop.requestOrder(ctx, "K1") })
 			}},
-		Guarded: Twin{Title: "memory before the unique row", Expect: Holds, Code: replaysCode,
+		Guarded: Twin{Title: "memory before the unique row", Expect: Holds,
+			Constraint: replaysBound,
+			Statement:  []string{insertOrders},
+			Code:       replaysCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.guest(ctx, 1)
 				if err != nil {
@@ -181,7 +188,7 @@ func (b *Bench) beforeAndAfter(ctx context.Context, request func(context.Context
 	if err := request(ctx); err != nil {
 		return err
 	}
-	b.Does(ctx, Client, "is away for longer than the TTL")
+	b.Does(ctx, Client, "is offline for longer than the TTL")
 	select {
 	case <-time.After(2 * shortWhile):
 	case <-ctx.Done():
@@ -201,26 +208,26 @@ const (
 
 func evicted() Experiment {
 	return Experiment{
-		ID: "memory-evicted", Strategy: Memory, Fault: "Evicted by size",
-		Story: "More orders come than the memory has room for, and it makes room by forgetting. Then the retries " +
-			"arrive.",
-		Why: "A bound on size keeps the process alive, and under load it forgets long before the TTL says so: just " +
-			"when there is most traffic and there are most retries. " +
-			"Worse, each repeat that gets through pushes out a key whose repeat is still to come, so one forgotten " +
-			"key becomes many. " +
-			"In the guarded shop an answer that was pushed out costs one query. " +
-			"The query finds the order by its unique key and replays the stored bytes; which answers the memory " +
-			"still holds is a matter of speed.",
+		ID: "memory-evicted", Strategy: Memory,
+		Predict: Prediction{Effect: "orders", Choices: []int{3, 4, 6},
+			Question: "Three orders, each sent twice, and memory for two keys. " +
+				"How many orders does the naive shop write?"},
 		Shrunk: fmt.Sprintf("The naive memory has room for %d keys, and the guarded one for one answer instead of "+
 			"64 MiB of them.", naiveRoom),
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "memory alone", Expect: Duplicates, Code: naiveMemoryCode,
+		Naive: Twin{Title: "memory alone", Expect: Duplicates,
+			Constraint: naiveMemoryBound,
+			Statement:  naiveMemoryStatement,
+			Code:       naiveMemoryCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				shop := b.naiveShop(NodeA).remembers(naiveRoom, longWhile)
 				shop.countOrders(len(evictedKeys))
 				return allTwice(func(key string) error { return shop.requestOrder(ctx, key) })
 			}},
-		Guarded: Twin{Title: "memory before the unique row", Expect: Holds, Code: replaysCode,
+		Guarded: Twin{Title: "memory before the unique row", Expect: Holds,
+			Constraint: replaysBound,
+			Statement:  []string{insertOrders},
+			Code:       replaysCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.guest(ctx, len(evictedKeys))
 				if err != nil {

@@ -14,26 +14,25 @@ const deliveryLines = 3
 
 func restart() Experiment {
 	return Experiment{
-		ID: "memory-restart", Strategy: Memory, Fault: "Restart",
-		Story: "A supplier's delivery file is imported into stock. The process ends, and because nobody is sure " +
-			"that it finished, the import is started again.",
-		Why: "Inside one run memory works: the line that the supplier sent twice is skipped without a question to " +
-			"the database. " +
-			"But what a process knows ends with it, and the second run of the naive import meets every line for " +
-			"the first time. " +
-			"The guarded import skips repeats in memory too, and then inserts what is left under a unique key over " +
-			"supplier, delivery and line. " +
-			"ON CONFLICT DO NOTHING passes over the lines that stand, where a plain INSERT would fail at the first " +
-			"of them and take the whole transaction along. " +
-			"Stock is raised in the same transaction, and only for the lines that were new.",
+		ID: "memory-restart", Strategy: Memory,
+		Predict: Prediction{Effect: "stock movements", Choices: []int{3, 4, 6},
+			Question: "A file with three lines, one of them twice, is imported twice. " +
+				"How many stock movements does the naive import write?"},
 		Actors: []Actor{NodeA, Database},
 		Naive: Twin{Title: "memory alone", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:stock_movements",
+				"internal/proof/lab/memory_naive.go:naiveMemory"},
+			Statement: []string{"internal/proof/lab/memory_naive.go:naiveShop.importDelivery~INSERT"},
 			Code: []string{"internal/proof/lab/memory_naive.go:naiveShop.importDelivery",
 				"internal/proof/lab/memory_naive.go:naiveMemory.first"},
 			Run: naiveRestart},
 		Guarded: Twin{Title: "memory before the unique row", Expect: Holds,
-			Code: []string{"internal/orders/import.go:importRun.accept", "internal/orders/import.go:importRun.bookTx"},
-			Run:  guardedRestart},
+			Constraint: []string{"db/migrations/00002_orders.sql:stock_movements_one_per_delivery_line",
+				"internal/dedup/memory.go:Seen"},
+			Statement: []string{"db/queries/orders/stock.sql:InsertDeliveryLines"},
+			Code: []string{"internal/orders/import.go:importRun.accept",
+				"internal/orders/import.go:importRun.bookTx"},
+			Run: guardedRestart},
 	}
 }
 

@@ -20,8 +20,8 @@ func newNaiveMemory(size int, ttl time.Duration) *naiveMemory {
 	return &naiveMemory{size: size, ttl: ttl, seen: map[string]time.Time{}}
 }
 
-// first remembers a key and reports whether it is new: of requests at the same moment, one is told
-// so.
+// first remembers a key and reports whether it is new. Of several requests at the same moment, it
+// returns true to one.
 func (m *naiveMemory) first(key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,5 +1,5 @@
--- What is often written first: tables without the constraints that decide. A run of the lab sees
--- its own rows only.
+-- A common first version: tables without the constraints that decide. A run of the lab reads only
+-- its own rows.
 CREATE TABLE IF NOT EXISTS orders (
     id              uuid PRIMARY KEY,
     run             text NOT NULL,
@@ -27,8 +27,8 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS events_of_run ON events (run);
 
--- Keys are unique here, but nothing says what a key was used for, and an order may be paid under
--- any number of them.
+-- Keys are unique here, but a key's use is not recorded, and an order may be paid under any number
+-- of keys.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     run      text NOT NULL,
     key      text NOT NULL,

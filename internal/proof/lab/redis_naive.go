@@ -11,17 +11,17 @@ import (
 	"github.com/onceshop/onceshop/internal/notify"
 )
 
-// naiveSender sends receipts. Redis alone tells it which are sent.
+// naiveSender sends receipts. A key in Redis is its only record of a sent one.
 type naiveSender struct {
 	redis  redis.UniversalClient
 	mailer *notify.Mailer
-	keys   string // what its keys begin with
+	keys   string // prefix
 	buyer  string
 	ttl    time.Duration
 }
 
-// sendWithSetNX sends the receipt of an order unless its key is there, and gives a new key its end.
-// Sent reports whether it was this call. The client sends a SETNX as SET … NX.
+// sendWithSetNX sends the receipt of an order unless its key exists, and gives a new key a
+// lifetime. Sent reports whether this call sent it. The client sends SETNX as SET … NX.
 func (s naiveSender) sendWithSetNX(ctx context.Context, orderID string) (sent bool, err error) {
 	key := s.keys + "receipt:" + orderID
 	first, err := s.redis.SetNX(ctx, key, "sent", 0).Result()
@@ -34,8 +34,8 @@ func (s naiveSender) sendWithSetNX(ctx context.Context, orderID string) (sent bo
 	return true, s.send(ctx, orderID)
 }
 
-// sendOnce sends the receipt of an order unless its key is there. The key and its end are one
-// command.
+// sendOnce sends the receipt of an order unless its key exists. One command sets the key and its
+// lifetime.
 func (s naiveSender) sendOnce(ctx context.Context, orderID string) (sent bool, err error) {
 	key := s.keys + "receipt:" + orderID
 	first, err := s.redis.SetNX(ctx, key, "sent", s.ttl).Result()
@@ -48,8 +48,8 @@ func (s naiveSender) sendOnce(ctx context.Context, orderID string) (sent bool, e
 	return true, nil
 }
 
-// sendEvenWithoutRedis sends the receipt of an order unless Redis says that it is sent: a receipt
-// too many is better than none.
+// sendEvenWithoutRedis sends the receipt of an order unless its key is in Redis, and also when
+// Redis does not answer: one receipt too many is better than none.
 func (s naiveSender) sendEvenWithoutRedis(ctx context.Context, orderID string) (sent bool, err error) {
 	first, err := s.redis.SetNX(ctx, s.keys+"receipt:"+orderID, "sent", s.ttl).Result()
 	if err == nil && !first {

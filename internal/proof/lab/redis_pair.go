@@ -39,14 +39,14 @@ func (b *Bench) receiptKey(ctx context.Context, orderID string) (receiptKey, err
 
 func (k receiptKey) name() string { return k.bench.keys() + "receipt:" + k.orderID }
 
-// ends waits until the key's time is over.
+// ends waits until the key has expired.
 func (k receiptKey) ends(ctx context.Context) error {
 	err := Until(ctx, "the key to end", func(ctx context.Context) (bool, error) {
 		n, err := k.redis.Exists(ctx, k.name()).Result()
 		return n == 0, err
 	})
 	if err == nil {
-		k.bench.Fails(ctx, RedisBox, "the time of receipt:%s is over", short(k.orderID))
+		k.bench.Fails(ctx, RedisBox, "receipt:%s has expired", short(k.orderID))
 	}
 	return err
 }
@@ -72,8 +72,7 @@ func (k receiptKey) flush(ctx context.Context) error {
 	return nil
 }
 
-// naivePair are two nodes whose senders ask Redis alone, and the order that each of them is told is
-// paid.
+// naivePair are two nodes whose senders ask Redis alone. Both get the paid event of one order.
 type naivePair struct {
 	receiptKey
 	a, b *worker
@@ -103,7 +102,7 @@ func (p *naivePair) send(ctx context.Context, w *worker,
 		return err
 	})
 	if finished && err == nil && !sent {
-		p.bench.Does(ctx, w.actor, "the key is there: sends nothing")
+		p.bench.Does(ctx, w.actor, "the key exists: sends nothing")
 	}
 	return sent, err
 }
@@ -156,7 +155,7 @@ func (p *guardedPair) rowLeaseEnds(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("shorten the lease of the row: %w", err)
 	}
-	p.bench.Does(ctx, Database, "the row's lease is over")
+	p.bench.Does(ctx, Database, "the row's lease has ended")
 	return nil
 }
 
@@ -164,8 +163,8 @@ func (b *Bench) countMails() {
 	b.Count("receipts", "mailbox", 1, func(ctx context.Context) (int, error) { return b.Mails(ctx, b.Email()) })
 }
 
-// bothSend has both nodes work at the same moment, with a mail server that answers nobody before
-// one of them has come to its end. It returns the one that did not send, if there is one.
+// bothSend has both nodes work at the same moment, with a mail server that does not answer before
+// one of them has ended. It returns the one that did not send, if there is one.
 func bothSend(a, b *worker, work func(*worker) (sent bool, err error)) (*worker, error) {
 	type end struct {
 		*worker

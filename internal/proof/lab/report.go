@@ -14,8 +14,8 @@ type Report struct {
 	Latency []Latency `json:"latency"`
 }
 
-// Problems says what is wrong with the shop or with the lab, a line each. A naive twin that goes
-// wrong as expected is none.
+// Problems lists what is wrong with the shop or with the lab, one line each. A naive twin that
+// fails as expected is no problem.
 func (r Report) Problems() []string {
 	var problems []string
 	for _, result := range r.Results {
@@ -33,8 +33,7 @@ func (o Outcome) problem(twin string) string {
 	case o.Failure != "":
 		return fmt.Sprintf("the %s twin could not be run to its end: %s", twin, o.Failure)
 	case o.Verdict != o.Expected:
-		return fmt.Sprintf("the %s twin %s (%s), but is expected to be one that %s", twin, o.Verdict, o.Counts(),
-			o.Expected)
+		return fmt.Sprintf("the %s twin %s (%s), expected: %s", twin, o.Verdict, o.Counts(), o.Expected)
 	}
 	return ""
 }

@@ -73,10 +73,9 @@ func (l *Lab) Close() {
 	}
 }
 
-// Run lets the fault of the experiment happen to both twins at the same time and returns what came
-// of it. Observe is told of everything as it happens, one call after another. An error means that
-// the experiment could not be set up.
-func (l *Lab) Run(ctx context.Context, e Experiment, observe func(Event)) (Result, error) {
+// Run injects the fault of the experiment into both twins at the same time and returns the result.
+// An error means that the experiment could not be set up.
+func (l *Lab) Run(ctx context.Context, e Experiment) (Result, error) {
 	if !l.slots.TryAcquire(1) {
 		return Result{}, ErrBusy
 	}
@@ -87,29 +86,23 @@ func (l *Lab) Run(ctx context.Context, e Experiment, observe func(Event)) (Resul
 	if err != nil {
 		return Result{}, fmt.Errorf("set up the lab: %w", err)
 	}
-	var mu sync.Mutex
-	tell := func(event Event) {
-		mu.Lock()
-		defer mu.Unlock()
-		observe(event)
-	}
 	result := Result{Experiment: e.ID}
 	run := strings.ToLower(rand.Text()[:8])
 	var twins errgroup.Group
 	twins.Go(func() error {
-		result.Naive = servers.run(ctx, e.Naive, NaiveSide, run, tell)
+		result.Naive = servers.run(ctx, e.Naive, NaiveSide, run)
 		return nil
 	})
 	twins.Go(func() error {
-		result.Guarded = servers.run(ctx, e.Guarded, GuardedSide, run, tell)
+		result.Guarded = servers.run(ctx, e.Guarded, GuardedSide, run)
 		return nil
 	})
 	return result, twins.Wait()
 }
 
 // run runs one twin and counts what it did.
-func (s *servers) run(ctx context.Context, twin Twin, side Side, run string, tell func(Event)) Outcome {
-	b := &Bench{servers: s, Name: run + "-" + string(side), side: side, begin: time.Now(), tell: tell}
+func (s *servers) run(ctx context.Context, twin Twin, side Side, run string) Outcome {
+	b := &Bench{servers: s, Name: run + "-" + string(side), side: side, begin: time.Now()}
 	defer b.cleanUp()
 	err := safely(func() error { return twin.Run(ctx, b) })
 	if err == nil {
@@ -119,7 +112,6 @@ func (s *servers) run(ctx context.Context, twin Twin, side Side, run string, tel
 	if err != nil {
 		s.log.WarnContext(ctx, "experiment failed", "run", b.Name, "error", err)
 	}
-	tell(Event{Side: side, Outcome: &outcome})
 	return outcome
 }
 

@@ -108,8 +108,8 @@ func (s *servers) close() {
 	}
 }
 
-// openSchemas makes what is missing of both schemas. What earlier runs left there is nobody's harm:
-// every run has names of its own.
+// openSchemas makes what is missing of both schemas. Rows of earlier runs do no harm: every run has
+// names of its own.
 func (s *servers) openSchemas(ctx context.Context, shop *pgxpool.Pool) error {
 	const create = `SELECT pg_advisory_xact_lock(hashtextextended('onceshop lab', 0));
 		CREATE SCHEMA IF NOT EXISTS ` + guardedSchema + `; CREATE SCHEMA IF NOT EXISTS ` + naiveSchema

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/onceshop/onceshop/internal/dedup"
@@ -17,24 +20,24 @@ func uniqueExperiments() []Experiment {
 	return []Experiment{doubleClick(), answerLost(), crashAfterCharge(), twoTabs(), otherBasket(), selectThenInsert()}
 }
 
+// The constraint and the statement behind every order.
+const (
+	ordersKey    = "db/migrations/00002_orders.sql:orders_one_per_key"
+	insertOrders = "db/queries/orders/place.sql:InsertOrders"
+)
+
 // placeCode is where the shop decides that a key has its order.
 var placeCode = []string{"internal/orders/place.go:Service.placeTx", "internal/dedup/unique.go:Once"}
 
 func doubleClick() Experiment {
 	return Experiment{
-		ID: "unique-double-click", Strategy: Unique, Fault: "Double click",
-		Story: "The buyer presses Buy twice. Both requests arrive, and both are at work at the same time.",
-		Why: "The naive shop cannot know that two requests are one command: nothing in them says so, and each is a " +
-			"valid sale. " +
-			"In the guarded shop both clicks carry the key of the cart, and the unique index over customer and key " +
-			"lets one of two rows in, however close they are. " +
-			"The trap is in how to lose that race: a caught unique violation (23505) has aborted the transaction, " +
-			"and nothing more can be read in it. " +
-			"INSERT … ON CONFLICT DO NOTHING waits for the winner and then writes no row, and a second statement " +
-			"reads the winner's order. " +
-			"The charge is a second request with a row and a key of its own, so the money moves once too.",
+		ID: "unique-double-click", Strategy: Unique,
+		Predict: Prediction{Effect: "orders", Choices: []int{1, 2, 3},
+			Question: "The buyer clicks twice. How many orders does the naive shop write?"},
 		Actors: []Actor{Client, NodeA, Database, Provider},
 		Naive: Twin{Title: "each request is an order", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:orders"},
+			Statement:  []string{"internal/proof/lab/unique_naive.go:naiveShop.insertOrder~INSERT"},
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout",
 				"internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: func(ctx context.Context, b *Bench) error {
@@ -50,7 +53,10 @@ func doubleClick() Experiment {
 					return err
 				})
 			}},
-		Guarded: Twin{Title: "one key, one row", Expect: Holds, Code: placeCode,
+		Guarded: Twin{Title: "one key, one row", Expect: Holds,
+			Constraint: []string{ordersKey},
+			Statement:  []string{insertOrders},
+			Code:       placeCode,
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.sale(ctx)
 				if err != nil {
@@ -66,18 +72,13 @@ func doubleClick() Experiment {
 
 func answerLost() Experiment {
 	return Experiment{
-		ID: "unique-answer-lost", Strategy: Unique, Fault: "Answer lost, client retries",
-		Story: "The shop does its work, but the answer is lost on the way back. The client sees a timeout and " +
-			"sends its request again.",
-		Why: "A timeout says nothing about what happened: the work may be done, half done or not begun, and the " +
-			"client is right to try again. " +
-			"The naive shop takes the second try for a second sale. " +
-			"The guarded shop keeps the key, a fingerprint of the request and the bytes of the answer as columns " +
-			"of the order itself, written in the same transaction. " +
-			"The retry finds the row and gets the very same answer, today or in a year, because these columns are " +
-			"not a cache that runs out.",
+		ID: "unique-answer-lost", Strategy: Unique,
+		Predict: Prediction{Effect: "captures", Choices: []int{1, 2},
+			Question: "The client sends one order twice. How often does the naive shop take the money?"},
 		Actors: []Actor{Client, NodeA, Database, Provider},
 		Naive: Twin{Title: "each try is an order", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:orders"},
+			Statement:  []string{"internal/proof/lab/unique_naive.go:naiveShop.insertOrder~INSERT"},
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.checkout",
 				"internal/proof/lab/unique_naive.go:naiveShop.capture"},
 			Run: func(ctx context.Context, b *Bench) error {
@@ -99,6 +100,9 @@ func answerLost() Experiment {
 				return nil
 			}},
 		Guarded: Twin{Title: "the key finds the answer", Expect: Holds,
+			Constraint: []string{ordersKey},
+			Statement: []string{"db/queries/orders/place.sql:FindOrdersByKeys",
+				insertOrders},
 			Code: []string{"internal/orders/place.go:Service.Place", "internal/dedup/unique.go:Once"},
 			Run: func(ctx context.Context, b *Bench) error {
 				customer, err := b.sale(ctx)
@@ -125,24 +129,25 @@ func answerLost() Experiment {
 }
 
 // acknowledgedOrders is an effect: an order for each basket that was answered with 201.
-const acknowledgedOrders = "orders as acknowledged"
+const acknowledgedOrders = "acknowledged orders"
 
 func otherBasket() Experiment {
 	return Experiment{
-		ID: "unique-other-basket", Strategy: Unique, Fault: "Same key, another basket",
-		Story: "The buyer orders one mug and then two, and a client with a bug sends both baskets under the same key.",
-		Why: "The naive shop does have unique keys, yet it asks only whether a key is known, not what the key was " +
-			"used for. " +
-			"So it answers the second basket with a friendly 201 and the first order: the buyer believes in two " +
-			"mugs that nobody will ever send. " +
-			"A duplicate was stopped that was none, which is as wrong as one that gets through. " +
-			"The guarded shop stores a fingerprint of the request beside the key; another meaning under a known " +
-			"key is refused with 422, nothing is written, and the client can come again with a key of its own.",
+		ID: "unique-other-basket", Strategy: Unique,
+		Predict: Prediction{Effect: "acknowledged orders", Choices: []int{0, 1, 2},
+			Question: "The naive shop answers both baskets with 201. How many of the two orders does it write?"},
 		Actors: []Actor{Client, NodeA, Database},
-		Naive: Twin{Title: "the key is all it compares", Expect: Loses,
+		Naive: Twin{Title: "compares only the key", Expect: Loses,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:idempotency_keys"},
+			Statement: []string{
+				"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey~INSERT INTO idempotency_keys",
+				"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey~SELECT"},
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeOncePerKey"},
 			Run:  naiveOtherBasket},
 		Guarded: Twin{Title: "key and fingerprint", Expect: Holds,
+			Constraint: []string{ordersKey},
+			Statement: []string{"db/queries/orders/place.sql:FindOrdersByKeys",
+				insertOrders},
 			Code: []string{"internal/dedup/unique.go:Request.replay", "internal/dedup/key.go:FingerprintOf"},
 			Run:  guardedOtherBasket},
 	}
@@ -202,25 +207,22 @@ const racers = 3
 
 func selectThenInsert() Experiment {
 	return Experiment{
-		ID: "unique-select-then-insert", Strategy: Unique, Fault: "Select, then insert, under a race",
-		Story: "Three requests with one key come to three processes, drawn as one, and look for its order at the " +
-			"same moment. None finds one, and all go on to insert it.",
-		Why: "Between a look and a write there is always a gap, and whoever looks into it sees what is true no " +
-			"more when the write comes. " +
-			"A transaction around both does not close it: under READ COMMITTED nobody sees the rows that others " +
-			"have not committed yet. " +
-			"A unique index does, because it also knows the rows on their way in, and makes the second writer wait " +
-			"for the first to commit. " +
-			"The guarded shop looks first too, but only to save work, and lets ON CONFLICT DO NOTHING decide. " +
-			"The losers then read in a second statement: the INSERT itself, and any CTE around it, sees the " +
-			"database as it was when it began, without the winner's row.",
+		ID: "unique-select-then-insert", Strategy: Unique,
+		Predict: Prediction{Effect: "orders", Choices: []int{1, 2, 3},
+			Question: "Three requests, one key. How many orders does the naive shop write?"},
 		Actors: []Actor{Client, NodeA, Database},
 		Naive: Twin{Title: "SELECT decides", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:orders"},
+			Statement: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeUnlessThere~SELECT",
+				"internal/proof/lab/unique_naive.go:naiveShop.insertOrder~INSERT"},
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.placeUnlessThere",
 				"internal/proof/lab/unique_naive.go:naiveShop.insertOrder"},
 			Run: naiveRace},
-		Guarded: Twin{Title: "the index decides", Expect: Holds, Code: placeCode,
-			Run: guardedRace},
+		Guarded: Twin{Title: "the index decides", Expect: Holds,
+			Constraint: []string{ordersKey},
+			Statement:  []string{insertOrders},
+			Code:       placeCode,
+			Run:        guardedRace},
 	}
 }
 
@@ -298,19 +300,32 @@ func (b *Bench) meetAtKey(ctx context.Context, customer uuid.UUID, n int, reques
 	done := make(chan error, 1)
 	go func() { done <- requests(ctx) }()
 	const waiting = `WITH RECURSIVE waiting AS (
-		SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))
-		UNION SELECT l.pid FROM pg_locks l JOIN waiting w ON NOT l.granted AND w.pid = ANY(pg_blocking_pids(l.pid)))
-		SELECT count(*) FROM waiting`
+		SELECT pid, virtualtransaction FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))
+		UNION SELECT l.pid, l.virtualtransaction
+		FROM pg_locks l JOIN waiting w ON NOT l.granted AND w.pid = ANY(pg_blocking_pids(l.pid)))
+		SELECT DISTINCT virtualtransaction FROM waiting`
+	// A transaction waits for a moment only, and its request tries again two seconds later. So the
+	// requests need not wait at the same time.
+	seen := map[string]time.Time{}
 	err = Until(ctx, "the requests to meet", func(ctx context.Context) (bool, error) {
 		if len(done) > 0 {
 			return false, errors.New("the requests ended before they met")
 		}
-		var met int
-		err := tx.QueryRow(ctx, waiting).Scan(&met)
-		return met >= n, err
+		rows, err := tx.Query(ctx, waiting)
+		if err != nil {
+			return false, err
+		}
+		transactions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		for _, transaction := range transactions {
+			if _, again := seen[transaction]; !again {
+				seen[transaction] = time.Now()
+			}
+		}
+		maps.DeleteFunc(seen, func(_ string, at time.Time) bool { return time.Since(at) > 2*time.Second })
+		return len(seen) >= n, err
 	})
 	if err == nil {
-		b.Does(ctx, Database, "%d requests found no order of the key and now insert one", n)
+		b.Does(ctx, Database, "%d requests found no order under the key and go on to insert one", n)
 	}
 	return errors.Join(err, tx.Rollback(context.WithoutCancel(ctx)), <-done)
 }

@@ -18,26 +18,26 @@ const deadLease = 300 * time.Millisecond
 
 func crashAfterCharge() Experiment {
 	return Experiment{
-		ID: "unique-crash-after-charge", Strategy: Unique, Fault: "Crash after the charge, before it is saved",
-		Story: "The provider has taken the money, and the node dies before it can write that down. The client " +
-			"tries again, and the dead node comes back.",
-		Why: "No transaction spans a database and somebody else's server, so there is always a moment in which the " +
-			"money has moved and nobody here knows. " +
-			"The naive shop notes each try and even finishes at its start what a crash interrupted, but every try " +
-			"is a payment of its own with a fresh key at the provider: " +
-			"the retry charges again, the restart completes the first, and two payments and two events stand. " +
-			"The guarded shop writes the charge before the call and derives the provider's key from that stored " +
-			"row, so whoever asks again asks for the same thing. " +
-			"And what is unknown is not failed: the retry is told to wait, the reconciler asks the provider what " +
-			"it knows, and one row is settled once.",
+		ID: "unique-crash-after-charge", Strategy: Unique,
+		Predict: Prediction{Effect: "captures", Choices: []int{1, 2, 3},
+			Question: "One order, one crash, one retry, one restart. How often does the naive shop take the money?"},
 		Shrunk: fmt.Sprintf("The lease of the node that dies is %d ms instead of %.0f s.", deadLease.Milliseconds(),
 			shopPolicy.Lease.Seconds()),
 		Actors: []Actor{Client, NodeA, NodeB, Database, Provider},
-		Naive: Twin{Title: "a payment for each try", Expect: Duplicates, Run: naiveCrash,
+		Naive: Twin{Title: "a payment for each try", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:payments"},
+			Statement: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay~INSERT",
+				"internal/proof/lab/unique_naive.go:naiveShop.savePayment~UPDATE"},
+			Run: naiveCrash,
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.pay",
 				"internal/proof/lab/unique_naive.go:naiveShop.savePayment",
 				"internal/proof/lab/unique_naive.go:naiveShop.resumePayments"}},
-		Guarded: Twin{Title: "a stored attempt, settled once", Expect: Holds, Run: guardedCrash,
+		Guarded: Twin{Title: "a stored attempt, settled once", Expect: Holds,
+			Constraint: []string{"db/migrations/00003_payments.sql:charges_one_per_key",
+				"db/migrations/00003_payments.sql:charges_one_per_capture"},
+			Statement: []string{"db/queries/payments/charges.sql:InsertCharges",
+				"db/queries/payments/charges.sql:ClaimUnsettledCharges"},
+			Run: guardedCrash,
 			Code: []string{"internal/payments/charge.go:Service.Charge", "internal/payments/charge.go:Service.capture",
 				"internal/payments/reconcile.go:Service.reconcileCharge"}},
 	}
@@ -136,7 +136,7 @@ func (n *node) reconcile(ctx context.Context, orderID uuid.UUID) error {
 	}
 	charges, err := n.payments.OfOrder(ctx, orderID)
 	for _, charge := range charges {
-		n.bench.Does(ctx, Database, "charge %s is %s, its order paid", short(charge.ID.String()), charge.Status)
+		n.bench.Does(ctx, Database, "charge %s: %s, its order is paid", short(charge.ID.String()), charge.Status)
 		n.bench.own(commitOf(charge.ID.String()))
 	}
 	return err
@@ -144,26 +144,22 @@ func (n *node) reconcile(ctx context.Context, orderID uuid.UUID) error {
 
 func twoTabs() Experiment {
 	return Experiment{
-		ID: "unique-two-tabs", Strategy: Unique, Fault: "Two tabs, two keys",
-		Story: "The same order is open in two tabs, and the buyer pays in both. Each tab has made up a key of its own.",
-		Why: "A key stops the repeat of a request, but two tabs are two requests: their keys differ, and both are " +
-			"honored. " +
-			"The naive shop also looks whether the order is paid, and it is not yet, because the first charge is " +
-			"under way. " +
-			"What must be unique here is not the request but the charge of an order. " +
-			"The guarded shop locks the order before it looks and finds the charge that was stored before the " +
-			"provider was called. " +
-			"Behind that stands a partial unique index, one pending, unknown or succeeded charge per order, which " +
-			"would hold even if somebody forgot the lock; a declined charge makes room for the next try. " +
-			"There are two unique keys now, so not every conflict means a replay: the loser looks which of them " +
-			"stood in its way before it answers.",
+		ID: "unique-two-tabs", Strategy: Unique,
+		Predict: Prediction{Effect: "captures", Choices: []int{1, 2},
+			Question: "Both tabs pay, each with its own key. How often does the naive shop take the money?"},
 		Actors: []Actor{Client, NodeA, Database, Provider},
 		Naive: Twin{Title: "a key per request", Expect: Duplicates,
+			Constraint: []string{"internal/proof/lab/naive_orders.sql:idempotency_keys"},
+			Statement: []string{"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey~INSERT",
+				"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey~SELECT"},
 			Code: []string{"internal/proof/lab/unique_naive.go:naiveShop.payOncePerKey"},
 			Run:  naiveTabs},
 		Guarded: Twin{Title: "one live charge per order", Expect: Holds,
-			Code: []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:refusal"},
-			Run:  guardedTabs},
+			Constraint: []string{"db/migrations/00003_payments.sql:charges_one_live_per_order",
+				"db/migrations/00003_payments.sql:charges_one_per_key"},
+			Statement: []string{"db/queries/payments/charges.sql:InsertCharges"},
+			Code:      []string{"internal/payments/charge.go:Service.startTx", "internal/payments/charge.go:refusal"},
+			Run:       guardedTabs},
 	}
 }
 

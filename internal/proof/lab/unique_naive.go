@@ -11,10 +11,10 @@ import (
 	"github.com/onceshop/onceshop/internal/payments"
 )
 
-// errPaid is what the naive shop says of an order that is paid.
+// errPaid reports that the order is paid.
 var errPaid = errors.New("the order is paid")
 
-// checkout sells: the order is saved, the money is captured, the order is marked as paid.
+// checkout saves the order, captures the money and marks the order as paid.
 func (s *naiveShop) checkout(ctx context.Context, quantity int64) (uuid.UUID, error) {
 	orderID, err := s.insertOrder(ctx, "", quantity)
 	if err != nil {
@@ -55,8 +55,8 @@ func (s *naiveShop) placeUnlessThere(ctx context.Context, key string, quantity i
 	return s.insertOrder(ctx, key, quantity)
 }
 
-// placeOncePerKey claims the key and places the order in one transaction; whoever comes later with
-// the key gets that order.
+// placeOncePerKey claims the key and places the order in one transaction. A later request with the
+// key gets that order.
 func (s *naiveShop) placeOncePerKey(ctx context.Context, key string, quantity int64) (orderID uuid.UUID, err error) {
 	err = s.inTx(ctx, func(s *naiveShop) error {
 		orderID = uuid.New()
@@ -98,8 +98,8 @@ func (s *naiveShop) payOncePerKey(ctx context.Context, key string, orderID uuid.
 	return err
 }
 
-// pay notes what it is about to do, so that a crash leaves a trace, then takes the money and saves
-// that it did.
+// pay writes a payment first, so that a crash leaves a trace, then captures the money and saves the
+// result.
 func (s *naiveShop) pay(ctx context.Context, orderID uuid.UUID, quantity int64) error {
 	paymentID := uuid.New()
 	_, err := s.exec(ctx, "INSERT INTO payments (id, run, order_id, status) VALUES ($1, $2, $3, 'started')", paymentID,
@@ -124,7 +124,7 @@ func (s *naiveShop) savePayment(ctx context.Context, paymentID uuid.UUID) error 
 	})
 }
 
-// resumePayments runs at the start of the process and finishes what a crash has left behind.
+// resumePayments runs at the start of the process and finishes payments that a crash interrupted.
 func (s *naiveShop) resumePayments(ctx context.Context) error {
 	for {
 		paymentID, found, err := find[uuid.UUID](ctx, s,

@@ -86,7 +86,7 @@ func runOf(t *testing.T, l *Lab, id string) Result {
 		t.Error(err)
 		return Result{}
 	}
-	result, err := l.Run(t.Context(), e, func(Event) {})
+	result, err := l.Run(t.Context(), e)
 	if err != nil {
 		t.Error(err)
 	}
@@ -96,5 +96,24 @@ func runOf(t *testing.T, l *Lab, id string) Result {
 				outcome.Failure, outcome.Effects)
 		}
 	}
+	wantPrediction(t, e, result)
 	return result
+}
+
+// wantPrediction expects that a reader can choose what came, and that the twins part at a step
+// unless both hold.
+func wantPrediction(t *testing.T, e Experiment, result Result) {
+	t.Helper()
+	at := slices.IndexFunc(result.Naive.Effects, func(effect Effect) bool { return effect.Name == e.Predict.Effect })
+	if at < 0 || !slices.Contains(e.Predict.Choices, result.Naive.Effects[at].Got) {
+		t.Errorf("%s of %v: the naive twin's effects are %+v", e.Predict.Effect, e.Predict.Choices,
+			result.Naive.Effects)
+	}
+	if naive := result.Naive; (naive.PartsAt == 0) != (e.Naive.Expect == Holds) || naive.PartsAt > len(naive.Steps) {
+		t.Errorf("the naive twin parts at %d of %d steps", naive.PartsAt, len(naive.Steps))
+	}
+	if guarded := result.Guarded; guarded.PartsAt > len(guarded.Steps) ||
+		guarded.PartsAt > 0 && guarded.Steps[guarded.PartsAt-1].Kind != Stopped {
+		t.Errorf("the guarded twin parts at step %d", guarded.PartsAt)
+	}
 }

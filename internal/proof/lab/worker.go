@@ -105,19 +105,26 @@ func (w *worker) process(work func() error) (finished bool, err error) {
 	return finished, err
 }
 
-// handle hands the paid event to the shop's service. Busy reports that somebody else is at it, and
-// the event has to come again.
+// handle hands the paid event to the shop's service. Busy reports that the receipt is not sent yet:
+// its row stands, and another worker is at it or the row is due later.
 func (w *worker) handle(ctx context.Context, event outbox.Event) (busy bool, err error) {
 	w.bench.Does(ctx, w.actor, "handles %s", event.Type)
-	_, err = w.process(func() error { return w.receipts.HandlePaid(ctx, event) })
-	if errors.Is(err, dedup.ErrBusy) {
-		w.bench.Stops(ctx, w.actor, "another is at it: look again later")
-		return true, nil
+	finished, err := w.process(func() error { return w.receipts.HandlePaid(ctx, event) })
+	if err != nil || !finished {
+		return false, err
 	}
-	return false, err
+	err = w.bench.Guarded.QueryRow(ctx, "SELECT count(*) = 0 FROM receipts WHERE order_id = $1 AND sent_at IS NOT NULL",
+		event.OrderID).Scan(&busy)
+	if err != nil {
+		return false, fmt.Errorf("read the receipt: %w", err)
+	}
+	if busy {
+		w.bench.Stops(ctx, w.actor, "busy elsewhere: the row is there, and due later")
+	}
+	return busy, nil
 }
 
-// settle hands the event over until nobody else is at it.
+// settle hands the event over once more, when no other worker is at it.
 func (w *worker) settle(ctx context.Context, event outbox.Event) error {
 	busy, err := w.handle(ctx, event)
 	if err == nil && busy {
@@ -234,7 +241,7 @@ func redisText(args []any, prefix string) (text string, ours bool) {
 func redisResult(result string) string {
 	switch {
 	case result == "-1ns":
-		return "-1 (for ever)"
+		return "-1 (never expires)"
 	case result == "true":
 		return "1"
 	case result == "false":
@@ -245,10 +252,10 @@ func redisResult(result string) string {
 	return result
 }
 
-// queries says how the queries that an experiment is about are drawn. Those of the shop have the
-// names that sqlc knows them by.
+// queries are the texts of the queries that are drawn. Those of the shop have their names in sqlc.
 var queries = map[string]string{
 	"ClaimReceipt":    "claim the receipt's row",
+	"ScheduleReceipt": "leave the row to the next sender",
 	"MarkReceiptSent": "record it as sent",
 	"ClaimUnsent":     "claim the unsent event",
 	"MarkSent":        "mark it as published",
@@ -278,7 +285,7 @@ func (p sqlPen) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, query pgx.TraceQ
 	case !drawn || query.Err != nil:
 	case rows > 0:
 		p.bench.Says(ctx, p.actor, Database, "%s: %d row", text, rows)
-	case name == "ClaimReceipt":
+	case name == "ClaimReceipt", name == "ScheduleReceipt":
 		p.bench.Stops(ctx, Database, "%s: 0 rows", text)
 	}
 	p.reach(ctx, "after "+name)

@@ -7,10 +7,12 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 func TestAccess(t *testing.T) {
@@ -55,6 +57,8 @@ func TestAccess(t *testing.T) {
 			expect(t, call.path, got, http.StatusNotFound, "not_found")
 			got.Header.Del("Date")
 			none.Header.Del("Date")
+			got.Header.Del("X-Request-Id")
+			none.Header.Del("X-Request-Id")
 			if none.Status != got.Status || !bytes.Equal(got.Body, none.Body) ||
 				fmt.Sprint(got.Header) != fmt.Sprint(none.Header) {
 				t.Errorf("%s: Alice's is answered with %v %s, none with %v %s", call.path, got.Header, got.Body,
@@ -134,8 +138,9 @@ func TestServe(t *testing.T) {
 		t.Parallel()
 		pages := []string{"/admin", "/admin/stock/MUG-ONCE", "/admin/orders", "/admin/orders/" + missing,
 			"/admin/attention", "/admin/charges", "/admin/events", "/admin/letters", "/lab", "/lab/unique-double-click",
-			"/lab/events", "/lab/runs/1/events"}
-		actions := []string{"/admin/letters/1/retry", "/admin/actions", "/admin/charges/" + missing + "/refund",
+			"/lab/events"}
+		actions := []string{"/admin/letters/1-1/retry", "/admin/letters/retry",
+			"/admin/letters/receipts/" + missing + "/retry", "/admin/actions", "/admin/charges/" + missing + "/refund",
 			"/admin/orders/" + missing + "/cancel", "/admin/logout", "/lab", "/lab/unique-double-click"}
 		refused := func(who string, header http.Header) {
 			for _, path := range pages {
@@ -153,7 +158,7 @@ func TestServe(t *testing.T) {
 		refused("a customer's token", bearer(customer))
 		refused("an admin's token in place of a session", bearer(admin))
 		refused("a forged session", http.Header{"Cookie": {"shop_admin=" +
-			accounts.NewSigner("another secret").Sign("shop_admin", "99999999999")}})
+			accounts.NewSigner("another secret", "serve").Sign("shop_admin", "99999999999")}})
 		expect(t, "a customer signs in", submit(t, shop.Nodes[0]+"/admin/login", nil, url.Values{"token": {customer}}),
 			http.StatusForbidden, "")
 
@@ -165,4 +170,86 @@ func TestServe(t *testing.T) {
 				nil), http.StatusOK, "")
 		}
 	})
+}
+
+// An operator's session is good where and while it should be, and not a moment longer.
+func TestOperatorSessions(t *testing.T) {
+	t.Parallel()
+	shop := apptest.Start(t, 1, func(c *app.Config) { c.Demo = false })
+	service := accounts.New(shop.Pool, false)
+	signIn := func(base, token string) http.Header {
+		answer := submit(t, base+"/admin/login", nil, url.Values{"token": {token}})
+		expect(t, "sign in", answer, http.StatusSeeOther, "")
+		cookie, _, _ := strings.Cut(answer.Header.Get("Set-Cookie"), ";")
+		return http.Header{"Cookie": {cookie}}
+	}
+	wantSession := func(what string, session http.Header, status int) {
+		t.Helper()
+		expect(t, what, send(t, http.MethodGet, shop.Nodes[0]+"/admin/charges", session, nil), status, "")
+	}
+	var tokens []string
+	var sessions []http.Header
+	for range 4 {
+		token, err := service.IssueToken(t.Context(), "admin@example.com", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session := signIn(shop.Nodes[0], token)
+		wantSession("a session", session, http.StatusOK)
+		tokens, sessions = append(tokens, token), append(sessions, session)
+	}
+	again := signIn(shop.Nodes[0], tokens[0])
+	if again.Get("Cookie") == sessions[0].Get("Cookie") {
+		t.Error("two sessions are one")
+	}
+	submit(t, shop.Nodes[0]+"/admin/logout", sessions[0], nil)
+	wantSession("after logout", sessions[0], http.StatusSeeOther)
+	wantSession("the other session of that token", again, http.StatusOK)
+	if _, err := service.RevokeToken(t.Context(), tokens[1]); err != nil {
+		t.Fatal(err)
+	}
+	wantSession("after the token was revoked", sessions[1], http.StatusSeeOther)
+	shop.Exec(t, "UPDATE api_tokens SET expires_at = now() WHERE prefix = $1", tokens[2][:13])
+	wantSession("after the token expired", sessions[2], http.StatusSeeOther)
+	wantSession("a session of another token", sessions[3], http.StatusOK)
+	shop.Exec(t, "UPDATE operator_sessions SET seen_at = now() - interval '31 minutes'")
+	wantSession("after half an hour", sessions[3], http.StatusSeeOther)
+
+	// A demo on the same database and under the same secret signs in the same operator.
+	demo := apptest.Start(t, 1, func(c *app.Config) { c.DatabaseURL = shop.Config.DatabaseURL })
+	wantSession("the session of a demo", signIn(demo.Nodes[0], tokens[3]), http.StatusSeeOther)
+}
+
+// A token that expired or was revoked is refused by every node.
+func TestTokensEnd(t *testing.T) {
+	t.Parallel()
+	shop := apptest.Start(t, 2)
+	service := accounts.New(shop.Pool, false)
+	for name, end := range map[string]func(token string){
+		"revoked": func(token string) {
+			if _, err := service.RevokeToken(t.Context(), token); err != nil {
+				t.Error(err)
+			}
+		},
+		"expired": func(token string) {
+			shop.Exec(t, "UPDATE api_tokens SET expires_at = now() WHERE prefix = $1", token[:13])
+		},
+	} {
+		token, err := service.IssueTokenFor(t.Context(), time.Hour, name+"@example.com", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for node := range shop.Nodes {
+			place(t, shop.Client(t, node, token), "k")
+		}
+		end(token)
+		for node := range shop.Nodes {
+			client := shop.Client(t, node, token)
+			shoptest.Eventually(t, 5*time.Second, "a token that is "+name+" is refused", func() bool {
+				return client.Get(t.Context(), "/v1/orders").Status == http.StatusUnauthorized
+			})
+			expect(t, name+", a replay", client.Post(t.Context(), "/v1/orders", "k",
+				apptest.OrderBody("buyer@example.com", "MUG-ONCE", 2)), http.StatusUnauthorized, "unauthorized")
+		}
+	}
 }

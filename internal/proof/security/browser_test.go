@@ -69,7 +69,7 @@ func checkout(t *testing.T, shop *apptest.Shop) (v *visitor, form url.Values) {
 
 func TestBrowser(t *testing.T) {
 	t.Parallel()
-	shop := apptest.Start(t, 1, withLab, func(c *app.Config) { c.PublicURL = "https://shop.example" })
+	shop := apptest.Start(t, 1, withLab, func(c *app.Config) { c.PublicURL = "HTTPS://shop.example" })
 
 	t.Run("CrossSite", func(t *testing.T) {
 		t.Parallel()
@@ -121,6 +121,13 @@ func TestBrowser(t *testing.T) {
 		checkPage(t, "a refused form", v.submit("/cart", http.Header{"Sec-Fetch-Site": {"cross-site"}}, form))
 		checkPage(t, "a wrong form", v.submit("/cart", nil, url.Values{"action": {"?"}}))
 	})
+	t.Run("Headers", func(t *testing.T) {
+		t.Parallel()
+		for _, path := range []string{"/", "/nowhere", "/static/shop.css", "/healthz", "/readyz", "/v1/openapi.yaml",
+			"/admin", "/lab", "/orders/" + missing} {
+			checkHeaders(t, path, get(t, shop.Nodes[0]+path))
+		}
+	})
 	t.Run("API", func(t *testing.T) {
 		t.Parallel()
 		alice := shop.Alice(t)
@@ -138,8 +145,24 @@ func TestBrowser(t *testing.T) {
 			if got := answer.Header.Get("Cache-Control"); got != "no-store" || answer.Status == 0 {
 				t.Errorf("%s: %d, Cache-Control %q", what, answer.Status, got)
 			}
+			if got := answer.Header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "default-src 'none'") {
+				t.Errorf("%s: policy %q", what, got)
+			}
+			checkHeaders(t, what, answer)
 		}
 	})
+}
+
+// checkHeaders checks what every answer of a shop on https has.
+func checkHeaders(t *testing.T, what string, answer apitest.Response) {
+	t.Helper()
+	for name, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000",
+		"X-Content-Type-Options": "nosniff", "Cross-Origin-Opener-Policy": "same-origin",
+		"Cross-Origin-Resource-Policy": "same-origin"} {
+		if got := answer.Header.Get(name); got != want {
+			t.Errorf("%s: %s is %q, want %q", what, name, got, want)
+		}
+	}
 }
 
 // Without the demo, and with Stripe, the pages have other forms.
@@ -170,7 +193,7 @@ func everyPage(t *testing.T, v *visitor, from ...string) {
 	for len(from) > 0 {
 		path := from[0]
 		from = from[1:]
-		if seen[path] || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, "/v1/") ||
+		if seen[path] || strings.Contains(path, "/static/") || strings.HasPrefix(path, "/v1/") ||
 			strings.HasSuffix(path, "/events") && path != "/admin/events" || len(seen) > 80 {
 			continue
 		}

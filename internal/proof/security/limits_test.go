@@ -192,20 +192,21 @@ func TestSlowClients(t *testing.T) {
 		address, begin string
 		within         time.Duration
 	}{
-		"a header": {shop.Nodes[0], "GET /v1/products HTTP/1.1\r\nHost: shop\r\nX-Slow: ",
+		"a header": {shop.Nodes[0], "GET /v1/products HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
 			5 * time.Second},
-		"a header for operators": {shop.Ops[0], "GET /metrics HTTP/1.1\r\nHost: shop\r\nX-Slow: ", 5 * time.Second},
-		"silence":                {shop.Nodes[0], "", 5 * time.Second},
+		"a header for operators": {shop.Ops[0],
+			"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", 5 * time.Second},
+		"silence": {shop.Nodes[0], "", 5 * time.Second},
 		"a body": {shop.Nodes[0],
-			"POST /v1/orders HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer demo-alice\r\nIdempotency-Key: " +
+			"POST /v1/orders HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer demo-alice\r\nIdempotency-Key: " +
 				"slow\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
 		"a body in pieces": {shop.Nodes[0],
-			"POST /v1/webhooks/payments HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n",
+			"POST /v1/webhooks/payments HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\n",
 			15 * time.Second},
 		"a body that nobody expects": {shop.Nodes[0],
-			"GET /v1/products HTTP/1.1\r\nHost: shop\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
+			"GET /v1/products HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n{", 15 * time.Second},
 		"a form": {shop.Nodes[0],
-			"POST /cart HTTP/1.1\r\nHost: shop\r\nContent-Type: " +
+			"POST /cart HTTP/1.1\r\nHost: localhost\r\nContent-Type: " +
 				"application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\nsku=", 15 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

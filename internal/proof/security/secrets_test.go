@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/onceshop/onceshop/internal/api/apitest"
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
+	"github.com/onceshop/onceshop/internal/retain"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -269,8 +272,16 @@ func TestDatabaseUser(t *testing.T) {
 			shop.Count(t, "SELECT count(*) FROM provider_events WHERE state = 'applied'") == 3 &&
 			shop.Count(t, "SELECT count(*) FROM orders WHERE status = 'expired'") == 1
 	})
+	expect(t, "a price", v.submit("/admin/products/TEE-ONCE", nil, url.Values{"name": {"Tee"}, "description": {""},
+		"price": {"25.00"}}), http.StatusSeeOther, "")
 	for _, path := range []string{"/readyz", "/orders", "/admin", "/admin/orders", "/admin/charges", "/admin/events"} {
 		expect(t, path, v.get(path), http.StatusOK, "")
+	}
+	old := retain.Memory{Events: time.Hour, Receipts: time.Hour, ProviderEvents: time.Hour, StoppedTwins: time.Hour}
+	tomorrow := func() time.Time { return time.Now().Add(24 * time.Hour) }
+	asUser := shoptest.Pool(t, shop.Config.DatabaseURL)
+	if err := retain.New(asUser, old, tomorrow, slog.New(slog.DiscardHandler)).RunOnce(t.Context()); err != nil {
+		t.Errorf("delete what is old: %v", err)
 	}
 	if found := regexp.MustCompile(`[^\n]*permission denied[^\n]*`).FindString(shop.Log.String()); found != "" {
 		t.Error(found)
@@ -282,10 +293,11 @@ func TestDatabaseUser(t *testing.T) {
 	}
 	defer conn.Close(t.Context())
 	for _, statement := range []string{
-		"DELETE FROM charges", "DELETE FROM stock_movements", "DELETE FROM provider_events", "DELETE FROM " +
-			"api_tokens", "TRUNCATE outbox", "UPDATE stock_movements SET kind = kind",
+		"DELETE FROM charges", "DELETE FROM refunds", "DELETE FROM cancellations", "DELETE FROM stock_movements",
+		"DELETE FROM api_tokens", "TRUNCATE outbox", "TRUNCATE provider_events",
+		"UPDATE stock_movements SET kind = kind",
 		"UPDATE api_tokens SET admin = true",
-		"UPDATE products SET unit_price = 1", "UPDATE order_lines SET quantity = 1",
+		"UPDATE products SET position = 1", "UPDATE order_lines SET quantity = 1",
 		"UPDATE customers SET email = 'x'", "INSERT INTO api_tokens SELECT * FROM api_tokens",
 		"INSERT INTO products SELECT * FROM products",
 		"ALTER TABLE orders DROP COLUMN email", "DROP TABLE orders", "CREATE TABLE t ()", "CREATE SCHEMA s",

@@ -75,8 +75,12 @@ func (r *run) newClient(number int) *client {
 // live does what a client does until ctx ends.
 func (c *client) live(ctx context.Context) {
 	defer c.http.CloseIdleConnections()
-	var twins sync.WaitGroup
-	defer twins.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	alongside := func(asked *intent) {
+		random := rand.New(rand.NewPCG(c.random.Uint64(), 0)) //nolint:gosec // see newClient
+		beside.Go(func() { c.insist(ctx, asked, 0, random) })
+	}
 	for sleep(ctx, time.Duration(c.random.ExpFloat64()*float64(meanPause))) {
 		asked, variant := c.next()
 		if asked == nil && c.random.IntN(2) == 0 {
@@ -88,8 +92,10 @@ func (c *client) live(ctx context.Context) {
 			continue
 		}
 		if variant == 0 && c.random.IntN(100) < 10 { // a double click, and each click meets another node
-			//nolint:gosec // see newClient
-			twins.Go(func() { c.insist(ctx, asked, 0, rand.New(rand.NewPCG(c.random.Uint64(), 0))) })
+			alongside(asked)
+		}
+		if rival := c.rival(asked); rival != nil {
+			alongside(rival)
 		}
 		c.insist(ctx, asked, variant, c.random)
 	}
@@ -170,6 +176,19 @@ func (c *client) charge() *intent {
 	}
 	return c.intent(order.customer, charging, "/v1/orders/"+order.id+"/charges",
 		map[string]any{"payment_method": methods[c.random.IntN(len(methods))]})
+}
+
+// rival pays for the order of a charge once more, under another key: the buyer has two tabs open.
+// It is nil for anything but a charge, and for most of these.
+func (c *client) rival(asked *intent) *intent {
+	if asked.op != charging || c.random.IntN(5) > 0 {
+		return nil
+	}
+	w := &c.run.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.add(c.intent(asked.customer, charging, asked.path,
+		map[string]any{"payment_method": methods[c.random.IntN(len(methods))]}))
 }
 
 // giveBack refunds a charge or cancels an order.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -105,18 +106,24 @@ func (e *edge) reopen() error {
 	return nil
 }
 
-// cutCommit is the toxic that lets a COMMIT through to Postgres, and cuts the line before its
-// answer.
+// cutCommit is the toxic that cuts a connection at its first COMMIT. Half of the connections lose
+// the answer of Postgres, the others the COMMIT itself.
 const cutCommit = "cut_commit"
 
 type commitCutter struct{}
 
 // prepared are the ways in which a connection says COMMIT: as a query of its own, or by the name of
 // a statement prepared before.
-type prepared struct{ names [][]byte }
+type prepared struct {
+	names [][]byte
+	// drops is true if Postgres does not get the COMMIT.
+	drops bool
+}
 
 // NewState is what a connection has prepared.
-func (*commitCutter) NewState() any { return &prepared{names: [][]byte{[]byte("commit\x00")}} }
+func (*commitCutter) NewState() any {
+	return &prepared{names: [][]byte{[]byte("commit\x00")}, drops: rand.IntN(2) == 0} //nolint:gosec // no secret
+}
 
 // Pipe works on what the client sends.
 func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
@@ -130,8 +137,11 @@ func (*commitCutter) Pipe(stub *toxics.ToxicStub) {
 				stub.Close()
 				return
 			}
-			stub.Output <- chunk
-			if state.commits(chunk.Data) {
+			commits := state.commits(chunk.Data)
+			if !commits || !state.drops {
+				stub.Output <- chunk
+			}
+			if commits {
 				stub.Close()
 				return
 			}

@@ -34,9 +34,9 @@ func init() {
 		{"redis.flush", "redis", flushRedis},
 		{"redis.latency", "redis", onEdge("redis", latency(2000, 0))},
 		{"redis.refuse", "redis", shutEdge("redis")},
-		{"nats.kill", "nats", downServer(func(s *servers) *server { return s.nats })},
-		{"nats.cut", "nats", shutEdge("nats")},
-		{"nats.latency", "nats", onEdge("nats", latency(500, 300))},
+		{"broker.kill", "broker", downServer(func(s *servers) *server { return s.nats })},
+		{"broker.cut", "broker", shutEdge("broker")},
+		{"broker.latency", "broker", onEdge("broker", latency(500, 300))},
 		{"provider.kill", "provider", downServer(func(s *servers) *server { return s.psp })},
 		{"provider.latency", "provider", onEdge("psp", latency(700, 600))},
 		{"provider.reset", "provider", onEdge("psp", toxic{Type: "reset_peer", Stream: "downstream", Toxicity: 0.5})},
@@ -107,6 +107,9 @@ func finish(ctx context.Context) (context.Context, context.CancelFunc) {
 func downPostgres(sig syscall.Signal) func(context.Context, *run, fault) error {
 	return func(ctx context.Context, r *run, _ fault) error {
 		r.servers.postgres.down(sig)
+		if err := r.backUp(); err != nil {
+			return err
+		}
 		sleep(ctx, r.outage(ctx))
 		after, cancel := finish(ctx)
 		defer cancel()

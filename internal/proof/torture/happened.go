@@ -10,11 +10,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/onceshop/onceshop/internal/notify"
-	"github.com/onceshop/onceshop/internal/outbox"
+	natsbroker "github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/proof/kill"
 	"github.com/onceshop/onceshop/internal/timeline"
 )
@@ -36,26 +33,37 @@ type Happened struct {
 // lateBy is how old an event of the provider must be to count as late.
 const lateBy = 2 * time.Second
 
+// What a broker is asked for, or told by it.
+const (
+	redelivered = "events delivered again by the broker"
+	repeated    = "events stopped at the broker as repeated"
+)
+
 // inLogs are what nodes log, whose counters would die with them.
 var inLogs = map[string]string{
-	"claims that went on without Redis":        `"msg":"going on without Redis"`,
-	"events stopped at the broker as repeated": `"msg":"broker stopped a duplicate"`,
-	"second receipts stopped":                  `"msg":"stopped a second receipt"`,
-	"charges with an unknown outcome":          `"msg":"the outcome of a charge is unknown"`,
-	"charges settled by the reconciler":        `"msg":"reconciled a charge"`,
+	"claims that went on without Redis": `"msg":"going on without Redis"`,
+	repeated:                            `"msg":"broker stopped a duplicate"`,
+	"second receipts stopped":           `"msg":"stopped a second receipt"`,
+	"charges with an unknown outcome":   `"msg":"the outcome of a charge is unknown"`,
+	"charges settled by the reconciler": `"msg":"reconciled a charge"`,
 }
 
 // countHappened counts everything that must have happened.
-func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
+func (r *run) countHappened(w witnessed) ([]Happened, error) {
 	var all []Happened
-	add := func(what string, times, least int64) { all = append(all, Happened{what, times, least}) }
+	add := func(what string, times, least int64) {
+		if !r.leaves(what) {
+			all = append(all, Happened{what, times, least})
+		}
+	}
 	add("operations", r.count.operations.Load(), r.leastOperations())
 	for _, p := range kill.Points() {
 		add("crash at "+string(p), r.count.crashes[p], r.leastCrashes())
 	}
-	for _, k := range kinds {
+	for _, k := range r.kinds {
 		add("fault "+k.name, r.count.faults[k.name], int64(leastFaults(r.Duration)))
 	}
+	add("fault "+restored, r.count.faults[restored], int64(min(1, leastFaults(r.Duration))))
 	for _, kind := range []string{"201", "201 replayed", "402 declined", "402 replayed",
 		"402 refund_failed", "202", "409 out_of_stock",
 		"409 request_in_progress", "409 charge_in_progress",
@@ -69,23 +77,28 @@ func (r *run) countHappened(ctx context.Context) ([]Happened, error) {
 	for what, times := range logged {
 		add(what, times, 1)
 	}
-	late, redelivered, err := r.countDeliveries(ctx)
-	if err != nil {
-		return nil, err
-	}
-	add("events delivered again by the broker", redelivered, 1)
+	add(redelivered, w.redelivered, 1)
 	add("decisions of buyers at their banks", r.count.decisions.Load(), 1)
 	add("refunds made outside the shop", r.count.outside.Load(), 1)
-	add("events of the provider that came late", late, 1)
-	stopped, err := r.countStopped(ctx)
-	if err != nil {
-		return nil, err
-	}
+	add("events of the provider that came late", w.late, 1)
 	for _, layer := range []string{"unique key", "memory", "redis", "broker", "fencing token"} {
-		add("twins stopped by: "+layer, stopped[layer], 1)
+		add("twins stopped by: "+layer, w.stopped[layer], 1)
 	}
 	slices.SortStableFunc(all, func(a, b Happened) int { return bytes.Compare([]byte(a.What), []byte(b.What)) })
 	return all, nil
+}
+
+// witnessed is what the tables and the broker tell of a run. A restore takes it away.
+type witnessed struct {
+	late, redelivered int64
+	stopped           map[string]int64
+}
+
+func (r *run) witness(ctx context.Context) (w witnessed, err error) {
+	if w.late, w.redelivered, err = r.countDeliveries(ctx); err == nil {
+		w.stopped, err = r.countStopped(ctx)
+	}
+	return w, err
 }
 
 func (r *run) countLogs() (map[string]int64, error) {
@@ -125,16 +138,16 @@ func (r *run) countDeliveries(ctx context.Context) (late, redelivered int64, err
 	if err != nil {
 		return 0, 0, fmt.Errorf("count deliveries: %w", err)
 	}
-	conn, err := nats.Connect(r.servers.natsURL.String())
+	b := r.servers.broker
+	if !b.keeps() {
+		return late, 0, nil
+	}
+	js, conn, err := b.jetStream()
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask the broker: %w", err)
+		return 0, 0, err
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return 0, 0, fmt.Errorf("ask the broker: %w", err)
-	}
-	consumer, err := js.Consumer(ctx, outbox.EventStream, notify.ConsumerName)
+	consumer, err := js.Consumer(ctx, natsbroker.EventStreamOf(b.cell), notify.ConsumerName)
 	if err != nil {
 		return 0, 0, fmt.Errorf("ask the broker about its consumer: %w", err)
 	}

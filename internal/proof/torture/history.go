@@ -26,6 +26,7 @@ type intent struct {
 	path     string
 	body     []byte
 	learned  bool // the world knows what came of it
+	rebuilt  bool // a restore lost its answer, and it came back without its bytes and its meaning
 
 	mu    sync.Mutex
 	calls []call

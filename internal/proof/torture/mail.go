@@ -82,7 +82,7 @@ func (r *run) checkTwins(ctx context.Context) error {
 	for id, at := range copies {
 		r.count.receipts.Add(1)
 		slices.SortFunc(at, time.Time.Compare)
-		order := strings.TrimPrefix(strings.SplitN(strings.Trim(id, "<>"), "@", 2)[0], "receipt.")
+		order := orderOf(id)
 		for i := range len(at) - 1 {
 			r.count.extras.Add(1)
 			cause := r.broke(at[i].Sub(r.begin))
@@ -107,6 +107,11 @@ func (r *run) checkTwins(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// orderOf is the order that a receipt's Message-ID names.
+func orderOf(id string) string {
+	return strings.TrimPrefix(strings.SplitN(strings.Trim(id, "<>"), "@", 2)[0], "receipt.")
 }
 
 // recorded is when each order's receipt was recorded as sent.

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Shopify/toxiproxy/v2/stream"
+	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -58,11 +60,31 @@ func TestKeyHistories(t *testing.T) {
 
 func TestScheduleFollowsItsSeed(t *testing.T) {
 	t.Parallel()
-	if diff := cmp.Diff(schedule(1, long), schedule(1, long)); diff != "" {
+	if diff := cmp.Diff(schedule(1, long, kinds), schedule(1, long, kinds)); diff != "" {
 		t.Errorf("the same seed made another schedule: %s", diff)
 	}
-	if cmp.Equal(schedule(1, long), schedule(2, long)) {
+	if cmp.Equal(schedule(1, long, kinds), schedule(2, long, kinds)) {
 		t.Error("another seed made the same schedule")
+	}
+}
+
+// BugSeed and BugDuration are those of the runs that must find the planted bugs.
+const (
+	BugSeed     = 32
+	BugDuration = 35 * time.Second
+)
+
+// A seed draws other faults when kinds are added. The runs with planted bugs need some of them.
+func TestBugsMeetTheirFaults(t *testing.T) {
+	t.Parallel()
+	met := map[string]bool{}
+	for _, f := range schedule(BugSeed, BugDuration, kinds) {
+		met[f.Kind] = true
+	}
+	for _, kind := range []string{"postgres.cut-commit", "postgres.terminate", "provider.reset", "redis.flush"} {
+		if !met[kind] {
+			t.Errorf("seed %d makes no %s within %s: take another seed", BugSeed, kind, BugDuration)
+		}
 	}
 }
 
@@ -71,7 +93,7 @@ func TestScheduleHoldsEveryKind(t *testing.T) {
 	for duration, seeds := range map[time.Duration]uint64{demanding: 2000, 2 * demanding: 500, long: 100} {
 		for seed := range seeds {
 			times := map[string]int{}
-			for _, f := range schedule(seed, duration) {
+			for _, f := range schedule(seed, duration, kinds) {
 				times[f.Kind]++
 				if f.For <= 0 || f.At+f.For+lull > duration {
 					t.Errorf("seed %d, %v: %+v does not end in time", seed, duration, f)
@@ -102,6 +124,20 @@ func TestCommitsAreRecognized(t *testing.T) {
 	} {
 		if got := line.commits([]byte(c.sent)); got != c.commits {
 			t.Errorf("%q: %v, want %v", c.sent, got, c.commits)
+		}
+	}
+}
+
+func TestCutCommits(t *testing.T) {
+	t.Parallel()
+	for _, drops := range []bool{false, true} {
+		in, out := make(chan *stream.StreamChunk, 1), make(chan *stream.StreamChunk, 1)
+		line := toxics.NewToxicStub(in, out)
+		line.State = &prepared{names: [][]byte{[]byte("commit\x00")}, drops: drops}
+		in <- &stream.StreamChunk{Data: []byte("Q\x00\x00\x00\x0bcommit\x00")}
+		(*commitCutter)(nil).Pipe(line)
+		if _, arrived := <-out; arrived == drops || !line.Closed() {
+			t.Errorf("drops %v: the COMMIT arrived: %v, the line is closed: %v", drops, arrived, line.Closed())
 		}
 	}
 }

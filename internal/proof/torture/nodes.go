@@ -46,6 +46,7 @@ type node struct {
 	point   crash.Point // armed in the process
 	ours    bool        // whoever ended the process was us
 	calm    bool        // from now on it is not armed
+	held    bool        // it is not started again
 	deck    []crash.Point
 }
 
@@ -74,10 +75,12 @@ func (r *run) openNodes() error {
 
 func (n *node) openEdges() error {
 	s := &n.run.servers
-	database := s.postgres.server.URL()
+	database, broker := s.postgres.url, s.broker.url
 	for name, upstream := range map[string]string{"postgres": hostOf(database), "redis": s.redis.address,
-		"nats": s.nats.address,
-		"psp":  s.psp.address, "smtp": s.smtpAddress} {
+		"broker": s.broker.host, "psp": s.psp.address, "smtp": s.smtpAddress} {
+		if upstream == "" { // the nodes connect to a broker themselves that no proxy fits before
+			continue
+		}
 		e, err := n.run.edges.open(n.name+">"+name, upstream)
 		if err != nil {
 			return err
@@ -85,18 +88,21 @@ func (n *node) openEdges() error {
 		n.edges[name] = e
 	}
 	s.postgres.edges = append(s.postgres.edges, n.edges["postgres"])
-	broker := s.natsURL
-	broker.Host = n.edges["nats"].address()
+	if e := n.edges["broker"]; e != nil {
+		broker = replaceHost(broker, e.address())
+	}
 	n.env = []string{
-		"SHOP_ADDR=" + n.address, "SHOP_OPS_ADDR=" + n.ops, "SHOP_URL=http://shop.test", "SHOP_DATA_DIR=" + n.run.dir,
+		"SHOP_ADDR=" + n.address, "SHOP_OPS_ADDR=" + n.ops, "SHOP_URL=http://shop.localhost",
+		"SHOP_DATA_DIR=" + n.run.dir,
 		"SHOP_SECRET=torture-torture-torture-torture-32",
 		"DATABASE_URL=" + replaceHost(database, n.edges["postgres"].address()),
-		"REDIS_URL=redis://" + n.edges["redis"].address() + "/0", "NATS_URL=" + broker.String(),
+		"REDIS_URL=redis://" + n.edges["redis"].address() + "/0", "BROKER_URL=" + broker,
 		"SMTP_URL=smtp://" + n.edges["smtp"].address() + "?tls=none",
 		"PSP_URL=http://" + n.edges["psp"].address(), "PSP_WEBHOOK_SECRET=" + s.webhookSecret,
 		"SHOP_PROVIDER_TIMEOUT=" + providerTimeout.String(), "SHOP_CHARGE_LEASE=" + chargeLease.String(),
 		"SHOP_RELAY_LEASE=" + relayLease.String(),
 		"SHOP_ORDER_EXPIRY=" + orderExpiry.String(),
+		"SHOP_DRAIN_DELAY=0s",                                // no balancer
 		"SHOP_GUEST_RATE_LIMIT=0", "SHOP_TOKEN_RATE_LIMIT=0", // all clients come from one address
 	}
 	return nil
@@ -105,6 +111,10 @@ func (n *node) openEdges() error {
 // keepAlive starts the node again whenever it has died, until ctx ends.
 func (n *node) keepAlive(ctx context.Context) {
 	for ctx.Err() == nil {
+		if n.isHeld() {
+			sleep(ctx, 50*time.Millisecond)
+			continue
+		}
 		p, err := n.start()
 		if err != nil {
 			n.run.troubled("%s does not start: %v", n.name, err)
@@ -180,6 +190,25 @@ func (n *node) end(how func(*process)) {
 	if p != nil {
 		how(p)
 	}
+}
+
+// hold ends the node in order, and lets it start again when the function is called.
+func (n *node) hold() (release func()) {
+	n.setHeld(true)
+	n.end(func(p *process) { p.stop(drainPatience) })
+	return func() { n.setHeld(false) }
+}
+
+func (n *node) setHeld(held bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held = held
+}
+
+func (n *node) isHeld() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held
 }
 
 // soothe restarts the node if it is armed: from now on it lives.

@@ -18,6 +18,8 @@ import (
 type Report struct {
 	Seed    uint64 `json:"seed"`
 	Command string `json:"command"`
+	// Broker describes a broker that the run did not start, and what the run left out for it.
+	Broker string `json:"broker,omitempty"`
 	// Logs is the run's folder, if it was kept.
 	Logs       string        `json:"logs,omitempty"`
 	Duration   time.Duration `json:"duration_ns"`
@@ -65,7 +67,7 @@ func answerKind(c call) string {
 func (r *run) report(ctx context.Context, happened []Happened) Report {
 	c := r.count
 	report := Report{Seed: r.Seed, Command: fmt.Sprintf("shop torture --seed %d --duration %s", r.Seed, r.Duration),
-		Duration:   r.Duration,
+		Broker: r.brokerLine(), Duration: r.Duration,
 		Operations: c.operations.Load(), Retries: c.retries.Load(), Keys: len(r.world.intents),
 		Receipts: c.receipts.Load(), Extras: c.extras.Load(), ExtraCauses: c.causes,
 		Undecided: c.undecided.Load(), Lost: int(c.lost.Load()), Answers: c.answers, Healing: c.slowest,
@@ -111,7 +113,7 @@ func (r *run) timelineOf(ctx context.Context, about string) []string {
 	if err != nil {
 		return []string{"no timeline: " + err.Error()}
 	}
-	events, err := timeline.New(pool).Of(ctx, order)
+	events, _, err := timeline.New(pool).Of(ctx, order, 1000)
 	if err != nil {
 		return []string{"no timeline: " + err.Error()}
 	}
@@ -125,6 +127,9 @@ func (r *run) timelineOf(ctx context.Context, about string) []string {
 // Write writes the report for people.
 func (r Report) Write(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n\n", r.Command)
+	if r.Broker != "" {
+		fmt.Fprintf(out, "%s\n\n", r.Broker)
+	}
 	for _, line := range []struct {
 		n    int64
 		what string
@@ -153,12 +158,21 @@ func (r Report) Write(out io.Writer) {
 	section(out, "Further copies of receipts, by what broke when the one before was accepted", r.ExtraCauses)
 	section(out, "Answers", r.Answers)
 	fmt.Fprintln(out, "\nWhat must have happened")
+	short := false
 	for _, h := range r.Happened {
 		mark := ""
 		if h.Times < h.Least {
 			mark = fmt.Sprintf("  (NOT MET: %d wanted)", h.Least)
+			if r.Duration < demanding {
+				mark = fmt.Sprintf("  (run too short: %d wanted)", h.Least)
+				short = true
+			}
 		}
 		fmt.Fprintf(out, "  %8d  %s%s\n", h.Times, h.What, mark)
+	}
+	if short {
+		fmt.Fprintf(out, "\nThis run was too short for everything to happen: --duration %s or more is long enough.\n",
+			demanding)
 	}
 	for _, trouble := range r.Troubles {
 		fmt.Fprintf(out, "\nTROUBLE of the harness: %s\n", trouble)

@@ -28,17 +28,23 @@ const (
 	lull = time.Second
 )
 
-// schedule is what will go wrong, decided by the seed and the duration alone. It holds each kind
-// leastFaults times.
-func schedule(seed uint64, duration time.Duration) []fault {
+// schedule is what will go wrong, decided by the seed, the duration and the kinds alone. It holds
+// each kind leastFaults times.
+func schedule(seed uint64, duration time.Duration, kinds []kind) []fault {
 	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // replayed from the seed
 	for {
-		all := draw(random, duration)
+		all := draw(random, duration, kinds)
 		times := map[string]int{}
 		for _, f := range all {
 			times[f.Kind]++
 		}
-		if !slices.ContainsFunc(kinds, func(k kind) bool { return times[k.name] < leastFaults(duration) }) {
+		// In time for a copy of the database that misses something.
+		outage := slices.ContainsFunc(all, func(f fault) bool {
+			return (f.Kind == "postgres.kill" || f.Kind == "postgres.immediate") && f.At > duration/backupAfter &&
+				f.At < duration*3/4
+		})
+		if (outage || duration < demanding) &&
+			!slices.ContainsFunc(kinds, func(k kind) bool { return times[k.name] < leastFaults(duration) }) {
 			return all
 		}
 	}
@@ -58,7 +64,7 @@ func leastFaults(duration time.Duration) int {
 
 // draw fills one window after the other. Kinds come in shuffled decks, so that each comes about as
 // often as the others.
-func draw(random *rand.Rand, duration time.Duration) []fault {
+func draw(random *rand.Rand, duration time.Duration, kinds []kind) []fault {
 	var all []fault
 	var deck []int
 	calm := 0

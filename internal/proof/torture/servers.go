@@ -61,10 +61,12 @@ func (s *server) down() {
 // postgres is the database. It takes another port at every start, the edges follow.
 type postgres struct {
 	dir   string
+	cell  string
 	edges []*edge
 
 	mu     sync.Mutex
 	server *pglocal.Server
+	url    string
 	// Pool goes around the edges: it is for the one who checks.
 	pool *pgxpool.Pool
 }
@@ -89,11 +91,16 @@ func (p *postgres) up(ctx context.Context) error {
 			return errors.Join(err, started.Stop(ctx))
 		}
 	}
-	pool, err := pg.Open(ctx, started.URL(), 8)
+	if p.cell != "" {
+		query := address.Query()
+		query.Set("search_path", p.cell)
+		address.RawQuery = query.Encode()
+	}
+	pool, err := pg.Open(ctx, address.String(), 8)
 	if err != nil {
 		return errors.Join(err, started.Stop(ctx))
 	}
-	p.server, p.pool = started, pool
+	p.server, p.pool, p.url = started, pool, address.String()
 	return nil
 }
 
@@ -137,11 +144,9 @@ type servers struct {
 	redis, nats, psp, mailbox *server
 	smtpAddress               string
 	webhookSecret             string
-	natsURL                   url.URL
+	broker                    broker
 	webhooks                  *edge // from the provider to a node
 }
-
-const natsUser, natsPassword = "torture", "torture"
 
 func (r *run) startServers(ctx context.Context) error {
 	redis, err := exec.LookPath("redis-server")
@@ -155,9 +160,15 @@ func (r *run) startServers(ctx context.Context) error {
 		}
 	}
 	s := &r.servers
-	s.postgres = &postgres{dir: filepath.Join(r.dir, "postgres")}
+	if r.BrokerURL == "" {
+		s.broker = broker{url: "nats://torture:torture@" + at[1], host: at[1]}
+		s.nats = r.shopServer("nats", at[1], []string{"BROKER_URL=" + s.broker.url}, "--dir",
+			filepath.Join(r.dir, "nats"))
+	} else if err := r.useBroker(ctx); err != nil {
+		return err
+	}
+	s.postgres = &postgres{dir: filepath.Join(r.dir, "postgres"), cell: s.broker.cell}
 	s.smtpAddress, s.webhookSecret = at[4], "whsec_dG9ydHVyZS10b3J0dXJlLXRvcnR1cmU="
-	s.natsURL = url.URL{Scheme: "nats", User: url.UserPassword(natsUser, natsPassword), Host: at[1]}
 	if s.webhooks, err = r.edges.open("provider>nodes", at[5]); err != nil {
 		return err
 	}
@@ -166,8 +177,6 @@ func (r *run) startServers(ctx context.Context) error {
 		return r.startProcess("redis", nil, redis, "--bind", host, "--port", port, "--save", "", "--appendonly", "no",
 			"--dir", r.dir)
 	}}
-	s.nats = r.shopServer("nats", at[1], []string{"NATS_URL=" + s.natsURL.String()}, "--dir",
-		filepath.Join(r.dir, "nats"))
 	s.psp = r.shopServer("psp", at[2], []string{"SHOP_PSP_ADDR=" + at[2], "PSP_WEBHOOK_SECRET=" + s.webhookSecret},
 		"--webhook-url", "http://"+s.webhooks.address()+"/v1/webhooks/payments", "--log",
 		filepath.Join(r.dir, "provider.jsonl"))
@@ -178,6 +187,9 @@ func (r *run) startServers(ctx context.Context) error {
 		return err
 	}
 	for _, server := range []*server{s.redis, s.nats, s.psp, s.mailbox} {
+		if server == nil { // the broker is not the run's own
+			continue
+		}
 		if err := server.up(ctx); err != nil {
 			return err
 		}

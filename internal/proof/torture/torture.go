@@ -34,6 +34,8 @@ type Options struct {
 	Program  string        // the shop command, which the children run
 	Dir      string        // keeps the servers' data and all logs; everybody must be able to enter
 	Progress io.Writer     // is told what goes on, line by line
+	// BrokerURL is a broker to use instead of one that the run starts, or empty.
+	BrokerURL string
 }
 
 // run is a run under way.
@@ -47,12 +49,16 @@ type run struct {
 	servers   servers
 	nodes     []*node
 	world     world
+	kinds     []kind   // of faults
+	leftOut   []string // of what must have happened
 	count     *counters
 	probe     *http.Client
 	products  []string
-	drained   time.Duration // how long it took after the last fault
+	drained   time.Duration          // how long it took after the last fault
+	mails     map[string][]time.Time // the receipts before the restore
 
 	mu           sync.Mutex
+	backup       backup
 	disturbances []disturbance
 	violations   []Violation
 	troubles     []string
@@ -74,14 +80,21 @@ type Violation struct {
 
 // Run tortures the shop and returns the report; the error says what kept it from being run.
 func Run(ctx context.Context, o Options) (report Report, err error) {
-	r := &run{Options: o, dir: o.Dir, begin: time.Now(), addresses: newAddresses(), count: newCounters(),
+	r := &run{Options: o, dir: o.Dir, kinds: kinds, begin: time.Now(), addresses: newAddresses(), count: newCounters(),
 		lifetime: min(max(o.Duration/60, time.Second), 8*time.Second),
 		probe:    &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	r.edges = newEdges(r.addresses)
 	defer r.servers.stop() //nolint:contextcheck // it ends what is left when ctx has ended
-	r.tell("starting Postgres, Redis, NATS, the provider and the mailbox")
+	r.tell("starting the servers")
 	if err := r.startServers(ctx); err != nil {
 		return report, err
+	}
+	if b := r.servers.broker; b.cell != "" && b.keeps() {
+		defer func() {
+			after, cancel := finish(ctx)
+			defer cancel()
+			err = errors.Join(err, r.dropStreams(after))
+		}()
 	}
 	if err := r.seedShop(ctx); err != nil {
 		return report, err
@@ -104,7 +117,7 @@ func (r *run) attack(ctx context.Context) (report Report, err error) {
 	if err := r.awaitReady(ctx); err != nil {
 		return report, fmt.Errorf("the nodes do not get ready: %w", err)
 	}
-	faults := schedule(r.Seed, r.Duration)
+	faults := schedule(r.Seed, r.Duration, r.kinds)
 	if err := r.writeSchedule(faults); err != nil {
 		return report, err
 	}

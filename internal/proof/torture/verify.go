@@ -26,18 +26,35 @@ func (r *run) settleAndCheck(ctx context.Context) (report Report, err error) {
 	}
 	healed := r.drain(ctx)
 	r.drained = time.Since(begin)
-	r.tell("quiet after %s; sending every key once more", r.drained.Round(100*time.Millisecond))
+	r.tell("quiet after %s", r.drained.Round(100*time.Millisecond))
+	w, err := r.witness(ctx)
+	if err != nil {
+		return report, err
+	}
+	if err := r.checkTwins(ctx); err != nil {
+		return report, err
+	}
+	checks := []func(context.Context) error{r.check, r.compare, r.compareDeclines, r.compareFailures,
+		r.compareRefusals}
+	if r.backup.dir != "" {
+		if err := r.restore(ctx); err != nil {
+			return report, err
+		}
+		r.count.fault(restored)
+		checks = append(checks, r.checkMails)
+	}
+	r.tell("sending every key once more")
 	r.askAgain(ctx)
 	if healed { // what does not heal in a minute is told once
 		r.drain(ctx)
 	}
 	r.tell("checking")
-	for _, check := range []func(context.Context) error{r.check, r.compare, r.compareRefusals, r.checkTwins} {
+	for _, check := range checks {
 		if err := check(ctx); err != nil {
 			return report, err
 		}
 	}
-	happened, err := r.countHappened(ctx)
+	happened, err := r.countHappened(w)
 	if err != nil {
 		return report, err
 	}

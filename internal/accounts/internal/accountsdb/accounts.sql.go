@@ -7,9 +7,34 @@ package accountsdb
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
+
+const DeleteEndedSessions = `-- name: DeleteEndedSessions :exec
+DELETE FROM operator_sessions
+WHERE seen_at <= now() - $1::interval OR created_at <= now() - $2::interval
+`
+
+type DeleteEndedSessionsParams struct {
+	Idle time.Duration
+	Age  time.Duration
+}
+
+func (q *Queries) DeleteEndedSessions(ctx context.Context, arg DeleteEndedSessionsParams) error {
+	_, err := q.db.Exec(ctx, DeleteEndedSessions, arg.Idle, arg.Age)
+	return err
+}
+
+const DeleteSession = `-- name: DeleteSession :exec
+DELETE FROM operator_sessions WHERE hash = $1
+`
+
+func (q *Queries) DeleteSession(ctx context.Context, hash []byte) error {
+	_, err := q.db.Exec(ctx, DeleteSession, hash)
+	return err
+}
 
 const FindCustomerByEmail = `-- name: FindCustomerByEmail :one
 SELECT id FROM customers WHERE lower(email) = lower($1::text)
@@ -22,21 +47,92 @@ func (q *Queries) FindCustomerByEmail(ctx context.Context, email string) (uuid.U
 	return id, err
 }
 
-const FindToken = `-- name: FindToken :one
-SELECT customer_id, admin, demo FROM api_tokens WHERE hash = $1
+const FindSession = `-- name: FindSession :one
+SELECT t.customer_id, t.admin, t.demo, (s.seen_at < now() - interval '1 minute')::boolean AS stale
+FROM operator_sessions s JOIN api_tokens t ON t.hash = s.token_hash
+WHERE s.hash = $1 AND s.seen_at > now() - $2::interval AND s.created_at > now() - $3::interval
+    AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > now())
 `
 
-type FindTokenRow struct {
+type FindSessionParams struct {
+	Hash []byte
+	Idle time.Duration
+	Age  time.Duration
+}
+
+type FindSessionRow struct {
 	CustomerID uuid.UUID
 	Admin      bool
 	Demo       bool
+	Stale      bool
 }
 
+// FindSession returns the operator of a session that has not ended, and whether it is time to note
+// that the session is in use.
+func (q *Queries) FindSession(ctx context.Context, arg FindSessionParams) (FindSessionRow, error) {
+	row := q.db.QueryRow(ctx, FindSession, arg.Hash, arg.Idle, arg.Age)
+	var i FindSessionRow
+	err := row.Scan(
+		&i.CustomerID,
+		&i.Admin,
+		&i.Demo,
+		&i.Stale,
+	)
+	return i, err
+}
+
+const FindToken = `-- name: FindToken :one
+SELECT customer_id, admin, demo, coalesce(extract(epoch FROM expires_at - now()), 3600)::float8 AS seconds_left
+FROM api_tokens
+WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+`
+
+type FindTokenRow struct {
+	CustomerID  uuid.UUID
+	Admin       bool
+	Demo        bool
+	SecondsLeft float64
+}
+
+// FindToken returns a token that is good, and for how long it will be: an hour stands for longer.
 func (q *Queries) FindToken(ctx context.Context, hash []byte) (FindTokenRow, error) {
 	row := q.db.QueryRow(ctx, FindToken, hash)
 	var i FindTokenRow
-	err := row.Scan(&i.CustomerID, &i.Admin, &i.Demo)
+	err := row.Scan(
+		&i.CustomerID,
+		&i.Admin,
+		&i.Demo,
+		&i.SecondsLeft,
+	)
 	return i, err
+}
+
+const FindTokensByPrefix = `-- name: FindTokensByPrefix :many
+SELECT hash FROM api_tokens
+WHERE revoked_at IS NULL
+    AND (starts_with(prefix, $1::text) OR starts_with($1::text, prefix))
+`
+
+// FindTokensByPrefix returns the tokens that may still be revoked. The text may be longer than what
+// is stored, up to the whole token.
+func (q *Queries) FindTokensByPrefix(ctx context.Context, text string) ([][]byte, error) {
+	rows, err := q.db.Query(ctx, FindTokensByPrefix, text)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items [][]byte
+	for rows.Next() {
+		var hash []byte
+		if err := rows.Scan(&hash); err != nil {
+			return nil, err
+		}
+		items = append(items, hash)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const GetEmail = `-- name: GetEmail :one
@@ -68,9 +164,23 @@ func (q *Queries) InsertCustomer(ctx context.Context, arg InsertCustomerParams) 
 	return result.RowsAffected(), nil
 }
 
+const InsertSession = `-- name: InsertSession :exec
+INSERT INTO operator_sessions (hash, token_hash) VALUES ($1, $2)
+`
+
+type InsertSessionParams struct {
+	Hash      []byte
+	TokenHash []byte
+}
+
+func (q *Queries) InsertSession(ctx context.Context, arg InsertSessionParams) error {
+	_, err := q.db.Exec(ctx, InsertSession, arg.Hash, arg.TokenHash)
+	return err
+}
+
 const InsertToken = `-- name: InsertToken :exec
-INSERT INTO api_tokens (hash, customer_id, admin, demo)
-VALUES ($1, $2, $3, $4)
+INSERT INTO api_tokens (hash, customer_id, admin, demo, prefix, expires_at)
+VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6::float8))
 ON CONFLICT (hash) DO NOTHING
 `
 
@@ -79,6 +189,8 @@ type InsertTokenParams struct {
 	CustomerID uuid.UUID
 	Admin      bool
 	Demo       bool
+	Prefix     string
+	Seconds    *float64
 }
 
 func (q *Queries) InsertToken(ctx context.Context, arg InsertTokenParams) error {
@@ -87,6 +199,77 @@ func (q *Queries) InsertToken(ctx context.Context, arg InsertTokenParams) error 
 		arg.CustomerID,
 		arg.Admin,
 		arg.Demo,
+		arg.Prefix,
+		arg.Seconds,
 	)
+	return err
+}
+
+const ListTokens = `-- name: ListTokens :many
+SELECT t.prefix, coalesce(c.email, '')::text AS email, t.admin, t.demo, t.created_at, t.expires_at, t.revoked_at,
+    (t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > now()))::boolean AS good
+FROM api_tokens t JOIN customers c ON c.id = t.customer_id
+ORDER BY t.created_at, t.hash
+`
+
+type ListTokensRow struct {
+	Prefix    string
+	Email     string
+	Admin     bool
+	Demo      bool
+	CreatedAt time.Time
+	ExpiresAt *time.Time
+	RevokedAt *time.Time
+	Good      bool
+}
+
+func (q *Queries) ListTokens(ctx context.Context) ([]ListTokensRow, error) {
+	rows, err := q.db.Query(ctx, ListTokens)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListTokensRow
+	for rows.Next() {
+		var i ListTokensRow
+		if err := rows.Scan(
+			&i.Prefix,
+			&i.Email,
+			&i.Admin,
+			&i.Demo,
+			&i.CreatedAt,
+			&i.ExpiresAt,
+			&i.RevokedAt,
+			&i.Good,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const RevokeToken = `-- name: RevokeToken :one
+UPDATE api_tokens SET revoked_at = now()
+WHERE hash = $1 AND revoked_at IS NULL
+RETURNING prefix
+`
+
+func (q *Queries) RevokeToken(ctx context.Context, hash []byte) (string, error) {
+	row := q.db.QueryRow(ctx, RevokeToken, hash)
+	var prefix string
+	err := row.Scan(&prefix)
+	return prefix, err
+}
+
+const TouchSession = `-- name: TouchSession :exec
+UPDATE operator_sessions SET seen_at = now() WHERE hash = $1
+`
+
+func (q *Queries) TouchSession(ctx context.Context, hash []byte) error {
+	_, err := q.db.Exec(ctx, TouchSession, hash)
 	return err
 }

@@ -12,33 +12,107 @@ import (
 	"github.com/google/uuid"
 )
 
+const ClaimDue = `-- name: ClaimDue :one
+WITH due AS MATERIALIZED (
+    SELECT r.order_id, r.kind FROM receipts r
+    WHERE r.sent_at IS NULL AND r.dead_at IS NULL AND (r.failures > 0) = $2::boolean
+        AND r.due_at <= now() AND r.lease_until < now()
+    ORDER BY r.due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE receipts SET attempt = receipts.attempt + 1, lease_until = now() + $1::interval
+FROM due WHERE receipts.order_id = due.order_id AND receipts.kind = due.kind
+RETURNING receipts.order_id, receipts.attempt, receipts.failures, receipts.paid_at
+`
+
+type ClaimDueParams struct {
+	Lease  time.Duration
+	Failed bool
+}
+
+type ClaimDueRow struct {
+	OrderID  uuid.UUID
+	Attempt  int32
+	Failures int32
+	PaidAt   time.Time
+}
+
+// ClaimDue claims the receipt that is due for longest, of those that failed before or of the rest.
+func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) (ClaimDueRow, error) {
+	row := q.db.QueryRow(ctx, ClaimDue, arg.Lease, arg.Failed)
+	var i ClaimDueRow
+	err := row.Scan(
+		&i.OrderID,
+		&i.Attempt,
+		&i.Failures,
+		&i.PaidAt,
+	)
+	return i, err
+}
+
 const ClaimReceipt = `-- name: ClaimReceipt :one
-INSERT INTO receipts (order_id, kind, lease_until)
-VALUES ($1, $2, now() + $3::interval)
+INSERT INTO receipts (order_id, kind, lease_until, paid_at, due_at, created_at)
+VALUES ($1, $2, now() + $3::interval, $4, $4, now())
 ON CONFLICT (order_id, kind) DO UPDATE
     SET attempt = receipts.attempt + 1, lease_until = excluded.lease_until
-    WHERE receipts.sent_at IS NULL AND receipts.lease_until < now()
-RETURNING attempt
+    WHERE receipts.sent_at IS NULL AND receipts.dead_at IS NULL AND receipts.due_at <= excluded.created_at
+        AND receipts.lease_until < excluded.created_at
+RETURNING order_id, attempt, failures, paid_at
 `
 
 type ClaimReceiptParams struct {
 	OrderID uuid.UUID
 	Kind    string
 	Lease   time.Duration
+	PaidAt  time.Time
 }
 
-// ClaimReceipt gives the caller the lease, unless the receipt is sent or another sender has the
-// lease.
-func (q *Queries) ClaimReceipt(ctx context.Context, arg ClaimReceiptParams) (int32, error) {
-	row := q.db.QueryRow(ctx, ClaimReceipt, arg.OrderID, arg.Kind, arg.Lease)
-	var attempt int32
-	err := row.Scan(&attempt)
-	return attempt, err
+type ClaimReceiptRow struct {
+	OrderID  uuid.UUID
+	Attempt  int32
+	Failures int32
+	PaidAt   time.Time
+}
+
+// ClaimReceipt gives the caller the lease, unless the receipt has ended, is not due or another
+// sender has the lease. The excluded row was created now.
+func (q *Queries) ClaimReceipt(ctx context.Context, arg ClaimReceiptParams) (ClaimReceiptRow, error) {
+	row := q.db.QueryRow(ctx, ClaimReceipt,
+		arg.OrderID,
+		arg.Kind,
+		arg.Lease,
+		arg.PaidAt,
+	)
+	var i ClaimReceiptRow
+	err := row.Scan(
+		&i.OrderID,
+		&i.Attempt,
+		&i.Failures,
+		&i.PaidAt,
+	)
+	return i, err
+}
+
+const CountOpen = `-- name: CountOpen :one
+SELECT (SELECT count(*) FROM (SELECT FROM receipts w WHERE w.sent_at IS NULL AND w.dead_at IS NULL
+        LIMIT $1) AS c) AS waiting,
+    (SELECT count(*) FROM (SELECT FROM receipts d WHERE d.dead_at IS NOT NULL LIMIT $1) AS c) AS dead
+`
+
+type CountOpenRow struct {
+	Waiting int64
+	Dead    int64
+}
+
+// CountOpen counts up to a limit, because a scrape must not take longer the more there is to see.
+func (q *Queries) CountOpen(ctx context.Context, most int32) (CountOpenRow, error) {
+	row := q.db.QueryRow(ctx, CountOpen, most)
+	var i CountOpenRow
+	err := row.Scan(&i.Waiting, &i.Dead)
+	return i, err
 }
 
 const GetReceipt = `-- name: GetReceipt :one
-SELECT sent_at, greatest(extract(epoch FROM lease_until - now()), 0)::float8 AS lease_seconds
-FROM receipts WHERE order_id = $1 AND kind = $2
+SELECT sent_at, dead_at FROM receipts WHERE order_id = $1 AND kind = $2
 `
 
 type GetReceiptParams struct {
@@ -47,19 +121,98 @@ type GetReceiptParams struct {
 }
 
 type GetReceiptRow struct {
-	SentAt       *time.Time
-	LeaseSeconds float64
+	SentAt *time.Time
+	DeadAt *time.Time
 }
 
 func (q *Queries) GetReceipt(ctx context.Context, arg GetReceiptParams) (GetReceiptRow, error) {
 	row := q.db.QueryRow(ctx, GetReceipt, arg.OrderID, arg.Kind)
 	var i GetReceiptRow
-	err := row.Scan(&i.SentAt, &i.LeaseSeconds)
+	err := row.Scan(&i.SentAt, &i.DeadAt)
 	return i, err
 }
 
+const ListDead = `-- name: ListDead :many
+SELECT order_id, attempt, coalesce(last_error, '') AS reason, dead_at::timestamptz AS dead_at FROM receipts
+WHERE dead_at IS NOT NULL AND ($2::uuid IS NULL OR order_id < $2)
+ORDER BY order_id DESC LIMIT $1
+`
+
+type ListDeadParams struct {
+	Limit  int32
+	Before *uuid.UUID
+}
+
+type ListDeadRow struct {
+	OrderID uuid.UUID
+	Attempt int32
+	Reason  string
+	DeadAt  time.Time
+}
+
+func (q *Queries) ListDead(ctx context.Context, arg ListDeadParams) ([]ListDeadRow, error) {
+	rows, err := q.db.Query(ctx, ListDead, arg.Limit, arg.Before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListDeadRow
+	for rows.Next() {
+		var i ListDeadRow
+		if err := rows.Scan(
+			&i.OrderID,
+			&i.Attempt,
+			&i.Reason,
+			&i.DeadAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ListOpen = `-- name: ListOpen :many
+SELECT order_id, paid_at FROM receipts
+WHERE kind = $1 AND sent_at IS NULL AND dead_at IS NULL AND order_id > $2 ORDER BY order_id LIMIT 1000
+`
+
+type ListOpenParams struct {
+	Kind  string
+	After uuid.UUID
+}
+
+type ListOpenRow struct {
+	OrderID uuid.UUID
+	PaidAt  time.Time
+}
+
+func (q *Queries) ListOpen(ctx context.Context, arg ListOpenParams) ([]ListOpenRow, error) {
+	rows, err := q.db.Query(ctx, ListOpen, arg.Kind, arg.After)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListOpenRow
+	for rows.Next() {
+		var i ListOpenRow
+		if err := rows.Scan(&i.OrderID, &i.PaidAt); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const MarkReceiptSent = `-- name: MarkReceiptSent :exec
-UPDATE receipts SET sent_at = now() WHERE order_id = $1 AND kind = $2 AND sent_at IS NULL
+UPDATE receipts SET sent_at = now(), dead_at = NULL, last_error = NULL
+WHERE order_id = $1 AND kind = $2 AND sent_at IS NULL
 `
 
 type MarkReceiptSentParams struct {
@@ -73,18 +226,121 @@ func (q *Queries) MarkReceiptSent(ctx context.Context, arg MarkReceiptSentParams
 	return err
 }
 
-const ReleaseReceipt = `-- name: ReleaseReceipt :exec
-UPDATE receipts SET lease_until = now() WHERE order_id = $1 AND kind = $2 AND attempt = $3 AND sent_at IS NULL
+const PutOffReceipt = `-- name: PutOffReceipt :exec
+UPDATE receipts SET lease_until = now(), due_at = now() + $4::interval,
+    failures = $5, last_error = coalesce(nullif($6::text, ''), last_error),
+    dead_at = now() + CASE WHEN $7::boolean THEN interval '0' END
+WHERE order_id = $1 AND kind = $2 AND attempt = $3 AND sent_at IS NULL
 `
 
-type ReleaseReceiptParams struct {
-	OrderID uuid.UUID
-	Kind    string
-	Attempt int32
+type PutOffReceiptParams struct {
+	OrderID   uuid.UUID
+	Kind      string
+	Attempt   int32
+	Pause     time.Duration
+	Failures  int32
+	LastError string
+	Dead      bool
 }
 
-// ReleaseReceipt ends the lease after a failure, so that the next attempt need not wait for it.
-func (q *Queries) ReleaseReceipt(ctx context.Context, arg ReleaseReceiptParams) error {
-	_, err := q.db.Exec(ctx, ReleaseReceipt, arg.OrderID, arg.Kind, arg.Attempt)
+// PutOffReceipt ends the lease after a failure and sets when the receipt is due again.
+func (q *Queries) PutOffReceipt(ctx context.Context, arg PutOffReceiptParams) error {
+	_, err := q.db.Exec(ctx, PutOffReceipt,
+		arg.OrderID,
+		arg.Kind,
+		arg.Attempt,
+		arg.Pause,
+		arg.Failures,
+		arg.LastError,
+		arg.Dead,
+	)
+	return err
+}
+
+const RecoverReceipt = `-- name: RecoverReceipt :execrows
+INSERT INTO receipts AS r (order_id, kind, attempt, lease_until, paid_at, due_at, sent_at, dead_at, last_error)
+VALUES ($1, $2, 0, '-infinity', $3, $3, $4,
+    now() + CASE WHEN $5::boolean THEN interval '0' END, nullif($6::text, ''))
+ON CONFLICT (order_id, kind) DO UPDATE
+    SET sent_at = excluded.sent_at, dead_at = excluded.dead_at, last_error = excluded.last_error
+    WHERE r.sent_at IS NULL AND r.dead_at IS NULL
+`
+
+type RecoverReceiptParams struct {
+	OrderID uuid.UUID
+	Kind    string
+	PaidAt  time.Time
+	SentAt  *time.Time
+	Dead    bool
+	Reason  string
+}
+
+// RecoverReceipt stores what became of a receipt after the time that the tables were restored to.
+// One that ended before stays as it is.
+func (q *Queries) RecoverReceipt(ctx context.Context, arg RecoverReceiptParams) (int64, error) {
+	result, err := q.db.Exec(ctx, RecoverReceipt,
+		arg.OrderID,
+		arg.Kind,
+		arg.PaidAt,
+		arg.SentAt,
+		arg.Dead,
+		arg.Reason,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const RetryDead = `-- name: RetryDead :many
+UPDATE receipts SET dead_at = NULL, failures = 0, due_at = now()
+WHERE (order_id, kind) IN (
+    SELECT r.order_id, r.kind FROM receipts r
+    WHERE r.dead_at IS NOT NULL AND ($2::uuid IS NULL OR r.order_id = $2)
+    ORDER BY r.order_id DESC LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING order_id
+`
+
+type RetryDeadParams struct {
+	Limit   int32
+	OrderID *uuid.UUID
+}
+
+// RetryDead makes dead receipts due, from the highest order id down.
+func (q *Queries) RetryDead(ctx context.Context, arg RetryDeadParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, RetryDead, arg.Limit, arg.OrderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var order_id uuid.UUID
+		if err := rows.Scan(&order_id); err != nil {
+			return nil, err
+		}
+		items = append(items, order_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ScheduleReceipt = `-- name: ScheduleReceipt :exec
+INSERT INTO receipts (order_id, kind, attempt, lease_until, paid_at, due_at)
+VALUES ($1, $2, 0, '-infinity', $3, $3)
+ON CONFLICT (order_id, kind) DO NOTHING
+`
+
+type ScheduleReceiptParams struct {
+	OrderID uuid.UUID
+	Kind    string
+	PaidAt  time.Time
+}
+
+// ScheduleReceipt leaves the receipt to the next sender.
+func (q *Queries) ScheduleReceipt(ctx context.Context, arg ScheduleReceiptParams) error {
+	_, err := q.db.Exec(ctx, ScheduleReceipt, arg.OrderID, arg.Kind, arg.PaidAt)
 	return err
 }

@@ -12,6 +12,68 @@ import (
 	"github.com/google/uuid"
 )
 
+const CountErasures = `-- name: CountErasures :one
+SELECT coalesce(sum(times), 0)::bigint FROM erasures
+`
+
+func (q *Queries) CountErasures(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, CountErasures)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const FindByNumber = `-- name: FindByNumber :many
+SELECT id, customer_id, email, status, currency, total, created_at FROM orders
+WHERE right(id::text, length($2::text)) = $2::text
+ORDER BY id DESC
+LIMIT $1
+`
+
+type FindByNumberParams struct {
+	Limit int32
+	IDEnd string
+}
+
+type FindByNumberRow struct {
+	ID         uuid.UUID
+	CustomerID uuid.UUID
+	Email      string
+	Status     string
+	Currency   string
+	Total      int64
+	CreatedAt  time.Time
+}
+
+// FindByNumber reads all orders: the number is derived from the id.
+func (q *Queries) FindByNumber(ctx context.Context, arg FindByNumberParams) ([]FindByNumberRow, error) {
+	rows, err := q.db.Query(ctx, FindByNumber, arg.Limit, arg.IDEnd)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindByNumberRow
+	for rows.Next() {
+		var i FindByNumberRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.CustomerID,
+			&i.Email,
+			&i.Status,
+			&i.Currency,
+			&i.Total,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const FindOrderByKey = `-- name: FindOrderByKey :one
 SELECT id, fingerprint, answer FROM orders
 WHERE customer_id = $1 AND idempotency_key = $2
@@ -154,6 +216,42 @@ func (q *Queries) ListAllOrders(ctx context.Context, arg ListAllOrdersParams) ([
 	return items, nil
 }
 
+const ListExpired = `-- name: ListExpired :many
+SELECT id FROM orders
+WHERE status IN ('placed', 'paying') AND expires_at < now()
+  AND (status = 'placed' OR expires_at < now() - $1::interval)
+  AND NOT EXISTS (SELECT FROM failed_expiries f WHERE f.order_id = orders.id AND f.retry_at > now())
+ORDER BY expires_at
+LIMIT $2
+`
+
+type ListExpiredParams struct {
+	Expiry time.Duration
+	Most   int32
+}
+
+// ListExpired finds orders that were not paid in time. An order that is being paid has the time
+// expiry once more. It leaves out orders that failed to expire and whose pause has not ended.
+func (q *Queries) ListExpired(ctx context.Context, arg ListExpiredParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, ListExpired, arg.Expiry, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ListOrders = `-- name: ListOrders :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
 WHERE customer_id = $1 AND total > 0 AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -209,16 +307,14 @@ func (q *Queries) ListOrders(ctx context.Context, arg ListOrdersParams) ([]ListO
 
 const LockExpired = `-- name: LockExpired :many
 SELECT id, customer_id, email, status, currency, total, created_at FROM orders
-WHERE status IN ('placed', 'paying') AND expires_at < now()
-  AND (status = 'placed' OR expires_at < now() - $1::interval)
-ORDER BY expires_at
-LIMIT $2
+WHERE id = $1 AND status IN ('placed', 'paying') AND expires_at < now()
+  AND (status = 'placed' OR expires_at < now() - $2::interval)
 FOR NO KEY UPDATE SKIP LOCKED
 `
 
 type LockExpiredParams struct {
+	ID     uuid.UUID
 	Expiry time.Duration
-	Most   int32
 }
 
 type LockExpiredRow struct {
@@ -231,10 +327,10 @@ type LockExpiredRow struct {
 	CreatedAt  time.Time
 }
 
-// LockExpired finds orders that were not paid in time. An order that is being paid has the time
-// expiry once more. It skips orders that another transaction has locked: the next run finds them.
+// LockExpired returns the order if it still has to expire. It skips an order that another
+// transaction has locked: the next run finds it.
 func (q *Queries) LockExpired(ctx context.Context, arg LockExpiredParams) ([]LockExpiredRow, error) {
-	rows, err := q.db.Query(ctx, LockExpired, arg.Expiry, arg.Most)
+	rows, err := q.db.Query(ctx, LockExpired, arg.ID, arg.Expiry)
 	if err != nil {
 		return nil, err
 	}
@@ -327,4 +423,24 @@ func (q *Queries) PlacedLately(ctx context.Context, arg PlacedLatelyParams) (Pla
 		&i.CreatedAt,
 	)
 	return i, err
+}
+
+const PutOffExpiry = `-- name: PutOffExpiry :one
+INSERT INTO failed_expiries (order_id, failures, retry_at)
+SELECT $1::uuid, n.failures, n.retry_at
+FROM (SELECT coalesce(max(f.failures), 0) + 1 AS failures,
+        clock_timestamp()
+            + least(interval '10 seconds' * 2 ^ least(coalesce(max(f.failures), 0), 16), interval '1 hour') AS retry_at
+    FROM failed_expiries f WHERE f.order_id = $1::uuid) AS n
+ON CONFLICT (order_id) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at
+RETURNING failures
+`
+
+// PutOffExpiry doubles the pause with every failure, up to an hour.
+// About clock_timestamp(), see docs/decisions.md, D104.
+func (q *Queries) PutOffExpiry(ctx context.Context, orderID uuid.UUID) (int32, error) {
+	row := q.db.QueryRow(ctx, PutOffExpiry, orderID)
+	var failures int32
+	err := row.Scan(&failures)
+	return failures, err
 }

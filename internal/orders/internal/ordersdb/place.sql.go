@@ -12,13 +12,58 @@ import (
 	"github.com/google/uuid"
 )
 
-const DeleteShort = `-- name: DeleteShort :exec
+const CountUnpaid = `-- name: CountUnpaid :many
+SELECT k.id::text AS name, (SELECT count(*) FROM (SELECT FROM orders o
+    WHERE o.customer_id = k.id AND o.status IN ('placed', 'paying')
+    ORDER BY o.customer_id, o.id LIMIT $1::int) AS u)::bigint AS unpaid
+FROM (SELECT unnest($2::uuid[]) AS id) AS k
+UNION ALL
+SELECT k.name, (SELECT count(*) FROM (SELECT FROM orders o
+    WHERE o.placed_from = k.name AND o.status IN ('placed', 'paying')
+    ORDER BY o.placed_from, o.id LIMIT $1::int) AS u)::bigint
+FROM (SELECT unnest($3::text[]) AS name) AS k
+`
+
+type CountUnpaidParams struct {
+	Most        int32
+	CustomerIds []uuid.UUID
+	PlacedFroms []string
+}
+
+type CountUnpaidRow struct {
+	Name   string
+	Unpaid int64
+}
+
+// CountUnpaid counts to most. It has to be a statement of its own after LockUnpaid, to see what the
+// transaction before has committed. ORDER BY keeps it on the indexes that are made for it.
+func (q *Queries) CountUnpaid(ctx context.Context, arg CountUnpaidParams) ([]CountUnpaidRow, error) {
+	rows, err := q.db.Query(ctx, CountUnpaid, arg.Most, arg.CustomerIds, arg.PlacedFroms)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountUnpaidRow
+	for rows.Next() {
+		var i CountUnpaidRow
+		if err := rows.Scan(&i.Name, &i.Unpaid); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const DeleteRefused = `-- name: DeleteRefused :exec
 DELETE FROM orders WHERE id = ANY($1::uuid[])
 `
 
-// DeleteShort deletes orders that this transaction inserted and for which there is no stock.
-func (q *Queries) DeleteShort(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, DeleteShort, ids)
+// DeleteRefused deletes orders that this transaction inserted and refuses.
+func (q *Queries) DeleteRefused(ctx context.Context, ids []uuid.UUID) error {
+	_, err := q.db.Exec(ctx, DeleteRefused, ids)
 	return err
 }
 
@@ -119,9 +164,10 @@ func (q *Queries) GetOffers(ctx context.Context, skus []string) ([]GetOffersRow,
 
 const InsertOrders = `-- name: InsertOrders :many
 INSERT INTO orders (id, customer_id, idempotency_key, fingerprint, answer,
-                    email, status, currency, total, created_at, expires_at)
+                    email, status, currency, total, created_at, placed_from, expires_at)
 SELECT o.id, o.customer_id, o.idempotency_key, o.fingerprint, o.answer,
-       o.email, 'placed', o.currency, o.total, o.created_at, now() + $1::interval
+       o.email, 'placed', o.currency, o.total, o.created_at, nullif(o.placed_from, ''),
+       now() + $1::interval
 FROM (SELECT unnest($2::uuid[]) AS id,
              unnest($3::uuid[]) AS customer_id,
              unnest($4::text[]) AS idempotency_key,
@@ -130,7 +176,8 @@ FROM (SELECT unnest($2::uuid[]) AS id,
              unnest($7::text[]) AS email,
              unnest($8::text[]) AS currency,
              unnest($9::bigint[]) AS total,
-             unnest($10::timestamptz[]) AS created_at) AS o
+             unnest($10::timestamptz[]) AS created_at,
+             unnest($11::text[]) AS placed_from) AS o
 ORDER BY o.customer_id, o.idempotency_key, o.id
 ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
 RETURNING id
@@ -147,6 +194,7 @@ type InsertOrdersParams struct {
 	Currencies      []string
 	Totals          []int64
 	CreatedAts      []time.Time
+	PlacedFroms     []string
 }
 
 // InsertOrders returns the ids of the orders whose keys were free. It inserts in the order of the
@@ -163,6 +211,7 @@ func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]u
 		arg.Currencies,
 		arg.Totals,
 		arg.CreatedAts,
+		arg.PlacedFroms,
 	)
 	if err != nil {
 		return nil, err
@@ -182,6 +231,54 @@ func (q *Queries) InsertOrders(ctx context.Context, arg InsertOrdersParams) ([]u
 	return items, nil
 }
 
+const ListHeldByOthers = `-- name: ListHeldByOthers :many
+WITH k AS (SELECT unnest($1::text[]) AS id)
+SELECT s.sku FROM k
+CROSS JOIN LATERAL (SELECT stock.sku FROM stock WHERE stock.sku = k.id LIMIT 1) AS s
+LEFT JOIN LATERAL (SELECT true AS yes FROM stock WHERE stock.sku = s.sku LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL
+UNION ALL
+SELECT c.id::text FROM k
+CROSS JOIN LATERAL (SELECT customers.id FROM customers WHERE customers.id::text = k.id LIMIT 1) AS c
+LEFT JOIN LATERAL (SELECT true AS yes FROM customers WHERE customers.id = c.id LIMIT 1
+    FOR KEY SHARE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL
+`
+
+// ListHeldByOthers returns the SKUs and customers that placing an order has to wait for.
+func (q *Queries) ListHeldByOthers(ctx context.Context, ids []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, ListHeldByOthers, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var sku string
+		if err := rows.Scan(&sku); err != nil {
+			return nil, err
+		}
+		items = append(items, sku)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const LockUnpaid = `-- name: LockUnpaid :exec
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' unpaid ' || k.name, 0))
+FROM (SELECT unnest($1::text[]) AS name) AS k
+`
+
+// LockUnpaid expects sorted names, each once. Two transactions that count the unpaid orders of one
+// customer or network run one after the other.
+func (q *Queries) LockUnpaid(ctx context.Context, names []string) error {
+	_, err := q.db.Exec(ctx, LockUnpaid, names)
+	return err
+}
+
 const Reserve = `-- name: Reserve :exec
 WITH l AS (
     SELECT unnest($1::uuid[]) AS order_id, unnest($2::int[]) AS line,
@@ -192,7 +289,7 @@ WITH l AS (
     SELECT l.order_id, l.line, l.sku, l.name, l.quantity, l.unit_price FROM l
 ), moved AS (
     INSERT INTO stock_movements (sku, kind, quantity, order_id)
-    SELECT l.sku, 'reserved', sum(l.quantity), l.order_id FROM l GROUP BY l.order_id, l.sku
+    SELECT l.sku, 'reserved', sum(l.quantity), l.order_id FROM l GROUP BY l.order_id, l.sku ORDER BY l.order_id, l.sku
     RETURNING stock_movements.sku, stock_movements.delta
 )
 UPDATE stock SET available = available + m.delta

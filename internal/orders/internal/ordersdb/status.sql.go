@@ -29,6 +29,34 @@ func (q *Queries) ChangeStatuses(ctx context.Context, arg ChangeStatusesParams) 
 	return err
 }
 
+const ListHeldOrders = `-- name: ListHeldOrders :many
+SELECT o.id::text FROM (SELECT unnest($1::text[])::uuid AS id) AS k
+CROSS JOIN LATERAL (SELECT orders.id FROM orders WHERE orders.id = k.id LIMIT 1) AS o
+LEFT JOIN LATERAL (SELECT true AS yes FROM orders WHERE orders.id = o.id LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED) AS free ON true
+WHERE free.yes IS NULL
+`
+
+func (q *Queries) ListHeldOrders(ctx context.Context, ids []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, ListHeldOrders, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var o_id string
+		if err := rows.Scan(&o_id); err != nil {
+			return nil, err
+		}
+		items = append(items, o_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const LockOrders = `-- name: LockOrders :many
 
 SELECT o.id, o.customer_id, o.email, o.status, o.currency, o.total, o.created_at

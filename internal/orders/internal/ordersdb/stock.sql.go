@@ -12,6 +12,26 @@ import (
 	"github.com/google/uuid"
 )
 
+const CountHeld = `-- name: CountHeld :one
+SELECT count(DISTINCT o.id) AS orders, coalesce(sum(l.quantity), 0)::bigint AS units
+FROM (SELECT id FROM orders WHERE status IN ('placed', 'paying') ORDER BY expires_at LIMIT $1) AS o
+JOIN order_lines l ON l.order_id = o.id
+`
+
+type CountHeldRow struct {
+	Orders int64
+	Units  int64
+}
+
+// CountHeld counts unpaid orders, and the units that they hold, up to a limit. A scrape must not
+// take longer the more there is to see.
+func (q *Queries) CountHeld(ctx context.Context, most int32) (CountHeldRow, error) {
+	row := q.db.QueryRow(ctx, CountHeld, most)
+	var i CountHeldRow
+	err := row.Scan(&i.Orders, &i.Units)
+	return i, err
+}
+
 const FindDeliveryByKey = `-- name: FindDeliveryByKey :one
 SELECT id, fingerprint, answer FROM deliveries WHERE customer_id = $1 AND idempotency_key = $2
 `
@@ -206,13 +226,9 @@ func (q *Queries) InsertDeliveryLines(ctx context.Context, arg InsertDeliveryLin
 }
 
 const InsertProduct = `-- name: InsertProduct :execrows
-WITH product AS (
-    INSERT INTO products (sku, name, description, currency, unit_price, position)
-    VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (sku) DO NOTHING
-    RETURNING sku
-)
-INSERT INTO stock (sku) SELECT sku FROM product
+INSERT INTO products (sku, name, description, currency, unit_price, position)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (sku) DO NOTHING
 `
 
 type InsertProductParams struct {
@@ -365,7 +381,18 @@ func (q *Queries) LockStock(ctx context.Context, skus []string) ([]Stock, error)
 	return items, nil
 }
 
-const RaiseStock = `-- name: RaiseStock :exec
+const NextPosition = `-- name: NextPosition :one
+SELECT (coalesce(max(position), -1) + 1)::int FROM products
+`
+
+func (q *Queries) NextPosition(ctx context.Context) (int32, error) {
+	row := q.db.QueryRow(ctx, NextPosition)
+	var column_1 int32
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const RaiseStock = `-- name: RaiseStock :execrows
 UPDATE stock SET available = available + l.quantity
 FROM (SELECT unnest($1::text[]) AS sku, unnest($2::bigint[]) AS quantity) AS l
 WHERE stock.sku = l.sku
@@ -377,7 +404,39 @@ type RaiseStockParams struct {
 }
 
 // RaiseStock expects the rows to be locked by LockStock.
-func (q *Queries) RaiseStock(ctx context.Context, arg RaiseStockParams) error {
-	_, err := q.db.Exec(ctx, RaiseStock, arg.Skus, arg.Quantities)
-	return err
+func (q *Queries) RaiseStock(ctx context.Context, arg RaiseStockParams) (int64, error) {
+	result, err := q.db.Exec(ctx, RaiseStock, arg.Skus, arg.Quantities)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const UpdateProduct = `-- name: UpdateProduct :execrows
+UPDATE products SET name = coalesce($2, name), description = coalesce($3, description),
+    currency = coalesce($4, currency), unit_price = coalesce($5, unit_price)
+WHERE sku = $1
+`
+
+type UpdateProductParams struct {
+	Sku         string
+	Name        *string
+	Description *string
+	Currency    *string
+	UnitPrice   *int64
+}
+
+// UpdateProduct leaves what is NULL as it is.
+func (q *Queries) UpdateProduct(ctx context.Context, arg UpdateProductParams) (int64, error) {
+	result, err := q.db.Exec(ctx, UpdateProduct,
+		arg.Sku,
+		arg.Name,
+		arg.Description,
+		arg.Currency,
+		arg.UnitPrice,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }

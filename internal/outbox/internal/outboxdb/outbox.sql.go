@@ -12,9 +12,35 @@ import (
 	"github.com/google/uuid"
 )
 
+const AloneAsPublisher = `-- name: AloneAsPublisher :one
+SELECT pg_try_advisory_xact_lock(hashtextextended(current_schema() || ' outbox publisher', 0))
+`
+
+// AloneAsPublisher reports whether the transaction is the cell's only one of its kind, until it
+// ends.
+func (q *Queries) AloneAsPublisher(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, AloneAsPublisher)
+	var pg_try_advisory_xact_lock bool
+	err := row.Scan(&pg_try_advisory_xact_lock)
+	return pg_try_advisory_xact_lock, err
+}
+
+const AnyToNumber = `-- name: AnyToNumber :one
+SELECT EXISTS (SELECT FROM outbox o WHERE o.sent_at IS NULL AND (o.number IS NOT NULL OR o.claimed_until < now()))
+`
+
+// AnyToNumber reports whether a claim would find events.
+func (q *Queries) AnyToNumber(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, AnyToNumber)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const Backlog = `-- name: Backlog :one
-SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
-FROM outbox WHERE sent_at IS NULL
+SELECT (SELECT count(*) FROM (SELECT FROM outbox u WHERE u.sent_at IS NULL LIMIT $1) AS c) AS events,
+    coalesce((SELECT extract(epoch FROM now() - o.created_at) FROM outbox o WHERE o.sent_at IS NULL
+        ORDER BY o.id LIMIT 1), 0)::float8 AS oldest_seconds
 `
 
 type BacklogRow struct {
@@ -22,19 +48,107 @@ type BacklogRow struct {
 	OldestSeconds float64
 }
 
-func (q *Queries) Backlog(ctx context.Context) (BacklogRow, error) {
-	row := q.db.QueryRow(ctx, Backlog)
+// Backlog counts up to a limit, because a scrape must not take longer the more there is to see.
+func (q *Queries) Backlog(ctx context.Context, most int32) (BacklogRow, error) {
+	row := q.db.QueryRow(ctx, Backlog, most)
 	var i BacklogRow
 	err := row.Scan(&i.Events, &i.OldestSeconds)
 	return i, err
 }
 
+const BecomePublisher = `-- name: BecomePublisher :one
+UPDATE outbox_numbering SET publisher = publisher + 1 RETURNING publisher
+`
+
+// BecomePublisher keeps all former publishers from giving numbers. It waits for claims at work.
+func (q *Queries) BecomePublisher(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, BecomePublisher)
+	var publisher int64
+	err := row.Scan(&publisher)
+	return publisher, err
+}
+
+const BeginMend = `-- name: BeginMend :exec
+INSERT INTO outbox_mend (first_held, last_held, sent_until, done_to) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING
+`
+
+type BeginMendParams struct {
+	FirstHeld int64
+	LastHeld  int64
+	SentUntil time.Time
+	DoneTo    uuid.UUID
+}
+
+func (q *Queries) BeginMend(ctx context.Context, arg BeginMendParams) error {
+	_, err := q.db.Exec(ctx, BeginMend,
+		arg.FirstHeld,
+		arg.LastHeld,
+		arg.SentUntil,
+		arg.DoneTo,
+	)
+	return err
+}
+
+const ClaimFailed = `-- name: ClaimFailed :many
+UPDATE outbox SET claimed_until = now() + $1::interval
+WHERE id = ANY(ARRAY(
+    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.failures > 0 AND o.claimed_until < now()
+    ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING id, type, order_id, payload, traceparent, created_at, stream_seq, claimed_until
+`
+
+type ClaimFailedParams struct {
+	Lease time.Duration
+	Most  int32
+}
+
+type ClaimFailedRow struct {
+	ID           uuid.UUID
+	Type         string
+	OrderID      uuid.UUID
+	Payload      []byte
+	Traceparent  string
+	CreatedAt    time.Time
+	StreamSeq    *int64
+	ClaimedUntil time.Time
+}
+
+func (q *Queries) ClaimFailed(ctx context.Context, arg ClaimFailedParams) ([]ClaimFailedRow, error) {
+	rows, err := q.db.Query(ctx, ClaimFailed, arg.Lease, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimFailedRow
+	for rows.Next() {
+		var i ClaimFailedRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Type,
+			&i.OrderID,
+			&i.Payload,
+			&i.Traceparent,
+			&i.CreatedAt,
+			&i.StreamSeq,
+			&i.ClaimedUntil,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ClaimUnsent = `-- name: ClaimUnsent :many
 UPDATE outbox SET claimed_until = now() + $1::interval
 WHERE id = ANY(ARRAY(
-    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.claimed_until < now()
+    SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.failures = 0 AND o.claimed_until < now()
     ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING id, type, order_id, payload, created_at, stream_seq
+RETURNING id, type, order_id, payload, traceparent, created_at, stream_seq, claimed_until
 `
 
 type ClaimUnsentParams struct {
@@ -43,17 +157,20 @@ type ClaimUnsentParams struct {
 }
 
 type ClaimUnsentRow struct {
-	ID        uuid.UUID
-	Type      string
-	OrderID   uuid.UUID
-	Payload   []byte
-	CreatedAt time.Time
-	StreamSeq *int64
+	ID           uuid.UUID
+	Type         string
+	OrderID      uuid.UUID
+	Payload      []byte
+	Traceparent  string
+	CreatedAt    time.Time
+	StreamSeq    *int64
+	ClaimedUntil time.Time
 }
 
-// ClaimUnsent leases unsent rows to one relay and skips those that another relay is claiming. It
-// cannot remember the last id that it saw: a transaction that commits late adds rows with lower
-// ids. The array makes the planner find the rows by index, whatever its statistics of the table.
+// ClaimUnsent leases unsent rows to one relay, of those that failed before or of the others, and
+// skips those that another relay is claiming. It cannot remember the last id that it saw: a
+// transaction that commits late adds rows with lower ids. The array makes the planner find the rows
+// by index, whatever its statistics of the table.
 func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]ClaimUnsentRow, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsent, arg.Lease, arg.Most)
 	if err != nil {
@@ -68,8 +185,10 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 			&i.Type,
 			&i.OrderID,
 			&i.Payload,
+			&i.Traceparent,
 			&i.CreatedAt,
 			&i.StreamSeq,
+			&i.ClaimedUntil,
 		); err != nil {
 			return nil, err
 		}
@@ -81,94 +200,554 @@ func (q *Queries) ClaimUnsent(ctx context.Context, arg ClaimUnsentParams) ([]Cla
 	return items, nil
 }
 
+const CountFailure = `-- name: CountFailure :one
+INSERT INTO consumer_failures AS f (consumer, stream_seq, stored_at, failed_at) VALUES ($1, $2, $3, now())
+ON CONFLICT (consumer, stream_seq, stored_at) DO UPDATE SET failures = f.failures + 1, failed_at = excluded.failed_at
+RETURNING failures
+`
+
+type CountFailureParams struct {
+	Consumer  string
+	StreamSeq int64
+	StoredAt  time.Time
+}
+
+// CountFailure returns how often the event has failed, with this time.
+func (q *Queries) CountFailure(ctx context.Context, arg CountFailureParams) (int32, error) {
+	row := q.db.QueryRow(ctx, CountFailure, arg.Consumer, arg.StreamSeq, arg.StoredAt)
+	var failures int32
+	err := row.Scan(&failures)
+	return failures, err
+}
+
+const EndMend = `-- name: EndMend :exec
+DELETE FROM outbox_mend
+`
+
+func (q *Queries) EndMend(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, EndMend)
+	return err
+}
+
 const Enqueue = `-- name: Enqueue :exec
-INSERT INTO outbox (id, type, order_id, payload)
-SELECT unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]),
-  unnest($4::jsonb[])
+INSERT INTO outbox (id, type, order_id, payload, created_at, traceparent)
+SELECT e.id, e.type, e.order_id, e.payload, clock_timestamp(), CASE
+    WHEN e.traceparent <> '' OR NOT $1::boolean THEN e.traceparent
+    ELSE coalesce((SELECT o.traceparent FROM outbox o WHERE o.order_id = e.order_id AND o.traceparent <> ''
+        ORDER BY o.id DESC LIMIT 1), '') END
+FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS type,
+    unnest($4::uuid[]) AS order_id, unnest($5::jsonb[]) AS payload,
+    unnest($6::text[]) AS traceparent) AS e
 `
 
 type EnqueueParams struct {
-	Ids      []uuid.UUID
-	Types    []string
-	OrderIds []uuid.UUID
-	Payloads [][]byte
+	Inherit      bool
+	Ids          []uuid.UUID
+	Types        []string
+	OrderIds     []uuid.UUID
+	Payloads     [][]byte
+	Traceparents []string
 }
 
+// Enqueue may let an event without a trace inherit that of its order's latest event: what a webhook
+// or a worker does for an order belongs to the request that began it.
+// About clock_timestamp(), see docs/decisions.md, D104.
 func (q *Queries) Enqueue(ctx context.Context, arg EnqueueParams) error {
 	_, err := q.db.Exec(ctx, Enqueue,
+		arg.Inherit,
 		arg.Ids,
 		arg.Types,
 		arg.OrderIds,
 		arg.Payloads,
+		arg.Traceparents,
 	)
 	return err
 }
 
-const MarkSent = `-- name: MarkSent :exec
-UPDATE outbox SET sent_at = now(), stream_seq = sent.seq
-FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::bigint[]) AS seq) AS sent
-WHERE outbox.id = sent.id
+const FailClaims = `-- name: FailClaims :exec
+WITH later AS (
+    SELECT o.id, now() + least(interval '1 second' * 2 ^ least(o.failures, 5), interval '30 seconds') AS until
+    FROM outbox o WHERE o.id = ANY($2::uuid[])
+)
+UPDATE outbox SET failures = outbox.failures + 1, claimed_until = later.until
+FROM later
+WHERE outbox.id = later.id AND outbox.claimed_until = $1::timestamptz
 `
 
-type MarkSentParams struct {
-	Ids  []uuid.UUID
-	Seqs []int64
+type FailClaimsParams struct {
+	Claim time.Time
+	Ids   []uuid.UUID
 }
 
-func (q *Queries) MarkSent(ctx context.Context, arg MarkSentParams) error {
-	_, err := q.db.Exec(ctx, MarkSent, arg.Ids, arg.Seqs)
+// FailClaims puts rows off that cannot be published, for a time that doubles from a second to half
+// a minute. Its condition is that of MarkSent.
+func (q *Queries) FailClaims(ctx context.Context, arg FailClaimsParams) error {
+	_, err := q.db.Exec(ctx, FailClaims, arg.Claim, arg.Ids)
 	return err
 }
 
-const ReleaseClaims = `-- name: ReleaseClaims :exec
-UPDATE outbox SET claimed_until = '-infinity' WHERE id = ANY($1::uuid[]) AND sent_at IS NULL
+const ForgetFailures = `-- name: ForgetFailures :exec
+DELETE FROM consumer_failures WHERE consumer = $1 AND stream_seq = $2 AND stored_at = $3
 `
 
-// ReleaseClaims ends the lease of rows that were not published.
-func (q *Queries) ReleaseClaims(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, ReleaseClaims, ids)
+type ForgetFailuresParams struct {
+	Consumer  string
+	StreamSeq int64
+	StoredAt  time.Time
+}
+
+func (q *Queries) ForgetFailures(ctx context.Context, arg ForgetFailuresParams) error {
+	_, err := q.db.Exec(ctx, ForgetFailures, arg.Consumer, arg.StreamSeq, arg.StoredAt)
 	return err
 }
 
-const ResendLost = `-- name: ResendLost :execrows
-UPDATE outbox SET sent_at = NULL, claimed_until = '-infinity'
-WHERE sent_at IS NOT NULL AND id >= $1 AND (stream_seq < $2::bigint
-  OR stream_seq > $3::bigint)
+const ForgetLostFailures = `-- name: ForgetLostFailures :exec
+DELETE FROM consumer_failures WHERE (consumer, stream_seq, stored_at) IN (
+    SELECT f.consumer, f.stream_seq, f.stored_at FROM consumer_failures f
+    WHERE f.consumer = $1 AND f.failed_at < now() - $2::interval LIMIT 10000)
 `
 
-type ResendLostParams struct {
-	Since     uuid.UUID
+type ForgetLostFailuresParams struct {
+	Consumer string
+	Age      time.Duration
+}
+
+// ForgetLostFailures deletes counts of events that the stream no longer holds.
+func (q *Queries) ForgetLostFailures(ctx context.Context, arg ForgetLostFailuresParams) error {
+	_, err := q.db.Exec(ctx, ForgetLostFailures, arg.Consumer, arg.Age)
+	return err
+}
+
+const GiveNumbers = `-- name: GiveNumbers :many
+UPDATE outbox SET number = given.number
+FROM (
+    SELECT u.id, $1::bigint + row_number() OVER (ORDER BY u.id) AS number
+    FROM (SELECT o.id FROM outbox o WHERE o.sent_at IS NULL AND o.number IS NULL AND o.claimed_until < now()
+        ORDER BY o.id LIMIT $2 FOR UPDATE SKIP LOCKED) AS u
+) AS given
+WHERE outbox.id = given.id
+RETURNING outbox.id, type, order_id, payload, traceparent, created_at, stream_seq,
+    outbox.number::bigint AS number
+`
+
+type GiveNumbersParams struct {
+	Last int64
+	Most int32
+}
+
+type GiveNumbersRow struct {
+	ID          uuid.UUID
+	Type        string
+	OrderID     uuid.UUID
+	Payload     []byte
+	Traceparent string
+	CreatedAt   time.Time
+	StreamSeq   *int64
+	Number      int64
+}
+
+// GiveNumbers gives unsent events the numbers after last, unless they were put off.
+func (q *Queries) GiveNumbers(ctx context.Context, arg GiveNumbersParams) ([]GiveNumbersRow, error) {
+	rows, err := q.db.Query(ctx, GiveNumbers, arg.Last, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []GiveNumbersRow
+	for rows.Next() {
+		var i GiveNumbersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Type,
+			&i.OrderID,
+			&i.Payload,
+			&i.Traceparent,
+			&i.CreatedAt,
+			&i.StreamSeq,
+			&i.Number,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const InsertPublished = `-- name: InsertPublished :exec
+INSERT INTO outbox (id, type, order_id, payload, traceparent, created_at, sent_at, stream_seq)
+VALUES ($1, $2, $3, $4, $5,
+    $6, now(), $7::bigint)
+`
+
+type InsertPublishedParams struct {
+	ID          uuid.UUID
+	Type        string
+	OrderID     uuid.UUID
+	Payload     []byte
+	Traceparent string
+	CreatedAt   time.Time
+	StreamSeq   int64
+}
+
+func (q *Queries) InsertPublished(ctx context.Context, arg InsertPublishedParams) error {
+	_, err := q.db.Exec(ctx, InsertPublished,
+		arg.ID,
+		arg.Type,
+		arg.OrderID,
+		arg.Payload,
+		arg.Traceparent,
+		arg.CreatedAt,
+		arg.StreamSeq,
+	)
+	return err
+}
+
+const IsLost = `-- name: IsLost :one
+SELECT (NOT EXISTS (SELECT FROM outbox o WHERE o.id = $1::uuid)
+    AND $2::timestamptz >= coalesce((SELECT k.since FROM outbox_kept k), '-infinity'))::boolean
+`
+
+type IsLostParams struct {
+	ID        uuid.UUID
+	CreatedAt time.Time
+}
+
+// IsLost reports whether an event is missing that cannot have been deleted for its age.
+func (q *Queries) IsLost(ctx context.Context, arg IsLostParams) (bool, error) {
+	row := q.db.QueryRow(ctx, IsLost, arg.ID, arg.CreatedAt)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const IsMending = `-- name: IsMending :one
+SELECT EXISTS (SELECT FROM outbox_mend)
+`
+
+func (q *Queries) IsMending(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, IsMending)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
+const LockMend = `-- name: LockMend :one
+SELECT first_held, last_held, sent_until, done_to, resent FROM outbox_mend FOR UPDATE SKIP LOCKED
+`
+
+type LockMendRow struct {
 	FirstHeld int64
 	LastHeld  int64
+	SentUntil time.Time
+	DoneTo    uuid.UUID
+	Resent    int64
 }
 
-// ResendLost makes events unsent that the broker no longer holds. They keep their old number, which
-// becomes part of a new message id.
-func (q *Queries) ResendLost(ctx context.Context, arg ResendLostParams) (int64, error) {
-	result, err := q.db.Exec(ctx, ResendLost, arg.Since, arg.FirstHeld, arg.LastHeld)
+// LockMend returns no row if there is no mend, or if another relay works on it.
+func (q *Queries) LockMend(ctx context.Context) (LockMendRow, error) {
+	row := q.db.QueryRow(ctx, LockMend)
+	var i LockMendRow
+	err := row.Scan(
+		&i.FirstHeld,
+		&i.LastHeld,
+		&i.SentUntil,
+		&i.DoneTo,
+		&i.Resent,
+	)
+	return i, err
+}
+
+const LockNumbering = `-- name: LockNumbering :one
+SELECT n.last FROM outbox_numbering n WHERE n.publisher = $1 FOR UPDATE
+`
+
+// LockNumbering returns no row if another relay has become the publisher.
+func (q *Queries) LockNumbering(ctx context.Context, publisher int64) (int64, error) {
+	row := q.db.QueryRow(ctx, LockNumbering, publisher)
+	var last int64
+	err := row.Scan(&last)
+	return last, err
+}
+
+const MarkNumbered = `-- name: MarkNumbered :execrows
+UPDATE outbox SET sent_at = now(), stream_seq = sent.seq, failures = 0
+FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::bigint[]) AS number,
+    unnest($3::bigint[]) AS seq) AS sent
+WHERE outbox.id = sent.id AND outbox.number = sent.number
+`
+
+type MarkNumberedParams struct {
+	Ids     []uuid.UUID
+	Numbers []int64
+	Seqs    []int64
+}
+
+// MarkNumbered is fenced by the number, which changes when the broker may have lost the event. Its
+// condition is that of MarkSent.
+func (q *Queries) MarkNumbered(ctx context.Context, arg MarkNumberedParams) (int64, error) {
+	result, err := q.db.Exec(ctx, MarkNumbered, arg.Ids, arg.Numbers, arg.Seqs)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
+const MarkSent = `-- name: MarkSent :execrows
+UPDATE outbox SET sent_at = now(), stream_seq = sent.seq, failures = 0
+FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::bigint[]) AS seq) AS sent
+WHERE outbox.id = sent.id AND outbox.claimed_until = $1::timestamptz
+`
+
+type MarkSentParams struct {
+	Claim time.Time
+	Ids   []uuid.UUID
+	Seqs  []int64
+}
+
+// MarkSent is fenced by the claim: a relay that another one followed changes nothing. It does not
+// ask for sent_at IS NULL: the planner, which believes that almost nothing is unsent, would compare
+// each unsent row with each id.
+func (q *Queries) MarkSent(ctx context.Context, arg MarkSentParams) (int64, error) {
+	result, err := q.db.Exec(ctx, MarkSent, arg.Claim, arg.Ids, arg.Seqs)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const NewestSent = `-- name: NewestSent :one
+SELECT s.id, s.stream_seq::bigint AS stream_seq
+FROM (SELECT o.id, o.sent_at, o.stream_seq FROM outbox o ORDER BY o.id DESC LIMIT 1000) AS s
+WHERE s.sent_at IS NOT NULL ORDER BY s.id DESC LIMIT 1
+`
+
+type NewestSentRow struct {
+	ID        uuid.UUID
+	StreamSeq int64
+}
+
+// NewestSent returns the newest of the last thousand events that was sent, if there is one.
+func (q *Queries) NewestSent(ctx context.Context) (NewestSentRow, error) {
+	row := q.db.QueryRow(ctx, NewestSent)
+	var i NewestSentRow
+	err := row.Scan(&i.ID, &i.StreamSeq)
+	return i, err
+}
+
+const NotePublished = `-- name: NotePublished :one
+WITH noted AS (
+    UPDATE outbox SET sent_at = now(), stream_seq = $2::bigint, claimed_until = '-infinity',
+        failures = 0
+    WHERE outbox.id = $1 AND outbox.sent_at IS NULL
+)
+SELECT EXISTS (SELECT FROM outbox o WHERE o.id = $1)::boolean
+`
+
+type NotePublishedParams struct {
+	ID        uuid.UUID
+	StreamSeq int64
+}
+
+// NotePublished reports whether the event exists, and marks it as sent.
+func (q *Queries) NotePublished(ctx context.Context, arg NotePublishedParams) (bool, error) {
+	row := q.db.QueryRow(ctx, NotePublished, arg.ID, arg.StreamSeq)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const Numbered = `-- name: Numbered :many
+SELECT id, type, order_id, payload, traceparent, created_at, stream_seq, number::bigint AS number
+FROM outbox WHERE sent_at IS NULL AND number IS NOT NULL ORDER BY outbox.number LIMIT $1
+`
+
+type NumberedRow struct {
+	ID          uuid.UUID
+	Type        string
+	OrderID     uuid.UUID
+	Payload     []byte
+	Traceparent string
+	CreatedAt   time.Time
+	StreamSeq   *int64
+	Number      int64
+}
+
+// Numbered returns the unsent events with the lowest numbers. It asks for no lease: whoever gave
+// the numbers, they go first.
+func (q *Queries) Numbered(ctx context.Context, most int32) ([]NumberedRow, error) {
+	rows, err := q.db.Query(ctx, Numbered, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []NumberedRow
+	for rows.Next() {
+		var i NumberedRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Type,
+			&i.OrderID,
+			&i.Payload,
+			&i.Traceparent,
+			&i.CreatedAt,
+			&i.StreamSeq,
+			&i.Number,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const PutOffNumbered = `-- name: PutOffNumbered :exec
+WITH later AS (
+    SELECT o.id, now() + least(interval '1 second' * 2 ^ least(o.failures, 5), interval '30 seconds') AS until
+    FROM outbox o WHERE o.id = $2
+)
+UPDATE outbox SET number = NULL, failures = outbox.failures + 1, claimed_until = later.until
+FROM later
+WHERE outbox.id = later.id AND outbox.number = $1::bigint
+`
+
+type PutOffNumberedParams struct {
+	Number int64
+	ID     uuid.UUID
+}
+
+// PutOffNumbered takes the number of an event that the broker does not have, and puts it off like
+// FailClaims.
+func (q *Queries) PutOffNumbered(ctx context.Context, arg PutOffNumberedParams) error {
+	_, err := q.db.Exec(ctx, PutOffNumbered, arg.Number, arg.ID)
+	return err
+}
+
+const RaiseNumbering = `-- name: RaiseNumbering :exec
+UPDATE outbox_numbering SET last = $1
+`
+
+// RaiseNumbering notes numbers as given. The row is locked.
+func (q *Queries) RaiseNumbering(ctx context.Context, last int64) error {
+	_, err := q.db.Exec(ctx, RaiseNumbering, last)
+	return err
+}
+
+const ReleaseClaims = `-- name: ReleaseClaims :exec
+UPDATE outbox SET claimed_until = '-infinity'
+WHERE id = ANY($1::uuid[]) AND sent_at IS NULL AND claimed_until = $2::timestamptz
+`
+
+type ReleaseClaimsParams struct {
+	Ids   []uuid.UUID
+	Claim time.Time
+}
+
+// ReleaseClaims ends the lease of rows that were not published.
+func (q *Queries) ReleaseClaims(ctx context.Context, arg ReleaseClaimsParams) error {
+	_, err := q.db.Exec(ctx, ReleaseClaims, arg.Ids, arg.Claim)
+	return err
+}
+
+const ResendLost = `-- name: ResendLost :one
+WITH slice AS MATERIALIZED (
+    SELECT o.id, o.sent_at, o.stream_seq FROM outbox o WHERE o.id > $1
+    ORDER BY o.id LIMIT $2
+), lost AS (
+    UPDATE outbox SET sent_at = NULL, claimed_until = '-infinity', number = NULL
+    FROM slice WHERE outbox.id = slice.id AND outbox.sent_at <= $3::timestamptz
+        AND (outbox.stream_seq < $4::bigint OR outbox.stream_seq > $5::bigint)
+    RETURNING outbox.id
+)
+SELECT (SELECT count(*) FROM slice) AS seen, (SELECT count(*) FROM lost) AS resent,
+    coalesce((SELECT s.id FROM slice s ORDER BY s.id DESC LIMIT 1), $1)::uuid AS done_to
+`
+
+type ResendLostParams struct {
+	DoneTo    uuid.UUID
+	Most      int32
+	SentUntil time.Time
+	FirstHeld int64
+	LastHeld  int64
+}
+
+type ResendLostRow struct {
+	Seen   int64
+	Resent int64
+	DoneTo uuid.UUID
+}
+
+// ResendLost makes the events of one slice unsent that the broker no longer holds. They keep their
+// old number, which becomes part of a new message id.
+func (q *Queries) ResendLost(ctx context.Context, arg ResendLostParams) (ResendLostRow, error) {
+	row := q.db.QueryRow(ctx, ResendLost,
+		arg.DoneTo,
+		arg.Most,
+		arg.SentUntil,
+		arg.FirstHeld,
+		arg.LastHeld,
+	)
+	var i ResendLostRow
+	err := row.Scan(&i.Seen, &i.Resent, &i.DoneTo)
+	return i, err
+}
+
 const SentBounds = `-- name: SentBounds :one
-SELECT coalesce((SELECT o.stream_seq FROM outbox o WHERE o.sent_at IS NOT NULL AND o.id >= $1
-  ORDER BY o.id LIMIT 1), 0)::bigint AS oldest,
-    coalesce((SELECT n.stream_seq FROM outbox n WHERE n.sent_at IS NOT NULL AND n.id >= $1
-      ORDER BY n.id DESC LIMIT 1), 0)::bigint AS newest
+SELECT now()::timestamptz AS asked_at,
+    coalesce((SELECT a.stream_seq FROM (SELECT o.id, o.sent_at, o.stream_seq FROM outbox o
+            WHERE o.id >= $1 ORDER BY o.id LIMIT 1000) AS a
+        WHERE a.sent_at IS NOT NULL ORDER BY a.id LIMIT 1), 0)::bigint AS oldest,
+    greatest(
+        coalesce((SELECT z.stream_seq FROM (SELECT n.id, n.sent_at, n.stream_seq FROM outbox n
+                WHERE n.id >= $1 ORDER BY n.id DESC LIMIT 1000) AS z
+            WHERE z.sent_at IS NOT NULL ORDER BY z.id DESC LIMIT 1), 0),
+        coalesce((SELECT b.stream_seq FROM outbox b WHERE b.sent_at IS NOT NULL AND b.id >= $1
+                AND b.id < (SELECT u.id FROM outbox u WHERE u.sent_at IS NULL AND u.failures = 0
+                    ORDER BY u.id LIMIT 1)
+            ORDER BY b.id DESC LIMIT 1), 0))::bigint AS newest
 `
 
 type SentBoundsRow struct {
-	Oldest int64
-	Newest int64
+	AskedAt time.Time
+	Oldest  int64
+	Newest  int64
 }
 
-// SentBounds returns the stream numbers of the oldest and the newest event since an id. The broker
-// holds both, unless it lost events.
+// SentBounds returns the time and the stream numbers of an oldest and a newest event since an id
+// that were sent by then. The broker holds both, unless it lost events. It looks at a thousand rows
+// from each end, and below the lowest unsent id, which bounds a backlog.
 func (q *Queries) SentBounds(ctx context.Context, since uuid.UUID) (SentBoundsRow, error) {
 	row := q.db.QueryRow(ctx, SentBounds, since)
 	var i SentBoundsRow
-	err := row.Scan(&i.Oldest, &i.Newest)
+	err := row.Scan(&i.AskedAt, &i.Oldest, &i.Newest)
 	return i, err
+}
+
+const StayPublisher = `-- name: StayPublisher :exec
+SELECT
+`
+
+// StayPublisher fails if the transaction has ended.
+func (q *Queries) StayPublisher(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, StayPublisher)
+	return err
+}
+
+const StepMend = `-- name: StepMend :exec
+UPDATE outbox_mend SET done_to = $1, resent = $2
+`
+
+type StepMendParams struct {
+	DoneTo uuid.UUID
+	Resent int64
+}
+
+func (q *Queries) StepMend(ctx context.Context, arg StepMendParams) error {
+	_, err := q.db.Exec(ctx, StepMend, arg.DoneTo, arg.Resent)
+	return err
 }

@@ -28,7 +28,7 @@ UPDATE charges SET return_tries = return_tries + 1, return_due = now() + $1::int
 WHERE id IN (
     SELECT c.id FROM charges c
     WHERE c.owes IS NOT NULL AND c.owed_ended_at IS NULL AND c.amount_refunded < c.amount AND c.return_due < now()
-    ORDER BY c.return_due LIMIT $2 FOR UPDATE SKIP LOCKED)
+    ORDER BY c.return_tries > 1, c.return_due LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
@@ -37,7 +37,7 @@ type ClaimOwingParams struct {
 	Most  int32
 }
 
-// ClaimOwing takes charges that are due to return what they owe.
+// ClaimOwing takes charges that are due to return what they owe. Those that failed come last.
 func (q *Queries) ClaimOwing(ctx context.Context, arg ClaimOwingParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ClaimOwing, arg.Lease, arg.Most)
 	if err != nil {
@@ -94,7 +94,7 @@ UPDATE charges SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT c.id FROM charges c
     WHERE c.status IN ('pending', 'unknown', 'requires_action') AND c.lease_until < now()
-    ORDER BY c.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
+    ORDER BY c.attempt > 4, c.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
@@ -104,7 +104,7 @@ type ClaimUnsettledChargesParams struct {
 }
 
 // ClaimUnsettledCharges takes over charges whose lease has run out. Their new attempt number fences
-// off the workers that held them before.
+// off the workers that held them before. Charges that were tried often come last.
 func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, ClaimUnsettledCharges, arg.Lease, arg.Most)
 	if err != nil {
@@ -154,6 +154,36 @@ func (q *Queries) ClaimUnsettledCharges(ctx context.Context, arg ClaimUnsettledC
 		return nil, err
 	}
 	return items, nil
+}
+
+const DateCharge = `-- name: DateCharge :exec
+UPDATE charges SET created_at = $2, started_at = $3, asked_at = $3 WHERE id = $1
+`
+
+type DateChargeParams struct {
+	ID        uuid.UUID
+	CreatedAt time.Time
+	StartedAt time.Time
+}
+
+// DateCharge gives a charge that is made again its own times.
+func (q *Queries) DateCharge(ctx context.Context, arg DateChargeParams) error {
+	_, err := q.db.Exec(ctx, DateCharge, arg.ID, arg.CreatedAt, arg.StartedAt)
+	return err
+}
+
+const DateSettled = `-- name: DateSettled :exec
+UPDATE charges SET settled_at = $2 WHERE id = $1
+`
+
+type DateSettledParams struct {
+	ID        uuid.UUID
+	SettledAt *time.Time
+}
+
+func (q *Queries) DateSettled(ctx context.Context, arg DateSettledParams) error {
+	_, err := q.db.Exec(ctx, DateSettled, arg.ID, arg.SettledAt)
+	return err
 }
 
 const FindChargeByCapture = `-- name: FindChargeByCapture :one
@@ -355,7 +385,7 @@ const InsertCharges = `-- name: InsertCharges :many
 INSERT INTO charges (id, order_id, customer_id, idempotency_key, fingerprint, payment_method,
                      provider, status, amount, currency, lease_until, created_at)
 SELECT c.id, o.id, o.customer_id, c.idempotency_key, c.fingerprint, c.payment_method,
-       $1::text, 'pending', o.total, o.currency, now() + $2::interval,
+       $1::text, 'pending', o.total, o.currency, clock_timestamp() + $2::interval,
        $3::timestamptz
 FROM (SELECT unnest($4::uuid[]) AS id,
              unnest($5::uuid[]) AS order_id,
@@ -392,6 +422,7 @@ type InsertChargesParams struct {
 // InsertCharges inserts and returns the charges that can start: the order belongs to the customer
 // and waits for a payment, the key is free, and the order has no live charge and not too many
 // declined ones. It inserts in the order of the keys: two nodes with the same keys cannot deadlock.
+// About clock_timestamp(), see docs/decisions.md, D104.
 func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([]Charge, error) {
 	rows, err := q.db.Query(ctx, InsertCharges,
 		arg.Provider,
@@ -452,6 +483,19 @@ func (q *Queries) InsertCharges(ctx context.Context, arg InsertChargesParams) ([
 		return nil, err
 	}
 	return items, nil
+}
+
+const IsChargeSeen = `-- name: IsChargeSeen :one
+SELECT (EXISTS (SELECT FROM charges c WHERE c.id = $1::uuid)
+    OR EXISTS (SELECT FROM provider_events e WHERE e.charge_id = $1::uuid))::boolean
+`
+
+// IsChargeSeen reports whether a charge is stored, or an event about it.
+func (q *Queries) IsChargeSeen(ctx context.Context, id uuid.UUID) (bool, error) {
+	row := q.db.QueryRow(ctx, IsChargeSeen, id)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const ListAllCharges = `-- name: ListAllCharges :many
@@ -516,7 +560,7 @@ func (q *Queries) ListAllCharges(ctx context.Context, arg ListAllChargesParams) 
 }
 
 const ListCharges = `-- name: ListCharges :many
-SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 ORDER BY id
+SELECT id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at FROM charges WHERE order_id = $1 ORDER BY created_at, id
 `
 
 func (q *Queries) ListCharges(ctx context.Context, orderID uuid.UUID) ([]Charge, error) {
@@ -850,9 +894,9 @@ func (q *Queries) MarkAsked(ctx context.Context, arg MarkAskedParams) (int64, er
 }
 
 const MarkUnknown = `-- name: MarkUnknown :one
-UPDATE charges SET status = CASE status WHEN 'requires_action' THEN status ELSE 'unknown' END,
+UPDATE charges SET status = CASE WHEN status = 'requires_action' THEN status ELSE 'unknown' END,
     provider_id = coalesce(provider_id, nullif($3::text, '')),
-    unknown_at = coalesce(unknown_at, now()), lease_until = now() + $4::interval
+    unknown_at = least(unknown_at, now()), lease_until = now() + $4::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown', 'requires_action')
 RETURNING id, order_id, customer_id, idempotency_key, fingerprint, payment_method, status, pays, amount, currency, amount_refunded, refund_reserved, decline_code, action_url, dispute, provider, provider_id, attempt, lease_until, answer_status, answer, owes, return_tries, return_due, owed_ended_at, created_at, started_at, asked_at, unknown_at, settled_at
 `
@@ -909,6 +953,17 @@ func (q *Queries) MarkUnknown(ctx context.Context, arg MarkUnknownParams) (Charg
 	return i, err
 }
 
+const NewestChargeStarted = `-- name: NewestChargeStarted :one
+SELECT started_at FROM charges ORDER BY id DESC LIMIT 1
+`
+
+func (q *Queries) NewestChargeStarted(ctx context.Context) (time.Time, error) {
+	row := q.db.QueryRow(ctx, NewestChargeStarted)
+	var started_at time.Time
+	err := row.Scan(&started_at)
+	return started_at, err
+}
+
 const Owe = `-- name: Owe :exec
 UPDATE charges SET owes = $2::text, return_due = now() + $3::interval WHERE id = $1
 `
@@ -946,24 +1001,23 @@ UPDATE charges SET status = s.status, pays = s.pays, provider_id = nullif(s.prov
     decline_code = nullif(s.decline_code, ''), action_url = nullif(s.action_url, ''),
     answer_status = nullif(s.answer_status, 0), answer = s.answer,
     owes = coalesce(charges.owes, nullif(s.owes, '')),
-    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN now() ELSE charges.return_due END,
-    lease_until = CASE s.status WHEN 'requires_action' THEN now() + $1::interval
-        ELSE charges.lease_until END,
-    settled_at = CASE WHEN s.status <> 'requires_action' THEN now() END
-FROM (SELECT unnest($2::uuid[]) AS id,
-             unnest($3::text[]) AS status,
-             unnest($4::boolean[]) AS pays,
-             unnest($5::text[]) AS owes,
-             unnest($6::text[]) AS provider_id,
-             unnest($7::text[]) AS decline_code,
-             unnest($8::text[]) AS action_url,
-             unnest($9::int[]) AS answer_status,
-             unnest($10::bytea[]) AS answer) AS s
+    return_due = CASE WHEN charges.owes IS NULL AND s.owes <> '' THEN s.settled_at ELSE charges.return_due END,
+    lease_until = CASE WHEN s.status = 'requires_action' THEN s.look_again_at ELSE charges.lease_until END,
+    settled_at = CASE WHEN s.status <> 'requires_action' THEN s.settled_at END
+FROM (SELECT unnest($1::uuid[]) AS id,
+             unnest($2::text[]) AS status,
+             unnest($3::boolean[]) AS pays,
+             unnest($4::text[]) AS owes,
+             unnest($5::text[]) AS provider_id,
+             unnest($6::text[]) AS decline_code,
+             unnest($7::text[]) AS action_url,
+             unnest($8::int[]) AS answer_status,
+             unnest($9::bytea[]) AS answer,
+             now() AS settled_at, now() + $10::interval AS look_again_at) AS s
 WHERE charges.id = s.id
 `
 
 type SettleChargesParams struct {
-	ActionPause    time.Duration
 	Ids            []uuid.UUID
 	Statuses       []string
 	Pays           []bool
@@ -973,13 +1027,13 @@ type SettleChargesParams struct {
 	ActionUrls     []string
 	AnswerStatuses []int32
 	Answers        [][]byte
+	ActionPause    time.Duration
 }
 
 // SettleCharges expects rows that LockCharges locked. A charge that waits for its buyer is looked
 // at again after the pause.
 func (q *Queries) SettleCharges(ctx context.Context, arg SettleChargesParams) error {
 	_, err := q.db.Exec(ctx, SettleCharges,
-		arg.ActionPause,
 		arg.Ids,
 		arg.Statuses,
 		arg.Pays,
@@ -989,6 +1043,7 @@ func (q *Queries) SettleCharges(ctx context.Context, arg SettleChargesParams) er
 		arg.ActionUrls,
 		arg.AnswerStatuses,
 		arg.Answers,
+		arg.ActionPause,
 	)
 	return err
 }

@@ -23,11 +23,24 @@ func (q *Queries) ChargeOfEvent(ctx context.Context, id string) (*uuid.UUID, err
 	return charge_id, err
 }
 
+const EventState = `-- name: EventState :one
+SELECT state FROM provider_events WHERE id = $1
+`
+
+func (q *Queries) EventState(ctx context.Context, id string) (string, error) {
+	row := q.db.QueryRow(ctx, EventState, id)
+	var state string
+	err := row.Scan(&state)
+	return state, err
+}
+
 const InsertEvent = `-- name: InsertEvent :one
-INSERT INTO provider_events (id, type, payload, facts, state, reason, charge_id)
-VALUES ($1, $2, $3, $4, $5, $6,
-    coalesce($7::uuid, (SELECT c.id FROM charges c
-        WHERE c.provider = $8::text AND c.provider_id = $9::text)))
+INSERT INTO provider_events (id, type, payload, facts, state, reason, charge_id, received_at)
+SELECT e.id, e.type, e.payload, e.facts, e.state, e.reason, coalesce(e.charge_id, c.id), clock_timestamp()
+FROM (SELECT $1::text AS id, $2::text AS type, $3::bytea AS payload,
+             $4::bytea AS facts, $5::text AS state, $6::text AS reason,
+             $7::uuid AS charge_id) AS e
+LEFT JOIN charges c ON c.provider = $8::text AND c.provider_id = $9::text
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 `
@@ -46,6 +59,7 @@ type InsertEventParams struct {
 
 // InsertEvent returns no row for an event that was stored before. The event names its charge or its
 // capture.
+// About clock_timestamp(), see docs/decisions.md, D104.
 func (q *Queries) InsertEvent(ctx context.Context, arg InsertEventParams) (string, error) {
 	row := q.db.QueryRow(ctx, InsertEvent,
 		arg.ID,
@@ -161,33 +175,36 @@ func (q *Queries) MarkEventApplied(ctx context.Context, id string) error {
 }
 
 const PostponeEvent = `-- name: PostponeEvent :exec
-UPDATE provider_events SET tries = tries + 1,
-    due_at = now() + least($2::interval * power(2, least(tries, 20)),
-        $3::interval),
-    state = CASE WHEN tries + 1 < $4::int THEN state ELSE $5::text END,
-    reason = CASE WHEN tries + 1 < $4::int THEN reason ELSE $6::text END
-WHERE id = $1 AND state = 'received'
+WITH later AS (
+    SELECT p.id, now() + least($4::interval * power(2, least(p.tries, 20)),
+        $5::interval) AS due_at
+    FROM provider_events p WHERE p.id = $6
+)
+UPDATE provider_events AS e SET tries = e.tries + 1, due_at = later.due_at,
+    state = CASE WHEN e.tries + 1 < $1::int THEN e.state ELSE $2::text END,
+    reason = CASE WHEN e.tries + 1 < $1::int THEN e.reason ELSE $3::text END
+FROM later WHERE e.id = later.id AND e.state = 'received'
 `
 
 type PostponeEventParams struct {
-	ID          string
-	FirstWait   time.Duration
-	LongestWait time.Duration
 	MaxTries    int32
 	EndState    string
 	Reason      string
+	FirstWait   time.Duration
+	LongestWait time.Duration
+	ID          string
 }
 
 // PostponeEvent doubles the wait with every try, and gives the event its end state after the last
 // one.
 func (q *Queries) PostponeEvent(ctx context.Context, arg PostponeEventParams) error {
 	_, err := q.db.Exec(ctx, PostponeEvent,
-		arg.ID,
-		arg.FirstWait,
-		arg.LongestWait,
 		arg.MaxTries,
 		arg.EndState,
 		arg.Reason,
+		arg.FirstWait,
+		arg.LongestWait,
+		arg.ID,
 	)
 	return err
 }
@@ -221,10 +238,10 @@ func (q *Queries) SetDispute(ctx context.Context, arg SetDisputeParams) error {
 }
 
 const UpsertDispute = `-- name: UpsertDispute :one
-INSERT INTO disputes AS d (id, charge_id, status, amount, currency) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO disputes AS d (id, charge_id, status, amount, currency, opened_at) VALUES ($1, $2, $3, $4, $5, now())
 ON CONFLICT (id) DO UPDATE SET
-    status = CASE d.status WHEN 'open' THEN excluded.status ELSE d.status END,
-    closed_at = CASE WHEN d.status = 'open' AND excluded.status <> 'open' THEN now() ELSE d.closed_at END
+    status = CASE WHEN d.status = 'open' THEN excluded.status ELSE d.status END,
+    closed_at = CASE WHEN d.status = 'open' AND excluded.status <> 'open' THEN excluded.opened_at ELSE d.closed_at END
 RETURNING status
 `
 
@@ -236,7 +253,8 @@ type UpsertDisputeParams struct {
 	Currency string
 }
 
-// UpsertDispute returns where the dispute stands. A closed one stays closed.
+// UpsertDispute returns where the dispute stands. A closed one stays closed. The excluded row was
+// opened now.
 func (q *Queries) UpsertDispute(ctx context.Context, arg UpsertDisputeParams) (string, error) {
 	row := q.db.QueryRow(ctx, UpsertDispute,
 		arg.ID,

@@ -220,7 +220,7 @@ func (q *Queries) ListDisputesOfCharges(ctx context.Context, chargeIds []uuid.UU
 }
 
 const ListRefundsOfCharges = `-- name: ListRefundsOfCharges :many
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE charge_id = ANY($1::uuid[]) ORDER BY id
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE charge_id = ANY($1::uuid[]) ORDER BY created_at, id
 `
 
 func (q *Queries) ListRefundsOfCharges(ctx context.Context, chargeIds []uuid.UUID) ([]Refund, error) {

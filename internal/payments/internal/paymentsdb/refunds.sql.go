@@ -12,11 +12,46 @@ import (
 	"github.com/google/uuid"
 )
 
+const AdoptRefund = `-- name: AdoptRefund :execrows
+UPDATE refunds SET customer_id = $7::uuid, idempotency_key = $8::text,
+    fingerprint = $2, cause = 'requested', reason = $3, answer = $4, answer_status = $5
+WHERE id = $1 AND status = $6 AND idempotency_key IS NULL
+`
+
+type AdoptRefundParams struct {
+	ID             uuid.UUID
+	Fingerprint    []byte
+	Reason         string
+	Answer         []byte
+	AnswerStatus   *int32
+	Status         string
+	CustomerID     uuid.UUID
+	IdempotencyKey string
+}
+
+// AdoptRefund gives a refund its key that was rebuilt without it.
+func (q *Queries) AdoptRefund(ctx context.Context, arg AdoptRefundParams) (int64, error) {
+	result, err := q.db.Exec(ctx, AdoptRefund,
+		arg.ID,
+		arg.Fingerprint,
+		arg.Reason,
+		arg.Answer,
+		arg.AnswerStatus,
+		arg.Status,
+		arg.CustomerID,
+		arg.IdempotencyKey,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const ClaimUnsettledRefunds = `-- name: ClaimUnsettledRefunds :many
 UPDATE refunds SET attempt = attempt + 1, lease_until = now() + $1::interval
 WHERE id IN (
     SELECT r.id FROM refunds r WHERE r.status IN ('pending', 'unknown') AND r.lease_until < now()
-    ORDER BY r.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
+    ORDER BY r.attempt > 4, r.lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
 
@@ -179,7 +214,7 @@ func (q *Queries) GetRefund(ctx context.Context, id uuid.UUID) (Refund, error) {
 const InsertOutsideRefund = `-- name: InsertOutsideRefund :many
 INSERT INTO refunds (id, charge_id, cause, status, amount, currency, provider_id, lease_until, created_at, settled_at)
 VALUES ($1, $2, 'outside', $7::text, $3, $4, $5, now(), $6,
-    CASE WHEN $7::text <> 'pending' THEN now() END)
+    now() + CASE WHEN $7::text <> 'pending' THEN interval '0' END)
 ON CONFLICT DO NOTHING
 RETURNING id
 `
@@ -334,7 +369,7 @@ func (q *Queries) InsertRefund(ctx context.Context, arg InsertRefundParams) ([]I
 }
 
 const ListRefunds = `-- name: ListRefunds :many
-SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE charge_id = $1 ORDER BY id
+SELECT id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at FROM refunds WHERE charge_id = $1 ORDER BY created_at, id
 `
 
 func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund, error) {
@@ -381,7 +416,7 @@ func (q *Queries) ListRefunds(ctx context.Context, chargeID uuid.UUID) ([]Refund
 }
 
 const ListRefundsOfOrder = `-- name: ListRefundsOfOrder :many
-SELECT r.id, r.charge_id, r.customer_id, r.idempotency_key, r.fingerprint, r.cause, r.reason, r.status, r.amount, r.currency, r.failure_code, r.provider_id, r.attempt, r.lease_until, r.refused, r.answer_status, r.answer, r.created_at, r.started_at, r.asked_at, r.unknown_at, r.settled_at FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.id
+SELECT r.id, r.charge_id, r.customer_id, r.idempotency_key, r.fingerprint, r.cause, r.reason, r.status, r.amount, r.currency, r.failure_code, r.provider_id, r.attempt, r.lease_until, r.refused, r.answer_status, r.answer, r.created_at, r.started_at, r.asked_at, r.unknown_at, r.settled_at FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE c.order_id = $1 ORDER BY r.created_at, r.id
 `
 
 func (q *Queries) ListRefundsOfOrder(ctx context.Context, orderID uuid.UUID) ([]Refund, error) {
@@ -482,7 +517,7 @@ func (q *Queries) MarkRefundAsked(ctx context.Context, arg MarkRefundAskedParams
 const MarkRefundUnknown = `-- name: MarkRefundUnknown :one
 UPDATE refunds SET status = CASE WHEN provider_id IS NULL THEN 'unknown' ELSE status END,
     refused = refused OR $3::boolean,
-    unknown_at = coalesce(unknown_at, now()), lease_until = now() + $4::interval
+    unknown_at = least(unknown_at, now()), lease_until = now() + $4::interval
 WHERE id = $1 AND attempt = $2 AND status IN ('pending', 'unknown')
 RETURNING id, charge_id, customer_id, idempotency_key, fingerprint, cause, reason, status, amount, currency, failure_code, provider_id, attempt, lease_until, refused, answer_status, answer, created_at, started_at, asked_at, unknown_at, settled_at
 `
@@ -549,7 +584,7 @@ func (q *Queries) RefundAges(ctx context.Context, id uuid.UUID) (RefundAgesRow, 
 const SettleRefund = `-- name: SettleRefund :exec
 UPDATE refunds SET status = $6::text, provider_id = $2, failure_code = $3, answer = $4,
     answer_status = $5, lease_until = now() + $7::interval,
-    settled_at = CASE WHEN $6::text <> 'pending' THEN now() END
+    settled_at = now() + CASE WHEN $6::text <> 'pending' THEN interval '0' END
 WHERE id = $1
 `
 

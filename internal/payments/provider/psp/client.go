@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,6 +174,55 @@ func (c *Client) FindRefunds(ctx context.Context, captureID string) ([]payments.
 		return nil, fmt.Errorf("psp: the answer is not the list of refunds of %s", captureID)
 	}
 	return got.Refunds, nil
+}
+
+// ListCaptures implements payments.Provider.
+func (c *Client) ListCaptures(ctx context.Context, since time.Time, each func(payments.Capture) error) error {
+	return pages(ctx, c, "captures", since, func(capture payments.Capture) (string, error) {
+		if err := readable(capture, capture.Reference); err != nil {
+			return "", err
+		}
+		return capture.ID, each(capture)
+	})
+}
+
+// ListRefunds implements payments.Provider.
+func (c *Client) ListRefunds(ctx context.Context, since time.Time, each func(payments.ProviderRefund) error) error {
+	return pages(ctx, c, "refunds", since, func(refund payments.ProviderRefund) (string, error) {
+		if refund.ID == "" || !known(refund) {
+			return "", errors.New("psp: the answer is not a list of refunds")
+		}
+		return refund.ID, each(refund)
+	})
+}
+
+// pageSize is how many objects are listed at once: far fewer than an answer holds.
+const pageSize = 500
+
+// pages reads a list page by page. Each takes an object and returns its id.
+func pages[T any](ctx context.Context, c *Client, what string, since time.Time,
+	each func(T) (id string, err error)) error {
+	query := url.Values{"since": {since.UTC().Format(time.RFC3339Nano)}, "limit": {strconv.Itoa(pageSize)}}
+	for {
+		var page map[string][]T
+		if err := c.list(ctx, "/v1/"+what+"?"+query.Encode(), &page); err != nil {
+			return err
+		}
+		objects := page[what]
+		if objects == nil {
+			return fmt.Errorf("psp: the answer is not a list of %s", what)
+		}
+		for _, object := range objects {
+			id, err := each(object)
+			if err != nil {
+				return err
+			}
+			query.Set("after", id)
+		}
+		if len(objects) < pageSize {
+			return nil
+		}
+	}
 }
 
 func known(refund payments.ProviderRefund) bool {

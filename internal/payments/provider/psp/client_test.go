@@ -166,6 +166,11 @@ func TestListAnswersAreChecked(t *testing.T) {
 			if got, err := c.FindRefunds(t.Context(), "ch1"); err == nil {
 				t.Errorf("refunds: got %+v, want an error", got)
 			}
+			listed := c.ListCaptures(t.Context(), time.Time{}, func(payments.Capture) error { return nil })
+			refunds := c.ListRefunds(t.Context(), time.Time{}, func(payments.ProviderRefund) error { return nil })
+			if listed == nil || refunds == nil {
+				t.Errorf("lists: %v, %v, want errors", listed, refunds)
+			}
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,43 @@ func FuzzReceiver(f *testing.F) {
 			}
 			refused(t, receiver, parts)
 		}
+	})
+}
+
+// FuzzBody signs any bytes: they are stored or ignored, and never refused as unsigned. The time is
+// bounded by their length.
+func FuzzBody(f *testing.F) {
+	for _, body := range []string{"", "{}", `{"type":"capture.succeeded","data":{"amount":1e200000}}`,
+		`{"type":"refund.failed","data":{"id":"\u0000"}}`, `{"type":"dispute.opened","data":{"id":"\ud800"}}`,
+		strings.Repeat("[", 60_000), strings.Repeat(`{"a":`, 10_000), `{"type":"` + strings.Repeat("x", 60_000) + `"}`,
+		`{"data":` + strings.Repeat("9", 60_000) + `}`} {
+		f.Add([]byte(body))
+	}
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	receiver, err := psp.NewReceiver(secret, func() time.Time { return now })
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		signature, err := psp.Sign(secret, "msg_1", now, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := [][]byte{[]byte("msg_1"), []byte(strconv.FormatInt(now.Unix(), 10)), []byte(signature), body}
+		bound := 50*time.Millisecond + time.Duration(len(body))*5*time.Microsecond
+		var took time.Duration
+		for range 3 { // other processes may run in between
+			begun := time.Now()
+			event, err := read(receiver, parts)
+			took = time.Since(begun)
+			if err != nil || event.ID != "msg_1" || !event.Ignored && string(event.Payload) != string(body) {
+				t.Fatalf("%q: %+v, %v", body, event, err)
+			}
+			if took < bound {
+				return
+			}
+		}
+		t.Errorf("%d bytes took %s, want at most %s", len(body), took, bound)
 	})
 }
 

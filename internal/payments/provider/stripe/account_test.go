@@ -138,7 +138,7 @@ func (a *account) read(r *http.Request) saved {
 	switch {
 	case r.URL.Path == "/v1/refunds":
 		return page(r.Form, a.refunds, func(o object) bool {
-			return o["payment_intent"] == r.Form.Get("payment_intent")
+			return !r.Form.Has("payment_intent") || o["payment_intent"] == r.Form.Get("payment_intent")
 		})
 	case r.URL.Path == "/v1/payment_intents":
 		return page(r.Form, a.intents, func(object) bool { return true })

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/onceshop/onceshop/internal/payments"
 	"github.com/onceshop/onceshop/internal/payments/provider/stripe"
@@ -290,5 +293,45 @@ func TestAnswersAreBounded(t *testing.T) {
 	})
 	if err := open(t, server).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The lists have several pages, and what others who use the account have is left out.
+func TestLists(t *testing.T) {
+	t.Parallel()
+	account := openAccount(t)
+	for i := range 130 {
+		id := strconv.Itoa(i)
+		ours := intentObject("pi_"+id, "succeeded", 1250, "eur", uuid.NewString(), orderID)
+		ours["amount_received"] = 1250
+		mine := refundObject("re_"+id, "pi_"+id, 3, "succeeded")
+		mine["metadata"] = object{"refund_id": uuid.NewString()}
+		account.intents = append(account.intents, ours,
+			intentObject("pi_other"+id, "succeeded", 1250, "eur", "invoice-"+id, orderID),
+			intentObject("pi_open"+id, "processing", 1250, "eur", uuid.NewString(), orderID))
+		account.refunds = append(account.refunds, mine, refundObject("re_other"+id, "pi_2", 3, "succeeded"))
+	}
+	client := open(t, account.url)
+	captures, refunds := map[string]int64{}, map[string]int64{}
+	if err := client.ListCaptures(t.Context(), time.Unix(1, 0), func(c payments.Capture) error {
+		captures[c.ID] += c.Amount
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.ListRefunds(t.Context(), time.Unix(1, 0), func(r payments.ProviderRefund) error {
+		refunds[r.ID] += r.Amount
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(captures) != 130 || captures["pi_129"] != 1250 || len(refunds) != 130 || refunds["re_129"] != 3 {
+		t.Errorf("%d captures, %d refunds", len(captures), len(refunds))
+	}
+	enough := errors.New("enough")
+	if err := client.ListCaptures(t.Context(), time.Unix(1, 0), func(payments.Capture) error {
+		return enough
+	}); !errors.Is(err, enough) {
+		t.Errorf("a list that was ended: %v", err)
 	}
 }

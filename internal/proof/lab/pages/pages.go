@@ -1,6 +1,6 @@
 // Package pages shows the duplicates lab in a browser: a matrix of all experiments, and a page for
-// each on which it is run and drawn while it happens. What ran is kept in this process, the last
-// time for each experiment, and forgotten with it.
+// each. A reader predicts what the naive program does, runs both, and sees them played back. A
+// process keeps the last run of each experiment in memory.
 package pages
 
 import (
@@ -20,10 +20,15 @@ import (
 //go:embed *.html
 var files embed.FS
 
+//go:embed static
+var staticFiles embed.FS
+
+var assets = web.NewAssets("/lab/static", staticFiles, "static")
+
 var (
-	overviewPage   = web.ParsePage(files, funcs, "overview.html", "parts.html")
+	overviewPage   = web.ParsePage(files, funcs, "overview.html", "pictures.html", "parts.html")
 	experimentPage = web.ParsePage(files, funcs, "experiment.html", "parts.html")
-	// parts are the pieces of both pages, for those who have one open.
+	// parts are the pieces of both pages, for pages that are open.
 	parts = template.Must(template.New("parts.html").Funcs(funcs).ParseFS(files, "parts.html"))
 )
 
@@ -39,23 +44,24 @@ type Pages struct {
 
 	mu     sync.Mutex
 	latest map[string]*run // by experiment
-	round  *round          // the last one; nil until somebody runs all
+	round  *round          // the last one; nil until all have run for the first time
 }
 
-// New returns the pages of a lab inside the layout of the shop. Without a lab they say that this
-// node has none.
+// New returns the pages of a lab inside the layout of the shop. Without a lab, they explain that
+// this node has none.
 func New(shop *web.Web, l *lab.Lab, log *slog.Logger) *Pages {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Pages{shop: shop, lab: l, log: log, ctx: ctx, cancel: cancel, latest: map[string]*run{}}
 }
 
-// Register adds the pages, for operators. In the demo, everybody is one.
+// Register adds the pages, for operators. In the demo, every visitor is one.
 func (p *Pages) Register(e *echo.Echo) {
 	guards := p.shop.Operators()
 	get := func(path string, page echo.HandlerFunc) {
 		e.GET(path, page, guards...)
 		e.HEAD(path, page, guards...)
 	}
+	assets.Register(e)
 	get("/lab", p.showOverview)
 	get("/lab/:id", p.showExperiment)
 	if p.lab == nil {
@@ -64,7 +70,6 @@ func (p *Pages) Register(e *echo.Echo) {
 	e.POST("/lab", p.startRound, guards...)
 	e.POST("/lab/:id", p.startRun, guards...)
 	e.GET("/lab/events", p.followRound, guards...)
-	e.GET("/lab/runs/:run/events", p.followRun, guards...)
 }
 
 // Close ends the experiments under way and waits for them. No page may be served any more.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/onceshop/onceshop/internal/accounts"
 	"github.com/onceshop/onceshop/internal/proof/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab/brokers"
 	"github.com/onceshop/onceshop/internal/proof/lab/pages"
 	"github.com/onceshop/onceshop/internal/redisclient"
 	"github.com/onceshop/onceshop/internal/shoptest"
@@ -71,7 +71,8 @@ func serve(t *testing.T, l *lab.Lab, change func(*web.Web)) *site {
 	t.Helper()
 	s := &site{t: t, draining: make(chan struct{})}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	shop := &web.Web{Signer: accounts.NewSigner(strings.Repeat("s", 32)), Demo: true, Draining: s.draining, Log: log}
+	signer := accounts.NewSigner(strings.Repeat("s", 32), "demo")
+	shop := &web.Web{Signer: signer, Demo: true, Draining: s.draining, Log: log}
 	if change != nil {
 		change(shop)
 	}
@@ -176,25 +177,38 @@ func cell(t *testing.T, overview, id string) string {
 	return text
 }
 
-func TestWithoutJavaScript(t *testing.T) {
+// A reader predicts, runs both twins, and sees what came, without JavaScript.
+func TestPredictAndRun(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	before := s.page("/lab/" + doubleClick)
-	if strings.Contains(before, `class="step`) || strings.Count(before, "not run yet") != 2 ||
-		strings.Contains(before, "sse:connect") {
+	wantAll(t, before, `<form method="get"`, `name="guess" value="1" required> 1 order<`, "2 orders",
+		"Skip and run both")
+	if strings.Contains(before, `class="step`) || strings.Contains(before, "the last run") {
 		t.Errorf("before it ran:\n%s", before)
 	}
-	status, header, _ := s.ask(http.MethodPost, "/lab/"+doubleClick)
-	if to := header.Get("Location"); status != http.StatusSeeOther || to != "/lab/"+doubleClick {
+	wantAll(t, s.page("/lab/"+doubleClick+"?guess=1"), "Your prediction: 1 order",
+		`action="/lab/`+doubleClick+`?guess=1"`)
+	wantAll(t, s.page("/lab/"+doubleClick+"?guess=7"), "First, predict")
+
+	status, header, _ := s.ask(http.MethodPost, "/lab/"+doubleClick+"?guess=1")
+	to := header.Get("Location")
+	if status != http.StatusSeeOther || !strings.HasPrefix(to, "/lab/"+doubleClick+"?guess=1&run=") ||
+		!strings.HasSuffix(to, "#run") {
 		t.Fatalf("%d %q", status, to)
 	}
-	after := s.page("/lab/" + doubleClick)
+	after := s.page(to)
 	wantAll(t, after, `<span class="verdict duplicates">duplicates</span>`, `<span class="verdict holds">holds</span>`,
-		`class="off"`,
-		`<span class="unseen">Buyer to Node A: </span>`, "func (s *naiveShop)", "internal/orders/place.go:",
-		"<h2 id=\"why\">")
-	if strings.Contains(after, "sse:connect") || len(after) > 40<<10 {
-		t.Errorf("%d bytes, watching: %v", len(after), strings.Contains(after, "sse:connect"))
+		`class="off"`, `<span class="unseen">Buyer to Node A: </span>`, "You predicted <b>1 order</b>",
+		"ends with <b>2 orders</b>", "Here they part: the duplicate gets through",
+		"Here they part: the duplicate is stopped")
+	if strings.Count(after, `class="parting"`) != 2 {
+		t.Errorf("the twins part %d times", strings.Count(after, `class="parting"`))
+	}
+	again := s.page("/lab/" + doubleClick)
+	wantAll(t, again, "First, predict", "Show the last run")
+	if strings.Contains(again, `class="step`) {
+		t.Error("the page shows the run before the prediction")
 	}
 
 	matrix := s.page("/lab")
@@ -204,80 +218,95 @@ func TestWithoutJavaScript(t *testing.T) {
 	wantAll(t, matrix, "not measured yet")
 }
 
-func TestWatching(t *testing.T) {
+// Where both twins hold, the page marks no point at which they part.
+func TestTwinsThatDoNotPart(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
-	status, header, _ := s.ask(http.MethodPost, "/lab/"+doubleClick, "HX-Request", "true")
-	to, err := url.Parse(header.Get("Location"))
-	if status != http.StatusSeeOther || err != nil || to.Query().Get("watch") == "" {
-		t.Fatalf("%d %q", status, header.Get("Location"))
+	_, header, _ := s.ask(http.MethodPost, "/lab/memory-one-process?guess=1")
+	page := s.page(header.Get("Location"))
+	wantAll(t, page, "You are right.", "Both programs hold here")
+	if strings.Contains(page, `class="parting"`) {
+		t.Errorf("they part:\n%s", page)
 	}
-	stream := "/lab/runs/" + to.Query().Get("watch") + "/events"
-	if page := s.page(to.String()); !strings.Contains(page, `hx-sse:connect="`+stream+`"`) ||
-		strings.Contains(page, `class="step`) {
-		t.Errorf("the page does not watch:\n%s", page)
-	}
+}
 
-	events := s.watch(stream)
-	var all strings.Builder
-	steps := map[string]int{}
-	for _, e := range events {
-		all.WriteString(e.data)
-		for _, side := range []string{"naive", "guarded"} {
-			steps[side] += strings.Count(e.data, `hx-target="#`+side+`-steps"`)
+// Every page shows what its experiment names, colored, and is small.
+func TestSources(t *testing.T) {
+	t.Parallel()
+	s := serve(t, withoutWitnesses(), nil)
+	for _, e := range lab.Experiments() {
+		page := s.page("/lab/" + e.ID)
+		for _, twin := range []lab.Twin{e.Naive, e.Guarded} {
+			for _, ref := range slices.Concat(twin.Constraint, twin.Statement, twin.Code) {
+				source, err := lab.SourceOf(ref)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantAll(t, page, "<code>"+source.Place+"</code>", string(pages.Highlighted(source)))
+			}
+		}
+		wantAll(t, page, `<h2 id="constraint">`, `<h2 id="statement">`, `<h2 id="code">`, `<h2 id="why">`)
+		if e.Strategy == lab.Unique {
+			wantAll(t, page, "<mark>UNIQUE ", "<mark>ON CONFLICT ", "DO NOTHING</mark>",
+				"<b>INSERT</b> <b>INTO</b>", "<b>func</b>")
+		}
+		if len(page) > 50_000 {
+			t.Errorf("%s takes %d bytes", e.ID, len(page))
 		}
 	}
-	wantAll(t, all.String(), `hx-target="#naive-verdict"`, `hx-target="#guarded-verdict"`, "duplicates", "holds",
-		`hx-target="#naive-counts"`)
-	if events[len(events)-1].name != "done" || steps["naive"] < 2 || steps["guarded"] < 2 {
-		t.Errorf("%d events, the last is %q; steps %v", len(events), events[len(events)-1].name, steps)
-	}
+}
 
-	// Most runs end before the page that watches them is there; it draws them all the same.
-	if !strings.Contains(s.page(to.String()), stream) || strings.Contains(s.page(to.Path), stream) {
-		t.Error("whoever started the run does not see it drawn, or everybody does")
-	}
-
-	// A browser that lost the connection is told the rest, and nothing twice.
-	middle := events[len(events)/2]
-	if got, want := drawn(s.watch(stream, "Last-Event-ID", middle.id)),
-		drawn(events[len(events)/2+1:]); !slices.Equal(got, want) {
-		t.Errorf("after %s:\n%s\nwant\n%s", middle.id, got, want)
-	}
-	forgotten := s.watch("/lab/runs/NEVER/events")
-	if len(forgotten) != 2 || !strings.Contains(forgotten[0].data, "not kept") || forgotten[1].name != "done" {
-		t.Errorf("of a run that is not kept: %v", forgotten)
+// The source comes through unchanged, and every tag is closed.
+func TestHighlighted(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[lab.Source]string{
+		{Text: "// A < b\nfunc f() { return `x` + \"<\" } /* c */"}: "<i>// A &lt; b</i>\n<b>func</b> f() { " +
+			"<b>return</b> <u>`x`</u> + <u>&#34;&lt;&#34;</u> } <i>/* c */</i>",
+		{SQL: true, Text: "-- A\nSELECT 'it''s' FROM t\nON CONFLICT (a) DO NOTHING;"}: "<i>-- A</i>\n<b>SELECT</b> " +
+			"<u>&#39;it&#39;&#39;s&#39;</u> <b>FROM</b> t\n<mark>ON CONFLICT (a) DO NOTHING</mark>;",
+		{SQL: true, Text: "    id uuid PRIMARY KEY,\n    …\n    UNIQUE (a, b)"}: "    id uuid <b>PRIMARY</b> " +
+			"<b>KEY</b>,\n    …\n    <mark>UNIQUE (a, b)</mark>",
+	} {
+		if got := string(pages.Highlighted(source)); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
 	}
 }
 
-// drawn is what the page takes in, in any order: a browser that comes back may draw one twin ahead
-// of the other.
-func drawn(events []event) []string {
-	var all []string
-	for _, e := range events {
-		all = append(all, e.data)
-	}
-	slices.Sort(all)
-	return all
-}
-
+// The script follows all experiments in the matrix.
 func TestAllInTurn(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
-	if status, header, _ := s.ask(http.MethodPost, "/lab", "HX-Request", "true"); status != http.StatusSeeOther ||
-		header.Get("Location") != "/lab?watch" {
+	if status, header, _ := s.ask(http.MethodPost, "/lab?watch=1"); status != http.StatusSeeOther ||
+		header.Get("Location") != "/lab?watch#matrix" {
 		t.Fatalf("%d %q", status, header.Get("Location"))
 	}
-	wantAll(t, s.page("/lab?watch"), `hx-sse:connect="/lab/events"`, "<button disabled>")
+	before := s.page("/lab?watch")
+	wantAll(t, before, `data-events="/lab/events"`, "<button disabled>")
+	for _, column := range brokers.Recorded() {
+		wantAll(t, before, column.Broker+" <small>recorded "+column.On+"</small>")
+	}
+	events := s.watch("/lab/events")
 	var all strings.Builder
-	for _, e := range s.watch("/lab/events") {
+	for _, e := range events {
 		all.WriteString(e.data)
 	}
 	for _, e := range lab.Experiments() {
-		wantAll(t, all.String(), `hx-target="#`+e.ID+`-naive"`, `hx-target="#`+e.ID+`-guarded"`)
+		wantAll(t, all.String(), `<div id="`+e.ID+`-naive">`, `<div id="`+e.ID+`-guarded">`)
 	}
-	wantAll(t, all.String(), "1 of ", "have run", `hx-target="#latency-broker"`)
+	const twin = `<span class="verdict holds">dropped, told</span> <small>measured now</small>`
+	wantAll(t, all.String(), "1 of ", "have run", `<div id="latency-broker">`, `<div id="broker-nats-at-once">`+twin)
+	if events[len(events)-1].name != "done" {
+		t.Errorf("the last event is %v", events[len(events)-1])
+	}
+
+	// A browser that lost the connection gets the rest, and nothing twice.
+	middle := len(events) / 2
+	if rest := s.watch("/lab/events", "Last-Event-ID", events[middle].id); !slices.Equal(rest, events[middle+1:]) {
+		t.Errorf("after %s: %v", events[middle].id, rest)
+	}
 	after := s.page("/lab")
+	wantAll(t, after, twin)
 	for _, missing := range []string{"not run yet", "not measured yet", "<button disabled>"} {
 		if strings.Contains(after, missing) {
 			t.Errorf("%q after all have run:\n%s", missing, after)
@@ -289,7 +318,7 @@ func TestAllInTurn(t *testing.T) {
 func TestStreamsEndWithTheNode(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
-	_, header, _ := s.ask(http.MethodPost, "/lab", "HX-Request", "true")
+	_, header, _ := s.ask(http.MethodPost, "/lab?watch=1")
 	close(s.draining)
 	events := s.watch("/lab/events")
 	if n := len(events); n > 0 && events[n-1].name == "done" {
@@ -347,8 +376,9 @@ func TestNodeWithoutALab(t *testing.T) {
 func TestLabWithoutWitnesses(t *testing.T) {
 	t.Parallel()
 	s := serve(t, withoutWitnesses(), nil)
-	if status, _, _ := s.ask(http.MethodPost, "/lab/"+doubleClick); status != http.StatusSeeOther {
+	status, header, _ := s.ask(http.MethodPost, "/lab/"+doubleClick)
+	if status != http.StatusSeeOther {
 		t.Errorf("POST: %d", status)
 	}
-	wantAll(t, s.page("/lab/"+doubleClick), "built without the demo")
+	wantAll(t, s.page(header.Get("Location")), "built without the demo")
 }

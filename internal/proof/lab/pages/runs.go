@@ -5,27 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/onceshop/onceshop/internal/proof/lab"
+	"github.com/onceshop/onceshop/internal/proof/lab/brokers"
 )
 
 const (
-	// waitFor is how long a form that was sent without JavaScript waits for its run to end, so that
-	// the page it leads to shows the end.
+	// waitFor is how long the answer to a form waits for its run to end, so that the next page
+	// shows the end.
 	waitFor = 25 * time.Second
 	// busyPause is how long a round waits before it asks again for a place among the experiments
 	// that run.
 	busyPause = 200 * time.Millisecond
 )
 
-// run is an experiment that runs or ran. Result and err are for those who have seen done closed.
+// run is an experiment that runs or ran. Result and err are set when done is closed.
 type run struct {
 	id         string
 	experiment lab.Experiment
-	feed       *feed
 	done       chan struct{}
 
 	result lab.Result
@@ -61,7 +62,7 @@ func (p *Pages) open(e lab.Experiment) (r *run, isNew bool) {
 	if r := p.latest[e.ID]; r != nil && !r.ended() {
 		return r, false
 	}
-	r = &run{id: rand.Text(), experiment: e, feed: newFeed(), done: make(chan struct{})}
+	r = &run{id: rand.Text(), experiment: e, done: make(chan struct{})}
 	p.latest[e.ID] = r
 	return r, true
 }
@@ -72,37 +73,16 @@ func (p *Pages) latestOf(experiment string) *run {
 	return p.latest[experiment]
 }
 
-// execute runs the experiment to its end and tells those who watch.
+// execute runs the experiment to its end.
 func (p *Pages) execute(r *run) {
-	defer r.feed.end()
 	defer close(r.done)
-	r.result, r.err = p.lab.Run(p.ctx, r.experiment, func(event lab.Event) {
-		twin, lane := twinView{Side: event.Side, Actors: r.experiment.Actors}, laneOf(event.Side)
-		switch {
-		case event.Step != nil:
-			r.feed.add(lane, message{html: p.part("live-step", stepOf(twin, *event.Step)), step: true})
-		case event.Outcome != nil:
-			twin.Outcome = event.Outcome
-			r.feed.add(lane, message{html: p.part("live-outcome", twin)})
-		default:
-			twin.Effects = event.Effects
-			r.feed.add(lane, message{html: p.part("live-counts", twin)})
-		}
-	})
+	r.result, r.err = p.lab.Run(p.ctx, r.experiment)
 	if r.err != nil {
 		p.log.WarnContext(p.ctx, "experiment could not be set up", "experiment", r.experiment.ID, "error", r.err)
-		r.feed.add(0, message{html: p.part("live-failure", sorry(r.err))})
 	}
 }
 
-func laneOf(side lab.Side) int {
-	if side == lab.NaiveSide {
-		return 0
-	}
-	return 1
-}
-
-// sorry says what a visitor may know of why an experiment did not run.
+// sorry explains to a visitor why an experiment did not run.
 func sorry(err error) string {
 	switch {
 	case errors.Is(err, lab.ErrBusy):
@@ -126,47 +106,26 @@ func (p *Pages) startRun(c echo.Context) error {
 	if isNew {
 		p.running.Go(func() { p.execute(r) })
 	}
-	if withHTMX(c) {
-		return c.Redirect(http.StatusSeeOther, "/lab/"+e.ID+"?watch="+r.id)
+	to := url.Values{"run": {r.id}}
+	if guess := c.QueryParam("guess"); guess != "" {
+		to.Set("guess", guess)
 	}
-	return p.see(c, "/lab/"+e.ID, r.done)
+	return p.see(c, "/lab/"+e.ID, to, "run", r.done)
 }
 
-// withHTMX reports whether the page is one that can watch.
-func withHTMX(c echo.Context) bool { return c.Request().Header.Get("HX-Request") != "" }
-
-// see sends a browser without JavaScript on to the page that shows what it asked for when it is
-// done.
-func (p *Pages) see(c echo.Context, to string, done <-chan struct{}) error {
+// see sends a browser on to the page that shows what it asked for when it is done.
+func (p *Pages) see(c echo.Context, path string, query url.Values, fragment string, done <-chan struct{}) error {
 	patience := time.NewTimer(waitFor)
 	defer patience.Stop()
 	select {
 	case <-done:
 	case <-patience.C:
-		to += "?wait"
+		query.Set("wait", "")
 	case <-p.shop.Draining:
 	case <-c.Request().Context().Done():
 	}
-	return c.Redirect(http.StatusSeeOther, to)
-}
-
-func (p *Pages) followRun(c echo.Context) error {
-	return p.follow(c, p.feedOf(c.Param("run")))
-}
-
-// feedOf is the feed of a run. Of one that is not kept any more there is nothing to tell.
-func (p *Pages) feedOf(id string) *feed {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, r := range p.latest {
-		if r.id == id {
-			return r.feed
-		}
-	}
-	forgotten := newFeed()
-	forgotten.add(0, message{html: p.part("live-failure", "This run is not kept any more. Run the experiment again.")})
-	forgotten.end()
-	return forgotten
+	to := url.URL{Path: path, RawQuery: query.Encode(), Fragment: fragment}
+	return c.Redirect(http.StatusSeeOther, to.String())
 }
 
 // round is all experiments, one after another.
@@ -174,8 +133,9 @@ type round struct {
 	feed *feed
 	done chan struct{}
 
-	// Latency and err are for those who have seen done closed.
+	// Latency, brokers and err are set when done is closed.
 	latency []lab.Latency
+	brokers map[string]brokers.Answer
 	err     error
 }
 
@@ -198,10 +158,10 @@ func (p *Pages) startRound(c echo.Context) error {
 		p.running.Go(func() { p.executeAll(r) })
 	}
 	p.mu.Unlock()
-	if withHTMX(c) {
-		return c.Redirect(http.StatusSeeOther, "/lab?watch")
+	if c.FormValue("watch") != "" { // from the script, which follows the round
+		return c.Redirect(http.StatusSeeOther, "/lab?watch#matrix")
 	}
-	return p.see(c, "/lab", r.done)
+	return p.see(c, "/lab", url.Values{}, "matrix", r.done)
 }
 
 func (p *Pages) followRound(c echo.Context) error {
@@ -224,20 +184,21 @@ func (p *Pages) executeAll(r *round) {
 	defer close(r.done)
 	all := lab.Experiments()
 	for i, e := range all {
-		r.feed.add(0, message{html: p.part("live-progress", fmt.Sprintf("%d of %d: %s …", i+1, len(all), e.Fault))})
+		r.feed.add(p.part("live-progress", fmt.Sprintf("%d of %d: %s …", i+1, len(all), e.Fault)))
 		one := p.runInTurn(e)
 		if p.ctx.Err() != nil {
 			return
 		}
-		r.feed.add(0, message{html: p.part("live-row", rowOf(e, one))})
+		r.feed.add(p.part("live-row", rowOf(e, one)))
 	}
-	r.feed.add(0, message{html: p.part("live-progress", "Measuring how long each decision takes …")})
+	r.feed.add(p.part("live-progress", "Measuring how long each decision takes …"))
 	if r.latency, r.err = p.lab.Latency(p.ctx); r.err != nil {
 		p.log.WarnContext(p.ctx, "the latency could not be measured", "error", r.err)
 	}
-	r.feed.add(0, message{html: p.part("live-latency", tradeOffs(r.latency))})
-	r.feed.add(0, message{html: p.part("live-progress", fmt.Sprintf("All %d have run.", len(all))) +
-		p.part("live-button", len(all))})
+	r.feed.add(p.part("live-latency", tradeOffs(r.latency)))
+	r.feed.add(p.part("live-progress", "Asking the broker what it remembers …"))
+	p.askBroker(r)
+	r.feed.add(p.part("live-progress", fmt.Sprintf("All %d have run.", len(all))) + p.part("live-button", len(all)))
 }
 
 // runInTurn runs an experiment when there is a place for it, and returns after its end.

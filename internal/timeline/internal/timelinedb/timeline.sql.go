@@ -50,8 +50,14 @@ func (q *Queries) Cancellation(ctx context.Context, orderID uuid.UUID) ([]Cancel
 const Charges = `-- name: Charges :many
 SELECT id, idempotency_key, payment_method, status, amount, currency, decline_code, provider_id, attempt,
     started_at, asked_at, unknown_at, settled_at, pays
-FROM charges WHERE order_id = $1 ORDER BY id
+FROM charges WHERE order_id = $2::uuid
+ORDER BY created_at DESC, id DESC LIMIT $1
 `
+
+type ChargesParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type ChargesRow struct {
 	ID             uuid.UUID
@@ -70,8 +76,8 @@ type ChargesRow struct {
 	Pays           bool
 }
 
-func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow, error) {
-	rows, err := q.db.Query(ctx, Charges, orderID)
+func (q *Queries) Charges(ctx context.Context, arg ChargesParams) ([]ChargesRow, error) {
+	rows, err := q.db.Query(ctx, Charges, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -105,11 +111,99 @@ func (q *Queries) Charges(ctx context.Context, orderID uuid.UUID) ([]ChargesRow,
 	return items, nil
 }
 
+const CountPassed = `-- name: CountPassed :one
+SELECT count(*)::bigint AS charges,
+    coalesce(sum(c.attempt - 1) FILTER (WHERE c.unknown_at IS NOT NULL), 0)::bigint AS asked_again,
+    count(*) FILTER (WHERE c.status = 'succeeded')::bigint AS captures,
+    (SELECT count(*) FROM provider_events e JOIN charges p ON p.id = e.charge_id
+        WHERE p.order_id = $1::uuid)::bigint AS provider_events,
+    (SELECT count(*) FROM outbox b WHERE b.order_id = $1::uuid)::bigint AS events,
+    (SELECT count(*) FROM outbox b WHERE b.order_id = $1::uuid AND b.sent_at IS NOT NULL)::bigint
+        AS published,
+    (SELECT count(*) FROM receipts r WHERE r.order_id = $1::uuid)::bigint AS receipts,
+    (SELECT count(*) FROM receipts r WHERE r.order_id = $1::uuid AND r.sent_at IS NOT NULL)::bigint
+        AS mails
+FROM charges c WHERE c.order_id = $1::uuid
+`
+
+type CountPassedRow struct {
+	Charges        int64
+	AskedAgain     int64
+	Captures       int64
+	ProviderEvents int64
+	Events         int64
+	Published      int64
+	Receipts       int64
+	Mails          int64
+}
+
+// CountPassed counts what the layers let through for an order: each of it happened once.
+func (q *Queries) CountPassed(ctx context.Context, orderID uuid.UUID) (CountPassedRow, error) {
+	row := q.db.QueryRow(ctx, CountPassed, orderID)
+	var i CountPassedRow
+	err := row.Scan(
+		&i.Charges,
+		&i.AskedAgain,
+		&i.Captures,
+		&i.ProviderEvents,
+		&i.Events,
+		&i.Published,
+		&i.Receipts,
+		&i.Mails,
+	)
+	return i, err
+}
+
+const CountStopped = `-- name: CountStopped :many
+SELECT s.kind, sum(s.times)::bigint AS times FROM stopped_twins s
+WHERE s.subject = ANY(ARRAY(
+    SELECT $1::uuid
+    UNION ALL SELECT c.id FROM charges c WHERE c.order_id = $1::uuid
+    UNION ALL SELECT r.id FROM refunds r JOIN charges c ON c.id = r.charge_id
+        WHERE c.order_id = $1::uuid
+    UNION ALL SELECT b.id FROM outbox b WHERE b.order_id = $1::uuid
+    UNION ALL SELECT a.id FROM operator_actions a WHERE a.order_id = $1::uuid))
+GROUP BY s.kind
+`
+
+type CountStoppedRow struct {
+	Kind  string
+	Times int64
+}
+
+// CountStopped counts the stopped twins of an order and of its charges, refunds, events and
+// operators' actions, by kind.
+func (q *Queries) CountStopped(ctx context.Context, orderID uuid.UUID) ([]CountStoppedRow, error) {
+	rows, err := q.db.Query(ctx, CountStopped, orderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountStoppedRow
+	for rows.Next() {
+		var i CountStoppedRow
+		if err := rows.Scan(&i.Kind, &i.Times); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const Disputes = `-- name: Disputes :many
 SELECT d.id, d.status, d.amount, d.currency, d.opened_at, d.closed_at
 FROM disputes d JOIN charges c ON c.id = d.charge_id
-WHERE c.order_id = $1 ORDER BY d.opened_at
+WHERE c.order_id = $2::uuid
+ORDER BY d.opened_at DESC, d.id DESC LIMIT $1
 `
+
+type DisputesParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type DisputesRow struct {
 	ID       string
@@ -120,8 +214,8 @@ type DisputesRow struct {
 	ClosedAt *time.Time
 }
 
-func (q *Queries) Disputes(ctx context.Context, orderID uuid.UUID) ([]DisputesRow, error) {
-	rows, err := q.db.Query(ctx, Disputes, orderID)
+func (q *Queries) Disputes(ctx context.Context, arg DisputesParams) ([]DisputesRow, error) {
+	rows, err := q.db.Query(ctx, Disputes, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -145,15 +239,6 @@ func (q *Queries) Disputes(ctx context.Context, orderID uuid.UUID) ([]DisputesRo
 		return nil, err
 	}
 	return items, nil
-}
-
-const ForgetStopped = `-- name: ForgetStopped :exec
-DELETE FROM stopped_twins WHERE at < now() - $1::interval
-`
-
-func (q *Queries) ForgetStopped(ctx context.Context, age time.Duration) error {
-	_, err := q.db.Exec(ctx, ForgetStopped, age)
-	return err
 }
 
 const InsertStopped = `-- name: InsertStopped :exec
@@ -189,8 +274,14 @@ func (q *Queries) InsertStopped(ctx context.Context, arg InsertStoppedParams) er
 }
 
 const Movements = `-- name: Movements :many
-SELECT sku, kind, quantity, created_at FROM stock_movements WHERE order_id = $1::uuid ORDER BY id
+SELECT sku, kind, quantity, created_at FROM stock_movements WHERE order_id = $2::uuid
+ORDER BY created_at DESC, id DESC LIMIT $1
 `
+
+type MovementsParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type MovementsRow struct {
 	Sku       string
@@ -199,8 +290,10 @@ type MovementsRow struct {
 	CreatedAt time.Time
 }
 
-func (q *Queries) Movements(ctx context.Context, orderID uuid.UUID) ([]MovementsRow, error) {
-	rows, err := q.db.Query(ctx, Movements, orderID)
+// Movements and the statements below return the newest rows, newest first. The order is by a column
+// without an index, or Postgres may read the whole index of the primary key.
+func (q *Queries) Movements(ctx context.Context, arg MovementsParams) ([]MovementsRow, error) {
+	rows, err := q.db.Query(ctx, Movements, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -226,8 +319,14 @@ func (q *Queries) Movements(ctx context.Context, orderID uuid.UUID) ([]Movements
 
 const OperatorActions = `-- name: OperatorActions :many
 SELECT id, operator, idempotency_key, action, subject, reason, created_at FROM operator_actions
-WHERE order_id = $1::uuid ORDER BY created_at, id
+WHERE order_id = $2::uuid
+ORDER BY created_at DESC, id DESC LIMIT $1
 `
+
+type OperatorActionsParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type OperatorActionsRow struct {
 	ID             uuid.UUID
@@ -239,8 +338,8 @@ type OperatorActionsRow struct {
 	CreatedAt      time.Time
 }
 
-func (q *Queries) OperatorActions(ctx context.Context, orderID uuid.UUID) ([]OperatorActionsRow, error) {
-	rows, err := q.db.Query(ctx, OperatorActions, orderID)
+func (q *Queries) OperatorActions(ctx context.Context, arg OperatorActionsParams) ([]OperatorActionsRow, error) {
+	rows, err := q.db.Query(ctx, OperatorActions, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -303,8 +402,14 @@ func (q *Queries) OrderPlaced(ctx context.Context, id uuid.UUID) ([]OrderPlacedR
 }
 
 const OutboxEvents = `-- name: OutboxEvents :many
-SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $1 ORDER BY id
+SELECT id, type, created_at, sent_at, stream_seq FROM outbox WHERE order_id = $2::uuid
+ORDER BY created_at DESC, id DESC LIMIT $1
 `
+
+type OutboxEventsParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type OutboxEventsRow struct {
 	ID        uuid.UUID
@@ -314,8 +419,8 @@ type OutboxEventsRow struct {
 	StreamSeq *int64
 }
 
-func (q *Queries) OutboxEvents(ctx context.Context, orderID uuid.UUID) ([]OutboxEventsRow, error) {
-	rows, err := q.db.Query(ctx, OutboxEvents, orderID)
+func (q *Queries) OutboxEvents(ctx context.Context, arg OutboxEventsParams) ([]OutboxEventsRow, error) {
+	rows, err := q.db.Query(ctx, OutboxEvents, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -345,8 +450,14 @@ SELECT e.id, e.type, e.state, e.reason,
     coalesce(e.applied_at, e.received_at)::timestamptz AS received_at,
     coalesce(c.settled_at = e.applied_at, false)::boolean AS settles
 FROM provider_events e JOIN charges c ON c.id = e.charge_id
-WHERE c.order_id = $1 ORDER BY e.received_at
+WHERE c.order_id = $2::uuid
+ORDER BY e.received_at DESC, e.id DESC LIMIT $1
 `
+
+type ProviderEventsParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type ProviderEventsRow struct {
 	ID         string
@@ -358,8 +469,8 @@ type ProviderEventsRow struct {
 }
 
 // ProviderEvents dates an applied event no earlier than the charge it settled: it can have waited.
-func (q *Queries) ProviderEvents(ctx context.Context, orderID uuid.UUID) ([]ProviderEventsRow, error) {
-	rows, err := q.db.Query(ctx, ProviderEvents, orderID)
+func (q *Queries) ProviderEvents(ctx context.Context, arg ProviderEventsParams) ([]ProviderEventsRow, error) {
+	rows, err := q.db.Query(ctx, ProviderEvents, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}
@@ -420,8 +531,14 @@ SELECT r.id, r.idempotency_key, r.cause, r.reason, r.status, r.amount, r.currenc
     r.attempt, r.started_at, r.asked_at, r.unknown_at, r.settled_at,
     coalesce((SELECT u.email FROM customers u WHERE u.id = r.customer_id), '')::text AS operator
 FROM refunds r JOIN charges c ON c.id = r.charge_id
-WHERE c.order_id = $1 ORDER BY r.id
+WHERE c.order_id = $2::uuid
+ORDER BY r.created_at DESC, r.id DESC LIMIT $1
 `
+
+type RefundsParams struct {
+	Limit   int32
+	OrderID uuid.UUID
+}
 
 type RefundsRow struct {
 	ID             uuid.UUID
@@ -441,8 +558,8 @@ type RefundsRow struct {
 	Operator       string
 }
 
-func (q *Queries) Refunds(ctx context.Context, orderID uuid.UUID) ([]RefundsRow, error) {
-	rows, err := q.db.Query(ctx, Refunds, orderID)
+func (q *Queries) Refunds(ctx context.Context, arg RefundsParams) ([]RefundsRow, error) {
+	rows, err := q.db.Query(ctx, Refunds, arg.Limit, arg.OrderID)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,48 @@
+package app_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/app/apptest"
+	"github.com/onceshop/onceshop/internal/notify"
+	"github.com/onceshop/onceshop/internal/orders"
+	outboxbroker "github.com/onceshop/onceshop/internal/outbox/broker"
+	"github.com/onceshop/onceshop/internal/outbox/broker/servicebus"
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+// The whole shop with Service Bus as its broker, which crashes while orders are paid: each paid
+// order gets one receipt.
+func TestWholeWayOnServiceBus(t *testing.T) {
+	t.Parallel()
+	broker := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
+		Topic: servicebus.TopicOf(""), Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid},
+		Window: 10 * time.Minute, Lock: outboxbroker.HandleTimeout, MaxDeliveries: 100})
+	shop := apptest.Start(t, 2, func(c *app.Config) { c.NATSURL = broker.URL() })
+	const n = 6
+	for i := range n {
+		email := fmt.Sprintf("buyer-%d@example.com", i)
+		payTwins(t, shop, placeTwins(t, shop, email))
+		if i%2 == 0 {
+			broker.Restart()
+		}
+	}
+	for i := range n {
+		email := fmt.Sprintf("buyer-%d@example.com", i)
+		shoptest.Eventually(t, 3*within, "the receipt arrives", func() bool { return len(shop.Mails(t, email)) > 0 })
+	}
+	shoptest.Eventually(t, within, "all events are sent", func() bool {
+		return shop.Count(t, "SELECT count(*) FROM outbox WHERE sent_at IS NULL") == 0
+	})
+	for i := range n {
+		if mails := shop.Mails(t, fmt.Sprintf("buyer-%d@example.com", i)); len(mails) != 1 {
+			t.Errorf("mails to buyer %d: %v, want one", i, mails)
+		}
+	}
+	if sent := shop.Count(t, "SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL"); sent != n {
+		t.Errorf("%d receipts were sent, want %d", sent, n)
+	}
+}

@@ -1,0 +1,539 @@
+// Package brokertest has the tests that the adapter of every broker must pass.
+package brokertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/onceshop/onceshop/internal/outbox/broker"
+	"github.com/onceshop/onceshop/internal/shoptest"
+)
+
+// Names that a harness must know: two consumers of one type of message.
+const (
+	Paid     = "order.paid"
+	Receipts = "receipts"
+	Audit    = "audit"
+)
+
+// patience bounds every wait, on a busy machine.
+const patience = 60 * time.Second
+
+// Harness is an empty broker for one test, and what the test can do to it.
+type Harness interface {
+	// Connect returns a client of its own, not opened yet. The harness closes it when the test
+	// ends.
+	Connect(t *testing.T) broker.Broker
+	// Crash kills the broker and starts it again with what it has stored.
+	Crash(t *testing.T)
+	// PassWindow returns when the broker has forgotten what was published before.
+	PassWindow(t *testing.T)
+	// PassTimeout returns when the broker has given up waiting for deliveries that were not
+	// settled.
+	PassTimeout(t *testing.T)
+	// LoseAnswer has the broker store what is published next and cut the connection instead of
+	// answering.
+	LoseAnswer(t *testing.T)
+	// LosePublish has the broker cut the connection instead of storing what is published next.
+	LosePublish(t *testing.T)
+}
+
+// Run tests the adapter, with a broker of its own for each test.
+func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
+	for name, test := range map[string]func(t *testing.T, b *bundle){
+		"a twin at once is stored once":              testTwinAtOnce,
+		"a twin after the window is stored again":    testTwinAfterWindow,
+		"a twin after a crash is stored once":        testTwinAfterCrash,
+		"a twin with another body is dropped":        testOtherBody,
+		"an unknown outcome can be repeated":         testUnknownOutcome,
+		"a lost publish can be repeated":             testLostPublish,
+		"what is acknowledged survives a crash":      testCrashKeeps,
+		"a backlog is delivered whole":               testBacklog,
+		"every consumer gets every message":          testTwoConsumers,
+		"the nodes of a consumer share its messages": testTwoNodes,
+		"an unsettled message comes again":           testRedelivery,
+		"a late acknowledgement does no harm":        testLateAck,
+		"a retry comes after its pause":              testRetryPause,
+		"retries are not counted":                    testManyRetries,
+		"a consumer that stops gives back":           testGivesBack,
+		"poison becomes a dead letter":               testPoison,
+		"a dead letter is retried once":              testRetryLetter,
+		"all dead letters are retried":               testRetryAll,
+		"dead letters are retried in any order":      testRetryNewestFirst,
+		"dead letters have pages":                    testPages,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			client := h.Connect(t)
+			if err := client.Open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			test(t, &bundle{Harness: h, client: client})
+		})
+	}
+}
+
+type bundle struct {
+	Harness
+	client broker.Broker
+	ends   int
+}
+
+func message(id string) broker.Message {
+	return broker.Message{Type: Paid, ID: Paid + "." + id, Data: []byte(`{"n":"` + id + `"}`),
+		Traceparent: "00-trace-" + id}
+}
+
+// publish publishes the messages and returns their acks, none of which has an error.
+func (b *bundle) publish(t *testing.T, messages ...broker.Message) []broker.Ack {
+	t.Helper()
+	acks := b.client.Publish(within(t), messages)
+	if len(acks) != len(messages) {
+		t.Fatalf("%d acks for %d messages", len(acks), len(messages))
+	}
+	for i, m := range messages {
+		if acks[i].Err != nil {
+			t.Fatalf("publish %s: %v", m.ID, acks[i].Err)
+		}
+	}
+	return acks
+}
+
+// publishUntilTaken publishes a message again, as a relay does, until there is no error.
+func (b *bundle) publishUntilTaken(t *testing.T, m broker.Message) {
+	t.Helper()
+	shoptest.Eventually(t, patience, "the message is taken", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return b.client.Publish(ctx, []broker.Message{m})[0].Err == nil
+	})
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// consumer collects what is delivered to it. Unless the test settles it, each is acknowledged.
+type consumer struct {
+	mu   sync.Mutex
+	got  []broker.Delivery
+	stop func()
+}
+
+type settle func(ctx context.Context, d broker.Delivery) error
+
+func ack(ctx context.Context, d broker.Delivery) error { return d.Ack(ctx) }
+
+// consume runs a consumer, one message at a time, until the test ends or its stop is called.
+func (b *bundle) consume(t *testing.T, client broker.Broker, name string, settle settle) *consumer {
+	t.Helper()
+	subscription, err := client.Subscribe(t.Context(), name, Paid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &consumer{}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			_ = subscription.Consume(ctx, 1, func(ctx context.Context, d broker.Delivery) { // it is called again
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+				defer cancel()
+				c.mu.Lock()
+				c.got = append(c.got, d)
+				c.mu.Unlock()
+				_ = settle(ctx, d) // the message comes again
+			})
+		}
+	}()
+	c.stop = sync.OnceFunc(func() {
+		cancel()
+		<-ended
+	})
+	t.Cleanup(c.stop)
+	return c
+}
+
+func (c *consumer) deliveries() []broker.Delivery {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.got)
+}
+
+// wait returns the deliveries when there are n at least.
+func (c *consumer) wait(t *testing.T, n int) []broker.Delivery {
+	t.Helper()
+	shoptest.Eventually(t, patience, fmt.Sprintf("%d deliveries", n), func() bool { return len(c.deliveries()) >= n })
+	return c.deliveries()
+}
+
+// stored returns the bodies of the messages that the broker has stored for a consumer. It publishes
+// a last one to know the end, which it leaves out.
+func (b *bundle) stored(t *testing.T, name string) (bodies []string) {
+	t.Helper()
+	const end = "end-"
+	b.ends++
+	last := message(fmt.Sprint(end, b.ends))
+	b.publishUntilTaken(t, last)
+	c := b.consume(t, b.client, name, ack)
+	shoptest.Eventually(t, patience, "the last message", func() bool {
+		return slices.ContainsFunc(c.deliveries(), func(d broker.Delivery) bool { return d.ID == last.ID })
+	})
+	c.stop()
+	for _, d := range c.deliveries() {
+		if !strings.HasPrefix(d.ID, message(end).ID) {
+			bodies = append(bodies, string(d.Data))
+		}
+	}
+	return bodies
+}
+
+func (b *bundle) wantStored(t *testing.T, want ...broker.Message) {
+	t.Helper()
+	var bodies []string
+	for _, m := range want {
+		bodies = append(bodies, string(m.Data))
+	}
+	if got := b.stored(t, Receipts); !slices.Equal(got, bodies) {
+		t.Errorf("the broker has stored %q, want %q", got, bodies)
+	}
+}
+
+func testTwinAtOnce(t *testing.T, b *bundle) {
+	m, other := message("1"), message("2")
+	first := b.publish(t, m, other)
+	again := b.publish(t, m, m)
+	tells := b.client.Memory().Tells
+	for i, ack := range slices.Concat(first, again) {
+		if want := tells && i >= 2; ack.Duplicate != want {
+			t.Errorf("ack %d: duplicate %t, want %t", i, ack.Duplicate, want)
+		}
+	}
+	b.wantStored(t, m, other)
+}
+
+func testTwinAfterWindow(t *testing.T, b *bundle) {
+	m := message("1")
+	b.publish(t, m)
+	b.PassWindow(t)
+	if b.publish(t, m)[0].Duplicate {
+		t.Error("the broker remembers the message after the window")
+	}
+	b.wantStored(t, m, m)
+}
+
+func testTwinAfterCrash(t *testing.T, b *bundle) {
+	m := message("1")
+	b.publish(t, m)
+	b.Crash(t)
+	b.publishUntilTaken(t, m)
+	b.wantStored(t, m)
+}
+
+func testOtherBody(t *testing.T, b *bundle) {
+	m, other := message("1"), message("1")
+	other.Data = []byte(`{"n":"other"}`)
+	b.publish(t, m)
+	b.publish(t, other)
+	b.wantStored(t, m)
+}
+
+func testUnknownOutcome(t *testing.T, b *bundle) {
+	b.publish(t, message("0")) // the connection is there
+	b.LoseAnswer(t)
+	m := message("1")
+	b.publishUntilTaken(t, m)
+	b.publishUntilTaken(t, m)
+	b.wantStored(t, message("0"), m)
+}
+
+func testLostPublish(t *testing.T, b *bundle) {
+	b.publish(t, message("0"))
+	b.LosePublish(t)
+	m := message("1")
+	b.publishUntilTaken(t, m)
+	b.wantStored(t, message("0"), m)
+}
+
+func testCrashKeeps(t *testing.T, b *bundle) {
+	done := b.consume(t, b.client, Receipts, ack)
+	b.publish(t, message("1"))
+	done.wait(t, 1)
+	done.stop()
+	b.publish(t, message("2"))
+	b.Crash(t)
+	b.wantStored(t, message("2"))
+}
+
+func testBacklog(t *testing.T, b *bundle) {
+	var messages []broker.Message
+	for i := range 300 {
+		m := message(fmt.Sprint(i))
+		m.Data = fmt.Appendf(m.Data, "%03000d", i) // more than fits into one batch of some brokers
+		messages = append(messages, m)
+	}
+	b.publish(t, messages...)
+	b.wantStored(t, messages...)
+}
+
+func testTwoConsumers(t *testing.T, b *bundle) {
+	m := message("1")
+	b.publish(t, m)
+	b.wantStored(t, m)
+	if got := b.stored(t, Audit); !slices.Equal(got, []string{string(m.Data)}) {
+		t.Errorf("the other consumer got %q", got)
+	}
+}
+
+func testTwoNodes(t *testing.T, b *bundle) {
+	other := b.Connect(t)
+	if err := other.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []*consumer{b.consume(t, b.client, Receipts, ack), b.consume(t, other, Receipts, ack)}
+	const n = 200
+	for i := range n {
+		b.publish(t, message(fmt.Sprint(i)))
+	}
+	both := func() (all []string) {
+		for _, node := range nodes {
+			for _, d := range node.deliveries() {
+				all = append(all, d.ID)
+			}
+		}
+		return all
+	}
+	shoptest.Eventually(t, patience, "all messages are delivered", func() bool { return len(both()) >= n })
+	all := both()
+	slices.Sort(all)
+	if unique := slices.Compact(slices.Clone(all)); len(unique) != n || len(all) != n {
+		t.Errorf("%d deliveries of %d messages, want %d of each", len(all), len(unique), n)
+	}
+}
+
+func testRedelivery(t *testing.T, b *bundle) {
+	m := message("1")
+	b.publish(t, m)
+	c := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		if d.Count == 1 {
+			return nil
+		}
+		return d.Ack(ctx)
+	})
+	first := c.wait(t, 1)[0]
+	if first.ID != m.ID || first.Type != m.Type || string(first.Data) != string(m.Data) ||
+		first.Traceparent != m.Traceparent || first.Count != 1 {
+		t.Errorf("delivered %+v, want %+v for the first time", first, m)
+	}
+	b.PassTimeout(t)
+	again := c.wait(t, 2)[1]
+	if again.Place != first.Place || again.Count != 2 {
+		t.Errorf("delivery %d of %+v, want the second of %+v", again.Count, again.Place, first.Place)
+	}
+}
+
+func testLateAck(t *testing.T, b *bundle) {
+	b.publish(t, message("1"))
+	held := make(chan struct{})
+	release := sync.OnceFunc(func() { close(held) })
+	slow := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		<-held
+		return d.Ack(ctx) // some brokers cannot tell that it is late, which does no harm
+	})
+	t.Cleanup(release) // before the consumer is stopped
+	slow.wait(t, 1)
+	other := b.Connect(t)
+	if err := other.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := b.consume(t, other, Receipts, ack)
+	b.PassTimeout(t)
+	if count := second.wait(t, 1)[0].Count; count < 2 {
+		t.Errorf("delivery %d, want 2 at least", count)
+	}
+	release()
+	slow.stop()
+	second.stop()
+	b.wantStored(t)
+}
+
+func testRetryPause(t *testing.T, b *bundle) {
+	const pause = 500 * time.Millisecond
+	var mu sync.Mutex
+	var times []time.Time
+	c := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		if d.ID != message("late").ID {
+			return d.Ack(ctx)
+		}
+		mu.Lock()
+		times = append(times, time.Now())
+		first := len(times) == 1
+		mu.Unlock()
+		if first {
+			return d.Retry(ctx, pause)
+		}
+		return d.Ack(ctx)
+	})
+	b.publish(t, message("late"), message("1"), message("2"))
+	got := c.wait(t, 4)
+	if late := got[len(got)-1]; late.ID != message("late").ID || late.Place != got[0].Place || late.Count < 2 {
+		t.Errorf("the last delivery is number %d of %s, want the one that was put off", late.Count, late.ID)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if waited := times[1].Sub(times[0]); waited < pause*9/10 {
+		t.Errorf("it came again after %s, want %s", waited, pause)
+	}
+}
+
+func testManyRetries(t *testing.T, b *bundle) {
+	const tries = 30
+	n := 0
+	c := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		if n++; n < tries {
+			return d.Retry(ctx, time.Millisecond)
+		}
+		return d.Ack(ctx)
+	})
+	b.publish(t, message("1"))
+	c.wait(t, tries)
+	if letters := b.letters(t); len(letters) > 0 {
+		t.Errorf("the retries made a dead letter: %+v", letters)
+	}
+}
+
+func testGivesBack(t *testing.T, b *bundle) {
+	first := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		return d.Retry(ctx, time.Second)
+	})
+	b.publish(t, message("1"))
+	first.wait(t, 1)
+	first.stop()
+	b.consume(t, b.client, Receipts, ack).wait(t, 1)
+}
+
+// letters returns all dead letters, newest first.
+func (b *bundle) letters(t *testing.T) []broker.Letter {
+	t.Helper()
+	letters, more, err := b.client.Letters().List(within(t), "", 1000)
+	if err != nil || more {
+		t.Fatalf("list the dead letters: more %t, %v", more, err)
+	}
+	return letters
+}
+
+// bury makes dead letters of messages and returns them, newest first.
+func (b *bundle) bury(t *testing.T, messages ...broker.Message) []broker.Letter {
+	t.Helper()
+	c := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		return d.Dead(ctx, "no: "+d.ID)
+	})
+	b.publish(t, messages...)
+	shoptest.Eventually(t, patience, "the dead letters", func() bool { return len(b.letters(t)) == len(messages) })
+	c.stop()
+	return b.letters(t)
+}
+
+func testPoison(t *testing.T, b *bundle) {
+	poison := message("poison")
+	c := b.consume(t, b.client, Receipts, func(ctx context.Context, d broker.Delivery) error {
+		if d.ID == poison.ID {
+			return d.Dead(ctx, "it is poison: \"ä\"\n")
+		}
+		return d.Ack(ctx)
+	})
+	b.publish(t, message("1"), poison, message("2"))
+	got := c.wait(t, 3)
+	shoptest.Eventually(t, patience, "the dead letter", func() bool { return len(b.letters(t)) == 1 })
+	letter := b.letters(t)[0]
+	if letter.Consumer != Receipts || letter.Reason != "it is poison: \"ä\"\n" || letter.Type != Paid ||
+		string(letter.Data) != string(poison.Data) || letter.Traceparent != poison.Traceparent ||
+		letter.Place.Seq != got[1].Place.Seq || time.Since(letter.At).Abs() > patience {
+		t.Errorf("the dead letter is %+v", letter)
+	}
+	if n, known, err := b.client.Letters().Count(within(t)); err != nil || known && n != 1 {
+		t.Errorf("%d dead letters, %v, want 1", n, err)
+	}
+	c.stop()
+	b.wantStored(t) // it does not come again by itself
+}
+
+func testRetryLetter(t *testing.T, b *bundle) {
+	m := message("1")
+	letters := b.bury(t, m, message("2"))
+	if got := b.stored(t, Audit); len(got) != 2 {
+		t.Errorf("the other consumer got %q, want both messages", got)
+	}
+	id := letters[1].ID
+	errs := shoptest.Race(2, func(int) error {
+		_, err := b.client.Letters().Retry(within(t), id)
+		return err
+	})
+	if !slices.Contains(errs, nil) {
+		t.Fatalf("no retry succeeded: %v", errs)
+	}
+	if _, err := b.client.Letters().Retry(within(t), id); !errors.Is(err, broker.ErrNoLetter) {
+		t.Errorf("another retry: %v, want ErrNoLetter", err)
+	}
+	if left := b.letters(t); len(left) != 1 || left[0].ID != letters[0].ID {
+		t.Errorf("left are %+v, want %s", left, letters[0].ID)
+	}
+	for _, name := range []string{Receipts, Audit} {
+		if got := b.stored(t, name); !slices.Contains(got, string(m.Data)) || len(got) > 1 {
+			t.Errorf("consumer %s got %q, want the message that was retried", name, got)
+		}
+	}
+}
+
+func testRetryNewestFirst(t *testing.T, b *bundle) {
+	messages := []broker.Message{message("1"), message("2"), message("3")}
+	letters := b.bury(t, messages...)
+	slices.Reverse(messages)
+	for i, letter := range letters {
+		again, err := b.client.Letters().Retry(within(t), letter.ID)
+		if err != nil || string(again.Data) != string(messages[i].Data) {
+			t.Errorf("retry letter %s: %+v, %v", letter.ID, again, err)
+		}
+	}
+	b.wantStored(t, messages...)
+}
+
+func testRetryAll(t *testing.T, b *bundle) {
+	messages := []broker.Message{message("1"), message("2"), message("3")}
+	b.bury(t, messages...)
+	if n, more, err := b.client.Letters().RetryAll(within(t)); n != len(messages) || more || err != nil {
+		t.Errorf("retried %d, more %t, %v, want %d", n, more, err, len(messages))
+	}
+	if left := b.letters(t); len(left) > 0 {
+		t.Errorf("left are %+v", left)
+	}
+	b.wantStored(t, messages...)
+}
+
+func testPages(t *testing.T, b *bundle) {
+	letters := b.bury(t, message("1"), message("2"), message("3"))
+	first, more, err := b.client.Letters().List(within(t), "", 2)
+	if err != nil || !more || len(first) != 2 {
+		t.Fatalf("%d letters, more %t, %v, want 2 of 3", len(first), more, err)
+	}
+	rest, more, err := b.client.Letters().List(within(t), first[1].ID, 2)
+	if err != nil || more || len(rest) != 1 {
+		t.Fatalf("%d letters, more %t, %v, want the last one", len(rest), more, err)
+	}
+	for i, letter := range append(first, rest...) {
+		if letter.ID != letters[i].ID {
+			t.Errorf("letter %d is %s, want %s", i, letter.ID, letters[i].ID)
+		}
+	}
+}

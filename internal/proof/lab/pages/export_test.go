@@ -1,0 +1,4 @@
+package pages
+
+// Highlighted is for tests.
+var Highlighted = highlighted

@@ -1,0 +1,3 @@
+module github.com/onceshop/onceshop/internal/proof/twin/peers
+
+go 1.26
