@@ -3,7 +3,7 @@ tool := go tool -modfile=tools/go.mod
 sqlc := CGO_ENABLED=0 $(tool) sqlc
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race fuzz torture torture-bugs lint fmt generate verify ci
+.PHONY: help demo test race fuzz torture torture-bugs pulsar lint fmt generate verify ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ race: ## all tests with the race detector, none from the cache
 	go test -race -count=1 ./...
 
 # What is fuzzed, as package:target.
-targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport payments/provider/psp:FuzzReceiver payments/provider/stripe:FuzzReceiver
+targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport orders:FuzzImportFile payments/provider/psp:FuzzReceiver payments/provider/psp:FuzzBody cards:FuzzIn payments/provider/stripe:FuzzReceiver
 FUZZTIME ?= 30s
 
 fuzz: ## look for bad input, FUZZTIME=30s for each target
@@ -27,12 +27,15 @@ fuzz: ## look for bad input, FUZZTIME=30s for each target
 torture: ## half an hour of random faults on real processes: needs Postgres and redis-server
 	go run ./cmd/shop torture --duration 30m
 
-torture-bugs: ## plant bugs and see the torture find each: two minutes for each
+torture-bugs: ## plant bugs and see the torture find each: one to two minutes for each
 	SHOP_TORTURE_BUGS=all go test -count=1 -timeout 60m -v -run TestPlantedBugsAreFound ./internal/proof/torture
 
-lint: ## go vet, staticcheck, golangci-lint
+pulsar: ## test the adapter for Pulsar, in a module of its own, against a real broker that it downloads (Java 17, Maven)
+	go -C internal/outbox/broker/pulsar mod tidy -diff
+	go -C internal/outbox/broker/pulsar test -tags proof ./...
+
+lint: ## go vet and golangci-lint
 	go vet ./...
-	$(tool) staticcheck ./...
 	$(tool) golangci-lint run ./...
 
 fmt: ## format the Go code
