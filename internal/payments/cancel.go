@@ -167,3 +167,11 @@ func (s *Service) giveBackTx(ctx context.Context, tx *pg.Pipe, locked *orders.Lo
 func canceledAnswer(orderID uuid.UUID, body []byte) dedup.Answer {
 	return dedup.Answer{ID: orderID, Status: http.StatusOK, Body: body, Final: true}
 }
+
+// cancellation is what an order that was canceled came from.
+type cancellation struct {
+	CustomerID uuid.UUID `json:"customer_id"`
+	Key        dedup.Key `json:"idempotency_key"`
+}
+
+func canceledBy(c CancelOrder) cancellation { return cancellation{c.CustomerID, c.Key} }

@@ -289,9 +289,6 @@ func refusal(c ChargeOrder, order orders.Order, charges []paymentsdb.Charge) err
 	}
 }
 
-// live reports whether the charge pays for its order, or still can.
-func live(charge paymentsdb.Charge) bool { return charge.Pays && charge.Status != string(Declined) }
-
 // recordRefusal records a request that the order's live charge has stopped.
 func (s *Service) recordRefusal(err error) {
 	if live, ok := errors.AsType[InProgressError](err); ok {
@@ -354,22 +351,6 @@ func (s *Service) captureRequest(charge paymentsdb.Charge) CaptureRequest {
 	return r
 }
 
-// markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns
-// the charge as it stands. The provider's id is kept if it is known.
-func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge, providerID string,
-	pause time.Duration) (paymentsdb.Charge, error) {
-	marked, err := s.db.MarkUnknown(ctx, paymentsdb.MarkUnknownParams{ID: charge.ID, Attempt: charge.Attempt,
-		Pause: pause, ProviderID: providerID})
-	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
-		marked, err = s.db.GetCharge(ctx, charge.ID)
-	}
-	if err != nil {
-		return charge, fmt.Errorf("mark the charge as unknown: %w", err)
-	}
-	outcomes.WithLabelValues("charge", marked.Status).Inc()
-	return marked, nil
-}
-
 // answerOf returns the final answer of a settled charge, or 202 with the charge as it stands.
 func answerOf(charge paymentsdb.Charge) (dedup.Answer, error) {
 	if charge.Answer != nil {
@@ -382,15 +363,6 @@ func answerOf(charge paymentsdb.Charge) (dedup.Answer, error) {
 	return dedup.Answer{ID: charge.ID, Status: http.StatusAccepted, Body: body}, nil
 }
 
-const (
-	// maxBatch is how many charges share a transaction.
-	maxBatch = 256
-	// maxWaiting bounds the queue of each batcher.
-	maxWaiting = 4096
-	// batchTimeout bounds a batch, which no caller's context does.
-	batchTimeout = 8 * time.Second
-)
-
 // startBatch keeps requests for one order apart: a flood of them makes no batch longer.
 func (s *Service) startBatch() coalesce.Batch[ChargeOrder, paymentsdb.Charge] {
 	return coalesce.Batch[ChargeOrder, paymentsdb.Charge]{Most: maxBatch, Waiting: maxWaiting, Run: s.start,
@@ -400,4 +372,15 @@ func (s *Service) startBatch() coalesce.Batch[ChargeOrder, paymentsdb.Charge] {
 			Of:   func(c ChargeOrder) []string { return []string{c.OrderID.String()} },
 			Held: s.orders.ListHeld,
 		}}
+}
+
+// startedCharge is what an order that is being paid came from.
+type startedCharge struct {
+	Key           dedup.Key `json:"idempotency_key"`
+	PaymentMethod string    `json:"payment_method"`
+	CreatedAt     time.Time `json:"created_at"`
+}
+
+func startedOf(charge paymentsdb.Charge) startedCharge {
+	return startedCharge{dedup.Key(charge.IdempotencyKey), charge.PaymentMethod, charge.CreatedAt}
 }

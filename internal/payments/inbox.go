@@ -55,18 +55,6 @@ const (
 	eventDismissed   = "dismissed"
 )
 
-// errEarly reports an event about something that is not stored or not settled yet.
-var errEarly = errors.New("payments: the event is early")
-
-// errNoCharge reports an event about a capture that no charge of ours has, or has not yet.
-var errNoCharge = fmt.Errorf("%w: no charge has its capture", errEarly)
-
-// contradictionError reports that an answer of the provider contradicts what is stored. An event
-// with it is quarantined, and a charge with it stays as it is.
-type contradictionError struct{ reason string }
-
-func (e contradictionError) Error() string { return "payments: " + e.reason }
-
 const (
 	// applyTimeout bounds the first try to apply an event, for which its sender waits.
 	applyTimeout   = 2 * time.Second

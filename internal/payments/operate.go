@@ -371,11 +371,6 @@ func (s *Service) decideDebtTx(ctx context.Context, tx *pg.Pipe, o Operation, ch
 	return db.RetryReturn(ctx, owing.ID)
 }
 
-// owes reports whether money of the charge has to go back and is not on its way.
-func owes(charge paymentsdb.Charge) bool {
-	return charge.Owes != nil && charge.OwedEndedAt == nil && refundable(charge) > 0
-}
-
 // decideEventTx makes an event that waits due now, with all tries ahead, or dismisses it.
 func (s *Service) decideEventTx(ctx context.Context, tx *pg.Pipe, o Operation, _ *paymentsdb.Charge) error {
 	decide := paymentsdb.New(tx).RedoEvent

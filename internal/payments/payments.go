@@ -60,6 +60,18 @@ func (e AlreadyPaidError) Error() string {
 	return fmt.Sprintf("payments: charge %s has paid the order", e.ChargeID)
 }
 
+// errEarly reports an event about something that is not stored or not settled yet.
+var errEarly = errors.New("payments: the event is early")
+
+// errNoCharge reports an event about a capture that no charge of ours has, or has not yet.
+var errNoCharge = fmt.Errorf("%w: no charge has its capture", errEarly)
+
+// contradictionError reports that an answer of the provider contradicts what is stored. An event
+// with it is quarantined, and a charge with it stays as it is.
+type contradictionError struct{ reason string }
+
+func (e contradictionError) Error() string { return "payments: " + e.reason }
+
 // Status of a charge or refund.
 type Status string
 
@@ -99,6 +111,12 @@ type Charge struct {
 	Owes bool `json:"-"`
 }
 
+// Why a charge owes its money.
+const (
+	owedCanceled = "canceled"
+	owedLate     = "late"
+)
+
 // Policy holds the limits of the shop. app checks that the times nest.
 type Policy struct {
 	// ProviderTimeout bounds one call to the provider.
@@ -120,6 +138,15 @@ type Policy struct {
 
 // settleTimeout bounds the transaction after a provider call.
 const settleTimeout = 5 * time.Second
+
+const (
+	// maxBatch is how many charges share a transaction.
+	maxBatch = 256
+	// maxWaiting bounds the queue of each batcher.
+	maxWaiting = 4096
+	// batchTimeout bounds a batch, which no caller's context does.
+	batchTimeout = 8 * time.Second
+)
 
 // Service charges orders through a provider.
 type Service struct {

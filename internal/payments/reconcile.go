@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -20,14 +19,6 @@ const (
 	// reconcileWorkers work on each kind of row.
 	reconcileWorkers = 8
 	reconcileIdle    = time.Second
-	// firstLook is when to ask about an outcome that did not arrive.
-	firstLook = 2 * time.Second
-	// longestPause lets a charge heal well within a minute of the provider.
-	longestPause = 15 * time.Second
-	// actionPause is how often to ask whether the buyer has acted. An event is usually faster.
-	actionPause = 5 * time.Second
-	// longestPendingPause is how often to ask for a refund that the provider works on for days.
-	longestPendingPause = time.Hour
 )
 
 // job is the work on a row that was claimed.
@@ -235,8 +226,6 @@ func (s *Service) cancelCapture(ctx context.Context, charge paymentsdb.Charge) (
 	return s.provider.CancelCapture(ctx, s.captureRequest(charge))
 }
 
-func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
-
 func (s *Service) findCapture(ctx context.Context, charge paymentsdb.Charge) (_ Capture, err error) {
 	ctx, ended := s.call(ctx, "find capture")
 	defer ended(&err)
@@ -318,14 +307,3 @@ func (s *Service) reconcileRefund(ctx context.Context, refund paymentsdb.Refund)
 // inFlight is how long a request for a refund, which cannot be canceled, may still be on its way to
 // the provider after it was begun. Until then, "not found" proves nothing.
 func (s *Service) inFlight() time.Duration { return 3 * s.policy.ProviderTimeout }
-
-// pauseAfter doubles with every attempt. The jitter keeps nodes from asking together.
-func pauseAfter(attempt int32) time.Duration {
-	pause := min(firstLook<<min(attempt, 8), longestPause)
-	return pause/2 + rand.N(pause/2) //nolint:gosec // jitter needs no secrecy
-}
-
-// pendingPause is how long to wait for a refund that the provider works on.
-func pendingPause(attempt int32) time.Duration {
-	return min(firstLook<<min(attempt, 16), longestPendingPause)
-}

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/outbox"
 	"github.com/onceshop/onceshop/internal/payments/internal/paymentsdb"
@@ -20,36 +19,6 @@ import (
 // After a restore to an older point, the changes that the tables have lost are made again from
 // their events, without a call to the provider. What it did for them is in its records: each
 // capture and refund of these then goes through the inbox.
-
-// startedCharge is what an order that is being paid came from.
-type startedCharge struct {
-	Key           dedup.Key `json:"idempotency_key"`
-	PaymentMethod string    `json:"payment_method"`
-	CreatedAt     time.Time `json:"created_at"`
-}
-
-func startedOf(charge paymentsdb.Charge) startedCharge {
-	return startedCharge{dedup.Key(charge.IdempotencyKey), charge.PaymentMethod, charge.CreatedAt}
-}
-
-// settledCharge is what an order that is paid, or whose payment was declined, came from.
-type settledCharge struct {
-	ChargeID    uuid.UUID `json:"charge_id"`
-	ProviderID  string    `json:"provider_id,omitempty"`
-	DeclineCode string    `json:"decline_code,omitempty"`
-}
-
-func settledOf(charge paymentsdb.Charge) settledCharge {
-	return settledCharge{charge.ID, value(charge.ProviderID), value(charge.DeclineCode)}
-}
-
-// cancellation is what an order that was canceled came from.
-type cancellation struct {
-	CustomerID uuid.UUID `json:"customer_id"`
-	Key        dedup.Key `json:"idempotency_key"`
-}
-
-func canceledBy(c CancelOrder) cancellation { return cancellation{c.CustomerID, c.Key} }
 
 // ReplayTx makes a change of an order again that a restore lost: its charge starts or is settled,
 // or it is canceled, under the keys that were used. The context must be that of an outbox.Replay.

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/coalesce"
 	"github.com/onceshop/onceshop/internal/orders"
@@ -304,4 +306,34 @@ func value[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
+}
+
+// settledCharge is what an order that is paid, or whose payment was declined, came from.
+type settledCharge struct {
+	ChargeID    uuid.UUID `json:"charge_id"`
+	ProviderID  string    `json:"provider_id,omitempty"`
+	DeclineCode string    `json:"decline_code,omitempty"`
+}
+
+func settledOf(charge paymentsdb.Charge) settledCharge {
+	return settledCharge{charge.ID, value(charge.ProviderID), value(charge.DeclineCode)}
+}
+
+// live reports whether the charge pays for its order, or still can.
+func live(charge paymentsdb.Charge) bool { return charge.Pays && charge.Status != string(Declined) }
+
+// markUnknown leaves the charge to the reconciler, which asks again after the pause, and returns
+// the charge as it stands. The provider's id is kept if it is known.
+func (s *Service) markUnknown(ctx context.Context, charge paymentsdb.Charge, providerID string,
+	pause time.Duration) (paymentsdb.Charge, error) {
+	marked, err := s.db.MarkUnknown(ctx, paymentsdb.MarkUnknownParams{ID: charge.ID, Attempt: charge.Attempt,
+		Pause: pause, ProviderID: providerID})
+	if errors.Is(err, pgx.ErrNoRows) { // it is settled, or another worker has taken over
+		marked, err = s.db.GetCharge(ctx, charge.ID)
+	}
+	if err != nil {
+		return charge, fmt.Errorf("mark the charge as unknown: %w", err)
+	}
+	outcomes.WithLabelValues("charge", marked.Status).Inc()
+	return marked, nil
 }

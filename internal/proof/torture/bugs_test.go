@@ -74,7 +74,7 @@ var bugs = []struct {
 				"    fingerprint = CASE WHEN $6::text <> 'failed' THEN fingerprint END, status = $6::text,"},
 	}, []string{"I2", "I3"}, ""}, // the next retry takes the key, also with another meaning
 	{"an owed refund forgotten after a refusal", []edit{
-		{"internal/payments/refund.go", "		p.DueIn = returnPause(charge.ReturnTries)\n", ""},
+		{"internal/payments/settle_refund.go", "		p.DueIn = returnPause(charge.ReturnTries)\n", ""},
 	}, []string{"I6"}, ""},
 	{"a charge's refusal believed on a retry", []edit{
 		{"internal/payments/reconcile.go", "	case errors.Is(err, ErrRefused):\n" +
