@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,8 +26,7 @@ var program struct {
 }
 
 // Program builds the program and returns its path. All test binaries of a checkout share one file,
-// and go build reuses it unless the sources have changed. SHOP_PROGRAM is the path of a program to
-// use instead.
+// and go build reuses it unless the sources have changed.
 func Program(t testing.TB) string {
 	t.Helper()
 	program.once.Do(func() { program.path, program.err = buildProgram() })
@@ -39,9 +37,6 @@ func Program(t testing.TB) string {
 }
 
 func buildProgram() (string, error) {
-	if path := os.Getenv("SHOP_PROGRAM"); path != "" {
-		return filepath.Abs(path)
-	}
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
@@ -87,7 +82,8 @@ func ownFolder(dir string) error {
 	return nil
 }
 
-// moduleRoot returns the folder of the module with the program, at or above the test's package.
+// moduleRoot returns the folder of the module with the program, at or above the test's package. It
+// looks for a file: go test would not reuse a result after a change of the folder.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -95,7 +91,7 @@ func moduleRoot() (string, error) {
 	}
 	for {
 		_, noModule := os.Stat(filepath.Join(dir, "go.mod"))
-		_, noProgram := os.Stat(filepath.Join(dir, "cmd", "shop"))
+		_, noProgram := os.Stat(filepath.Join(dir, "cmd", "shop", "main.go"))
 		if noModule == nil && noProgram == nil {
 			return dir, nil
 		}
@@ -165,11 +161,12 @@ const (
 	stopWithin  = 10 * time.Second
 )
 
-// runProgram runs a command of the program until the test ends. It waits until the output matches
-// the pattern and returns the groups of the match. If the program does not have the command, it
-// skips the test.
+// runProgram runs a command of the demo until the test ends. It waits until the output matches the
+// pattern and returns the groups of the match. If the program does not have the command, it skips
+// the test.
 func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...string) []string {
 	t.Helper()
+	needsDemo(t)
 	cmd := exec.Command(Program(t), args...)
 	ours := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}
 	cmd.Env = append(ours, environ...)
@@ -196,14 +193,24 @@ func runProgram(t testing.TB, ready *regexp.Regexp, environ []string, args ...st
 	case found := <-out.found:
 		return found
 	case <-exited:
-		if strings.Contains(out.String(), "unexpected argument "+args[0]) {
-			t.Skipf("this build has no command %s", args[0])
-		}
 		t.Fatalf("shop %s ended: %s", args[0], cmd.ProcessState)
 	case <-time.After(readyWithin):
 		t.Fatalf("shop %s is not ready within %s", args[0], readyWithin)
 	}
 	return nil
+}
+
+// needsDemo skips the test if the wing with the demo was removed. The look at its file also keeps
+// go test from reusing the test's result then.
+func needsDemo(t testing.TB) {
+	t.Helper()
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "cmd", "shop", "demo.go")); errors.Is(err, fs.ErrNotExist) {
+		t.Skip("this program has no demo")
+	}
 }
 
 // output keeps what a process writes and sends the groups of the pattern's first match. A command
