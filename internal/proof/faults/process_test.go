@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -29,6 +30,8 @@ func TestMain(m *testing.M) {
 	if program := programs[os.Getenv(asProgram)]; program != nil {
 		os.Exit(run(program))
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // most of these tests wait for leases and time-outs
 	shoptest.Main(m)
 }
 
