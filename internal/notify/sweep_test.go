@@ -191,7 +191,7 @@ func TestReceiptsPutOffForEver(t *testing.T) {
 
 	next := s.node(t, smtpURL, shoptest.Redis(t)) // the counts survive a restart
 	s.due(t)
-	start(t, next)
+	stop := start(t, next)
 	fresh := s.paidBy(t, "fresh", 20)
 	consume(t, next, fresh[:10])
 	for _, event := range fresh[10:] { // their handler dies
@@ -204,14 +204,16 @@ func TestReceiptsPutOffForEver(t *testing.T) {
 	const least = "SELECT count(*) FROM receipts WHERE failures = $1 AND due_at > now() + $2::interval"
 	shoptest.Eventually(t, 3*patience, "each has failed twice, and waits longer", func() bool {
 		return s.count(t, `SELECT count(*) FROM receipts
-			WHERE failures = 2 AND due_at > lease_until + interval '14 s'`) == many
+			WHERE failures >= 2 AND due_at > lease_until + interval '14 s'`) == many
 	})
-	if tries := o.count(tried, "later"); tries != 2*many {
-		t.Errorf("%d tries, want %d", tries, 2*many)
+	stop() // on a slow machine, the first are due again by now
+	failures := s.count(t, "SELECT sum(failures) FROM receipts")
+	if tries := o.count(tried, "later"); tries != failures {
+		t.Errorf("%d tries, %d of them in the rows", tries, failures)
 	}
-
 	s.exec(t, "UPDATE receipts SET failures = $1 WHERE sent_at IS NULL", maxFailures-2)
 	s.due(t)
+	start(t, next)
 	shoptest.Eventually(t, 3*patience, "each has failed for the last time but one", func() bool {
 		return s.count(t, least, maxFailures-1, maxPause/2) == many
 	})
