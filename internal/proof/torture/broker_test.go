@@ -21,8 +21,9 @@ import (
 func TestOnServiceBus(t *testing.T) {
 	t.Parallel()
 	bus := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
-		Topic: servicebus.TopicOf("torture"), Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid},
-		Window: 10 * time.Minute, Lock: broker.HandleTimeout, MaxDeliveries: 500})
+		Topic:         servicebus.TopicOf("torture"),
+		Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid, broker.ProbeType: broker.ProbeType},
+		Window:        10 * time.Minute, Lock: broker.HandleTimeout, MaxDeliveries: 500})
 	cmd := exec.CommandContext(t.Context(), shoptest.Program(t), "torture", "--seed", "15", "--duration",
 		torture.MinDuration.String(), "--json")
 	cmd.Env = append(os.Environ(), "BROKER_URL="+bus.URL())

@@ -46,7 +46,8 @@ func newHarnessWithLock(t *testing.T, lock time.Duration) harness {
 	return harness{shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
 		Topic: servicebus.TopicOf(""), Window: window, Lock: lock, MaxDeliveries: maxDeliveries,
 		// One of them has no filter.
-		Subscriptions: map[string]string{brokertest.Receipts: brokertest.Paid, brokertest.Audit: ""},
+		Subscriptions: map[string]string{brokertest.Receipts: brokertest.Paid, brokertest.Audit: "",
+			broker.ProbeType: broker.ProbeType},
 	})}
 }
 

@@ -77,7 +77,8 @@ func TestServiceBus(t *testing.T) {
 	const eventType, consumer = "order.paid", "lab"
 	topic := servicebus.TopicOf("")
 	peer := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{Topic: topic, Window: window,
-		Lock: broker.HandleTimeout, MaxDeliveries: 10, Subscriptions: map[string]string{consumer: eventType}})
+		Lock: broker.HandleTimeout, MaxDeliveries: 10,
+		Subscriptions: map[string]string{consumer: eventType, broker.ProbeType: broker.ProbeType}})
 	compare(t, "servicebus", Target{
 		Broker: "Azure Service Bus (a peer of it)", Type: eventType, Consumer: consumer, Pool: shoptest.DB(t),
 		Connect: func(ctx context.Context, _ string) (broker.Broker, error) {
