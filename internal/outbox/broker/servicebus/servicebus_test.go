@@ -98,7 +98,9 @@ func (h harness) LosePublish(t *testing.T) { t.Helper(); h.Fault("lose-publish")
 
 func TestServiceBus(t *testing.T) {
 	t.Parallel()
-	brokertest.Run(t, func(t *testing.T) brokertest.Harness { return newHarness(t) })
+	newHarness := func(t *testing.T) brokertest.Harness { t.Helper(); return newHarness(t) }
+	brokertest.Run(t, newHarness)
+	brokertest.RunFaults(t, newHarness)
 }
 
 func message(eventType, id string) broker.Message {
