@@ -73,9 +73,10 @@ func runRelay(text string) {
 		b, err = Connect(s.Broker, Settings{Cell: s.Cell}, log)
 	}
 	if err == nil {
-		err = b.Open(context.Background())
-	}
-	if err == nil {
+		for err = b.Open(context.Background()); err != nil; err = b.Open(context.Background()) {
+			log.Warn("the broker does not answer; trying again", "error", err)
+			<-time.After(200 * time.Millisecond)
+		}
 		crash.Install(func(p crash.Point) {
 			if p == s.Point {
 				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -51,7 +51,7 @@ type harness struct {
 
 func (h *harness) Connect(t *testing.T) broker.Broker {
 	t.Helper()
-	return node{h.server.connect(t, h.cell), h}
+	return node{h.connect(t, h.cell), h}
 }
 
 func (h *harness) Crash(t *testing.T)     { t.Helper(); h.Restart() }
