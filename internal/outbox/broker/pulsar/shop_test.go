@@ -64,6 +64,9 @@ func TestShop(t *testing.T) {
 			dead = append(dead, startRelay(t, settings))
 		}
 		for len(emails) < bought*(round+1)/rounds || !dead[0]() || !dead[1]() {
+			if len(emails) > 4*bought {
+				t.Fatalf("after %d orders the relays of round %d are alive", len(emails), round)
+			}
 			buyBatch()
 		}
 	}
