@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -96,6 +98,7 @@ type tortureCommand struct {
 	JSON     bool          `name:"json" help:"Print one JSON document."`
 	Keep     bool          `help:"Keep the run's folder even if nothing was found."`
 	Points   bool          `help:"List the crash points and exit."`
+	Node     string        `placeholder:"PROGRAM" help:"Run the nodes with it, for a broker that shop lacks."`
 }
 
 // Help is shown by shop torture --help.
@@ -110,7 +113,8 @@ behind, except after a violation: a folder with all logs.
 
 With BROKER_URL, the events go over that broker, under the names of cell "torture": the run deletes
 streams of that name, and a topic with a subscription for receipts must exist. The broker is not
-killed, and what it cannot do is left out; the report lists it.
+killed, and what it cannot do is left out; the report lists it. The nodes get this command's
+SHOP_DUPLICATE_WINDOW, SHOP_STREAM_MAX_AGE and SHOP_STREAM_REPLICAS.
 
 Exit code 1 if an invariant was broken. The report names it, the order, its timeline and the seed.`
 }
@@ -120,7 +124,15 @@ func (c *tortureCommand) Run(p *program) error {
 		return proof.ListCrashPoints(p.stdout)
 	}
 	how := proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep,
-		BrokerURL: p.config.NATSURL}
+		BrokerURL: p.config.NATSURL, Node: c.Node}
+	if c.Node != "" && how.BrokerURL == "" {
+		return app.UsageError{Err: errors.New("--node needs BROKER_URL: the run's own broker is a NATS server")}
+	}
+	if how.BrokerURL != "" {
+		how.BrokerSettings = []string{"SHOP_DUPLICATE_WINDOW=" + p.config.DuplicateWindow.String(),
+			"SHOP_STREAM_MAX_AGE=" + p.config.StreamMaxAge.String(),
+			fmt.Sprintf("SHOP_STREAM_REPLICAS=%d", p.config.StreamReplicas)}
+	}
 	return proof.Torture(p.ctx, demoServers, how, p.stdout, p.stderr)
 }
 

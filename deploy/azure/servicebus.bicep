@@ -70,3 +70,22 @@ resource filters 'Microsoft.ServiceBus/namespaces/topics/subscriptions/rules@202
     correlationFilter: { label: consumer.type }
   }
 }]
+
+// At start each node publishes one probe twice and counts what arrives here: docs/brokers.md.
+resource probe 'Microsoft.ServiceBus/namespaces/topics/subscriptions@2024-01-01' = {
+  parent: events
+  name: 'probe'
+  properties: {
+    defaultMessageTimeToLive: 'PT5M' // of what a node leaves that dies at its start
+    deadLetteringOnMessageExpiration: false
+  }
+}
+
+resource probeFilter 'Microsoft.ServiceBus/namespaces/topics/subscriptions/rules@2024-01-01' = {
+  parent: probe
+  name: '$Default'
+  properties: {
+    filterType: 'CorrelationFilter'
+    correlationFilter: { label: 'probe' }
+  }
+}

@@ -32,6 +32,8 @@ func TestAzureFitsTheSettings(t *testing.T) {
 		fmt.Sprintf("  { name: '%s', type: '%s' }\n", notify.ConsumerName, orders.EventPaid),
 		fmt.Sprintf("    lockDuration: '%s' ", iso(outboxbroker.HandleTimeout)),
 		"    requiresDuplicateDetection: true\n",
+		fmt.Sprintf("  name: '%s'\n", outboxbroker.ProbeType),
+		fmt.Sprintf("    correlationFilter: { label: '%s' }\n", outboxbroker.ProbeType),
 	} {
 		if !strings.Contains(string(file), line) {
 			t.Errorf("the file does not have %q", line)
@@ -53,6 +55,7 @@ func TestEmulatorFitsTheSettings(t *testing.T) {
 		fmt.Sprintf(`"Name": "%s"`, servicebus.TopicOf("torture")): 1,
 		fmt.Sprintf(`"Name": "%s"`, notify.ConsumerName):           2,
 		fmt.Sprintf(`"Label": "%s"`, orders.EventPaid):             2,
+		fmt.Sprintf(`"Label": "%s"`, outboxbroker.ProbeType):       2,
 		`"RequiresDuplicateDetection": true`:                       2,
 	} {
 		if n := strings.Count(text, part); n != times {

@@ -14,12 +14,15 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
+var busSubscriptions = map[string]string{notify.ConsumerName: orders.EventPaid,
+	outboxbroker.ProbeType: outboxbroker.ProbeType}
+
 // The whole shop with Service Bus as its broker, which crashes while orders are paid: each paid
 // order gets one receipt.
 func TestWholeWayOnServiceBus(t *testing.T) {
 	t.Parallel()
 	broker := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
-		Topic: servicebus.TopicOf(""), Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid},
+		Topic: servicebus.TopicOf(""), Subscriptions: busSubscriptions,
 		Window: 10 * time.Minute, Lock: outboxbroker.HandleTimeout, MaxDeliveries: 100})
 	shop := apptest.Start(t, 2, func(c *app.Config) { c.NATSURL = broker.URL() })
 	const n = 6
@@ -45,4 +48,12 @@ func TestWholeWayOnServiceBus(t *testing.T) {
 	if sent := shop.Count(t, "SELECT count(*) FROM receipts WHERE sent_at IS NOT NULL"); sent != n {
 		t.Errorf("%d receipts were sent, want %d", sent, n)
 	}
+}
+
+// A topic without duplicate detection confirms a copy like any other message.
+func TestServeRefusesATopicThatForgets(t *testing.T) {
+	t.Parallel()
+	topic := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{Topic: servicebus.TopicOf(""),
+		Subscriptions: busSubscriptions, Window: 0, Lock: outboxbroker.HandleTimeout, MaxDeliveries: 100})
+	refuse(t, topic.URL(), nil, "requiresDuplicateDetection")
 }

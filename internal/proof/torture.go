@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,8 +24,12 @@ type TortureOptions struct {
 	Duration time.Duration
 	JSON     bool
 	Keep     bool // the folder also of a run that found nothing
-	// BrokerURL is a broker to use instead of one that the run starts, or empty.
-	BrokerURL string
+	// BrokerURL is a broker to use instead of one that the run starts, or empty. BrokerSettings are
+	// the nodes' settings for it, as NAME=VALUE.
+	BrokerURL      string
+	BrokerSettings []string
+	// Node is a program that runs as a node instead of shop serve, or empty.
+	Node string
 }
 
 // Torture tortures the shop, writes the report on out and what goes on on progress. It is an error
@@ -43,6 +49,17 @@ func Torture(ctx context.Context, demo DemoServers, how TortureOptions, out, pro
 	if err != nil {
 		return fmt.Errorf("find this program, to start its children: %w", err)
 	}
+	node := []string{program, "serve"}
+	if how.Node != "" {
+		path, err := exec.LookPath(how.Node)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err != nil {
+			return app.UsageError{Err: fmt.Errorf("--node: %w", err)}
+		}
+		node = []string{path}
+	}
 	dir, err := torture.MakeDir("")
 	if err != nil {
 		return err
@@ -50,7 +67,7 @@ func Torture(ctx context.Context, demo DemoServers, how TortureOptions, out, pro
 	fmt.Fprintf(progress, "Torture with --seed %d for %s, in %s\n", how.Seed, how.Duration, dir)
 	report, err := torture.Run(ctx,
 		torture.Options{Seed: how.Seed, Duration: how.Duration, Program: program, Dir: dir, Progress: progress,
-			BrokerURL: how.BrokerURL})
+			BrokerURL: how.BrokerURL, BrokerSettings: how.BrokerSettings, Node: node})
 	broken := len(report.Violations)
 	if how.Keep || broken > 0 || len(report.Troubles) > 0 || err != nil && ctx.Err() == nil {
 		fmt.Fprintf(progress, "All logs are in %s\n", dir)

@@ -30,7 +30,8 @@ type ServiceBusOptions struct {
 	Topic string
 	// Subscriptions have the subject of the messages that each receives, or an empty one for all.
 	Subscriptions map[string]string
-	// Window is for how long message ids are compared, Lock how long a lock lasts.
+	// Window is for how long message ids are compared: with 0, they are not. Lock is how long a
+	// lock lasts.
 	Window, Lock time.Duration
 	// MaxDeliveries is after how many failed deliveries the broker makes a dead letter.
 	MaxDeliveries int
@@ -190,12 +191,12 @@ func (b *ServiceBus) Fault(name string) {
 	b.post("/fault/" + name)
 }
 
-// ServiceBusCounts are what a peer has seen since its start. Pending is what it holds.
-type ServiceBusCounts struct{ Published, Dropped, Renewed, Dead, Pending int }
+// ServiceBusCounts are what a peer has seen since its start. Pending and Probes are what it holds.
+type ServiceBusCounts struct{ Published, Dropped, Renewed, Dead, Pending, Probes int }
 
 // Counts returns how many messages were published to the peer, how many of them it dropped as
 // duplicates, how many locks it has renewed, how many messages became dead letters, and how many
-// the subscriptions hold, locked or not.
+// the subscriptions hold, locked or not. Probes are only counted where they are held.
 func (b *ServiceBus) Counts() (counts ServiceBusCounts) {
 	b.t.Helper()
 	if err := json.Unmarshal(b.post("/counts"), &counts); err != nil {

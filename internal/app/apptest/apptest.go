@@ -49,6 +49,17 @@ const WebhookSecret = "whsec_c2VjcmV0IGZvciB0ZXN0cw=="
 // the nodes start; the provider runs by then and sends its webhooks to the first node.
 func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	t.Helper()
+	return start(t, nodes, app.Everything, change)
+}
+
+// StartWeb is Start for nodes without workers. See StartWorker.
+func StartWeb(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
+	t.Helper()
+	return start(t, nodes, app.OnlyWeb, change)
+}
+
+func start(t testing.TB, nodes int, role app.Role, change []func(*app.Config)) *Shop {
+	t.Helper()
 	config, err := app.ConfigFrom([]string{"SHOP_SECRET=a-secret-for-tests-32-bytes-long!",
 		"PSP_WEBHOOK_SECRET=" + WebhookSecret, "DATABASE_URL=" + shoptest.DatabaseURL(t)})
 	if err != nil {
@@ -75,7 +86,7 @@ func Start(t testing.TB, nodes int, change ...func(*app.Config)) *Shop {
 	}
 	Seed(t, s.Pool)
 	for _, listener := range listeners {
-		s.startNode(t, listener)
+		s.startNode(t, role, listener)
 	}
 	return s
 }
@@ -92,10 +103,16 @@ func (s *Shop) startServers(t testing.TB) {
 	s.Config.SMTPURL, s.Mailbox = shoptest.Mailbox(t)
 }
 
-func (s *Shop) startNode(t testing.TB, web net.Listener) {
+// StartWorker runs one more node, which has the workers only.
+func (s *Shop) StartWorker(t testing.TB) {
+	t.Helper()
+	s.startNode(t, app.OnlyWorker, nil)
+}
+
+func (s *Shop) startNode(t testing.TB, role app.Role, web net.Listener) {
 	t.Helper()
 	log := slog.New(slog.NewJSONHandler(io.MultiWriter(s.Log, testOutput(t)), nil))
-	a, err := app.New(t.Context(), s.Config, app.Everything, log)
+	a, err := app.New(t.Context(), s.Config, role, log)
 	if err != nil {
 		t.Fatal(err)
 	}

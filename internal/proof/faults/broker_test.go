@@ -67,8 +67,9 @@ type serviceBus struct {
 func startServiceBus(t *testing.T, window time.Duration) broker {
 	t.Helper()
 	return serviceBus{shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{Topic: servicebus.TopicOf(""),
-		Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid}, Window: window,
-		Lock: outboxbroker.HandleTimeout, MaxDeliveries: 500}), window}
+		Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid,
+			outboxbroker.ProbeType: outboxbroker.ProbeType},
+		Window: window, Lock: outboxbroker.HandleTimeout, MaxDeliveries: 500}), window}
 }
 
 func (b serviceBus) url() string    { return b.URL() }

@@ -77,9 +77,11 @@ func (r *run) useBroker(ctx context.Context) error {
 		if err := client.Ready(ctx); err != nil {
 			return fmt.Errorf("the broker of BROKER_URL: %w", err)
 		}
+	case r.Node[0] == r.Program:
+		return fmt.Errorf("BROKER_URL: this program has no client for %s://; give --node another", scheme(b.url))
+	}
+	if !b.keeps() {
 		r.leftOut = append(r.leftOut, "fault "+restored, redelivered, repeated, "twins stopped by: broker")
-	default:
-		return fmt.Errorf("BROKER_URL: the torture has no client for %s://", scheme(b.url))
 	}
 	if b.host == "" {
 		r.leftOut = append(r.leftOut, "fault broker.cut", "fault broker.latency")
@@ -101,12 +103,8 @@ func (r *run) brokerLine() string {
 	if b.cell == "" {
 		return ""
 	}
-	kind := "Service Bus"
-	if b.keeps() {
-		kind = "NATS"
-	}
-	return fmt.Sprintf("The broker is the %s of BROKER_URL, with the names of cell %q. Left out: %s.", kind, b.cell,
-		strings.Join(r.leftOut, ", "))
+	return fmt.Sprintf("The broker is that of BROKER_URL, %s://, with the names of cell %q. Left out: %s.",
+		scheme(b.url), b.cell, strings.Join(r.leftOut, ", "))
 }
 
 // jetStream connects to a NATS server.

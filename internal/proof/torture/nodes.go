@@ -105,6 +105,7 @@ func (n *node) openEdges() error {
 		"SHOP_DRAIN_DELAY=0s",                                // no balancer
 		"SHOP_GUEST_RATE_LIMIT=0", "SHOP_TOKEN_RATE_LIMIT=0", // all clients come from one address
 	}
+	n.env = append(n.env, n.run.BrokerSettings...)
 	return nil
 }
 
@@ -148,7 +149,7 @@ func (n *node) start() (*process, error) {
 		env = append(env[:len(env):len(env)], kill.Env+"="+string(n.point), kill.EnvAfter+"="+life.String())
 	}
 	var err error
-	n.process, err = n.run.startProcess(n.name, env, n.run.Program, "serve")
+	n.process, err = n.run.startProcess(n.name, env, n.run.Node[0], n.run.Node[1:]...)
 	return n.process, err
 }
 

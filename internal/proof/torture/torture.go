@@ -34,8 +34,11 @@ type Options struct {
 	Program  string        // the shop command, which the children run
 	Dir      string        // keeps the servers' data and all logs; everybody must be able to enter
 	Progress io.Writer     // is told what goes on, line by line
-	// BrokerURL is a broker to use instead of one that the run starts, or empty.
-	BrokerURL string
+	Node     []string      // the command of a node
+	// BrokerURL is a broker to use instead of one that the run starts, or empty. BrokerSettings are
+	// the nodes' settings for it, as NAME=VALUE.
+	BrokerURL      string
+	BrokerSettings []string
 }
 
 // run is a run under way.

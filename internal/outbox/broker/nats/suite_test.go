@@ -18,7 +18,8 @@ import (
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	brokertest.Run(t, func(t *testing.T) brokertest.Harness {
+	newHarness := func(t *testing.T) brokertest.Harness {
+		t.Helper()
 		h := &harness{dir: t.TempDir(), addr: shoptest.FreeAddr(t)}
 		h.start(t)
 		h.proxy = shoptest.StartProxy(t, h.addr)
@@ -30,7 +31,9 @@ func TestSuite(t *testing.T) {
 			return shoptest.Pass
 		})
 		return h
-	})
+	}
+	brokertest.Run(t, newHarness)
+	brokertest.RunFaults(t, newHarness)
 }
 
 // suiteWindow is short, because the suite waits for its end.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/apache/pulsar-client-go/pulsar"
 
 	"github.com/onceshop/onceshop/internal/outbox/broker"
+	"github.com/onceshop/onceshop/internal/outbox/broker/brokertest"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
@@ -22,9 +22,9 @@ const (
 	// patience bounds every wait, on a busy machine.
 	patience = 60 * time.Second
 
-	paid     = "order.paid"
-	receipts = "receipts"
-	audit    = "audit"
+	paid     = brokertest.Paid
+	receipts = brokertest.Receipts
+	audit    = brokertest.Audit
 
 	deduplicates = "brokerDeduplicationEnabled=true\n"
 )
@@ -123,91 +123,26 @@ func wantTopic(t *testing.T, b *Broker, numbers ...int64) {
 	}
 }
 
-// consumer collects what is delivered.
-type consumer struct {
-	mu   sync.Mutex
-	got  []broker.Delivery
-	stop func()
-}
-
-func ack(ctx context.Context, d broker.Delivery) error { return d.Ack(ctx) }
-
-// consume runs a consumer until the test ends or its stop is called.
-func consume(t *testing.T, b *Broker, name string, atOnce int, settle func(context.Context, broker.Delivery) error,
-) *consumer {
-	t.Helper()
-	s, err := b.Subscribe(t.Context(), name, paid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &consumer{}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			err := s.Consume(ctx, atOnce, func(ctx context.Context, d broker.Delivery) {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-				defer cancel()
-				c.mu.Lock()
-				c.got = append(c.got, d)
-				c.mu.Unlock()
-				if err := settle(ctx, d); err != nil {
-					t.Logf("settle %s: %v", d.ID, err)
-				}
-			})
-			if err != nil {
-				t.Logf("consume again: %v", err)
-			}
-		}
-	}()
-	c.stop = sync.OnceFunc(func() {
-		cancel()
-		<-ended
-	})
-	t.Cleanup(c.stop)
-	return c
-}
-
-func (c *consumer) deliveries() []broker.Delivery {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.got)
-}
-
-// wait returns the deliveries when there are n at least.
-func (c *consumer) wait(t *testing.T, n int) []broker.Delivery {
-	t.Helper()
-	shoptest.Eventually(t, patience, fmt.Sprintf("%d deliveries", n), func() bool { return len(c.deliveries()) >= n })
-	return c.deliveries()
-}
-
 // TestPulsar has what can share a server.
 func TestPulsar(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, deduplicates)
 	for name, test := range map[string]func(t *testing.T, s *server){
-		"numbers":                     testNumbers,
-		"another producer's name":     testOtherName,
-		"many messages":               testMany,
-		"one too large":               testTooLarge,
-		"every consumer gets all":     testConsumers,
-		"two nodes share":             testTwoNodes,
-		"a retry comes after a pause": testRetryPause,
-		"many retries":                testManyRetries,
-		"a consumer gives back":       testGivesBack,
-		"poison":                      testPoison,
-		"a letter is retried once":    testRetryLetter,
-		"all letters are retried":     testRetryAll,
-		"letters have pages":          testPages,
-		"partitions are refused":      testPartitions,
-		"relays are killed":           testRelaysKilled,
+		"numbers":                 testNumbers,
+		"another producer's name": testOtherName,
+		"many messages":           testMany,
+		"one too large":           testTooLarge,
+		"a consumer gives back":   testGivesBack,
+		"a letter of two nodes":   testLetterOfTwoNodes,
+		"partitions are refused":  testPartitions,
+		"deduplication is off":    testDeduplicationIsOff,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, s)
 		})
 	}
+	brokertest.Run(t, func(*testing.T) brokertest.Harness { return &harness{server: s, cell: newCell()} })
 }
 
 // What Pulsar does with numbers: all are confirmed, and only those above the highest are stored.
@@ -300,213 +235,60 @@ func testTooLarge(t *testing.T, s *server) {
 	}
 }
 
-func testConsumers(t *testing.T, s *server) {
-	t.Helper()
-	b := s.connect(t, newCell())
-	placed := message(2)
-	placed.Type = "order.placed"
-	publish(t, b, message(1), placed, message(3))
-	for _, name := range []string{receipts, audit} {
-		got := consume(t, b, name, 1, ack).wait(t, 2)
-		for i, want := range messages(1, 3) {
-			if d := got[i]; d.Type != paid || d.ID != want.ID || string(d.Data) != string(want.Data) ||
-				d.Traceparent != want.Traceparent || d.Count != 1 || time.Since(d.Place.At).Abs() > patience {
-				t.Errorf("%s got %+v, want %+v", name, d, want)
-			}
-		}
-	}
-}
-
-func testTwoNodes(t *testing.T, s *server) {
-	t.Helper()
-	cell := newCell()
-	b, other := s.connect(t, cell), s.connect(t, cell)
-	nodes := []*consumer{consume(t, b, receipts, 4, ack), consume(t, other, receipts, 4, ack)}
-	const n = 200
-	for i := range int64(n) {
-		publish(t, b, message(i+1))
-	}
-	all := func() (ids []string) {
-		for _, node := range nodes {
-			for _, d := range node.deliveries() {
-				ids = append(ids, d.ID)
-			}
-		}
-		slices.Sort(ids)
-		return ids
-	}
-	shoptest.Eventually(t, patience, "all messages are delivered", func() bool { return len(all()) >= n })
-	if unique := slices.Compact(all()); len(unique) != n || len(all()) != n {
-		t.Errorf("%d deliveries of %d messages, want %d of each", len(all()), len(unique), n)
-	}
-}
-
-func testRetryPause(t *testing.T, s *server) {
-	t.Helper()
-	b := s.connect(t, newCell())
-	const pause = time.Second
-	var put, came time.Time
-	c := consume(t, b, receipts, 1, func(ctx context.Context, d broker.Delivery) error {
-		switch {
-		case d.ID != message(1).ID:
-			return d.Ack(ctx)
-		case put.IsZero():
-			put = time.Now()
-			return d.Retry(ctx, pause)
-		}
-		came = time.Now()
-		return d.Ack(ctx)
-	})
-	publish(t, b, messages(1, 2, 3)...)
-	got := c.wait(t, 4)
-	c.stop()
-	if late := got[3]; late.ID != message(1).ID || late.Place != got[0].Place || late.Count != 2 {
-		t.Errorf("the last delivery is number %d of %s at %v, want the second of the first",
-			late.Count, late.ID, late.Place)
-	}
-	if waited := came.Sub(put); waited < pause*9/10 || waited > 20*pause {
-		t.Errorf("it came again after %s, want %s", waited, pause)
-	}
-}
-
-func testManyRetries(t *testing.T, s *server) {
-	t.Helper()
-	b := s.connect(t, newCell())
-	const tries = 20
-	n := 0
-	c := consume(t, b, receipts, 1, func(ctx context.Context, d broker.Delivery) error {
-		if n++; n < tries {
-			return d.Retry(ctx, time.Millisecond)
-		}
-		return d.Ack(ctx)
-	})
-	publish(t, b, message(1))
-	if last := c.wait(t, tries)[tries-1]; last.Count != tries {
-		t.Errorf("the last delivery is number %d, want %d", last.Count, tries)
-	}
-}
-
 // A consumer that stops gives back what it has put off or not settled, before its time.
 func testGivesBack(t *testing.T, s *server) {
 	t.Helper()
 	b := s.connect(t, newCell())
-	first := consume(t, b, receipts, 1, func(ctx context.Context, d broker.Delivery) error {
+	first := brokertest.Consume(t, b, receipts, func(ctx context.Context, d broker.Delivery) error {
 		if d.ID == message(1).ID {
 			return d.Retry(ctx, time.Hour)
 		}
 		return nil
 	})
 	publish(t, b, messages(1, 2)...)
-	first.wait(t, 2)
-	first.stop()
-	consume(t, b, receipts, 1, ack).wait(t, 2)
+	first.Wait(t, 2)
+	first.Stop()
+	brokertest.Consume(t, b, receipts, brokertest.Ack).Wait(t, 2)
 }
 
-// list returns all dead letters, newest first.
-func list(t *testing.T, b *Broker) []broker.Letter {
-	t.Helper()
-	letters, more, err := b.Letters().List(within60(t), "", 1000)
-	if err != nil || more {
-		t.Fatalf("list the dead letters: more %t, %v", more, err)
-	}
-	return letters
-}
-
-// bury makes dead letters of messages and returns them, newest first.
-func bury(t *testing.T, b *Broker, numbers ...int64) []broker.Letter {
-	t.Helper()
-	c := consume(t, b, receipts, 1, func(ctx context.Context, d broker.Delivery) error {
-		return d.Dead(ctx, "no: "+d.ID)
-	})
-	publish(t, b, messages(numbers...)...)
-	shoptest.Eventually(t, patience, "the dead letters", func() bool { return len(list(t, b)) == len(numbers) })
-	c.stop()
-	return list(t, b)
-}
-
-func testPoison(t *testing.T, s *server) {
-	t.Helper()
-	cell := newCell()
-	b := s.connect(t, cell)
-	reason := "it is poison: \"ä\"\n"
-	c := consume(t, b, receipts, 1, func(ctx context.Context, d broker.Delivery) error {
-		if d.ID == message(2).ID {
-			return errors.Join(d.Dead(ctx, reason), d.Dead(ctx, "the second letter of a delivery"))
-		}
-		return d.Ack(ctx)
-	})
-	publish(t, b, messages(1, 2, 3)...)
-	got := c.wait(t, 3)
-	c.stop()
-	letters := list(t, s.connect(t, cell)) // of another node
-	if len(letters) != 1 {
-		t.Fatalf("%d dead letters, want 1", len(letters))
-	}
-	want := message(2)
-	if l := letters[0]; l.Consumer != receipts || l.Reason != reason || l.Type != want.Type || l.ID == "" ||
-		string(l.Data) != string(want.Data) || l.Traceparent != want.Traceparent || l.Message.ID != want.ID ||
-		l.Place.Seq != got[1].Place.Seq || !l.Place.At.Equal(got[1].Place.At) || time.Since(l.At).Abs() > patience {
-		t.Errorf("the dead letter is %+v", l)
-	}
-	if n, known, err := b.Letters().Count(within60(t)); err != nil || !known || n != 1 {
-		t.Errorf("%d dead letters, known %t, %v, want 1", n, known, err)
-	}
-}
-
-func testRetryLetter(t *testing.T, s *server) {
+// The letter of a delivery is written once, and nodes that retry it at once publish one event,
+// which takes no number of the relay's.
+func testLetterOfTwoNodes(t *testing.T, s *server) {
 	t.Helper()
 	cell := newCell()
 	b, other := s.connect(t, cell), s.connect(t, cell)
-	letters := bury(t, b, 1, 2)
-	id := letters[1].ID
+	c := brokertest.Consume(t, b, receipts, func(ctx context.Context, d broker.Delivery) error {
+		return errors.Join(d.Dead(ctx, "no"), d.Dead(ctx, "the second letter of a delivery"))
+	})
+	publish(t, b, message(1))
+	letters := func(node *Broker) []broker.Letter {
+		list, _, err := node.Letters().List(within60(t), "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	c.Wait(t, 1)
+	c.Stop()
+	found := letters(other)
+	if len(found) != 1 || found[0].Reason != "no" {
+		t.Fatalf("the dead letters are %+v, want one", found)
+	}
 	errs := shoptest.Race(2, func(i int) error {
-		_, err := []*Broker{b, other}[i].Letters().Retry(within60(t), id)
+		_, err := []*Broker{b, other}[i].Letters().Retry(within60(t), found[0].ID)
 		return err
 	})
 	if !slices.Contains(errs, nil) {
 		t.Fatalf("no retry succeeded: %v", errs)
 	}
 	for _, node := range []*Broker{b, other} {
-		if _, err := node.Letters().Retry(within60(t), id); !errors.Is(err, broker.ErrNoLetter) {
+		if _, err := node.Letters().Retry(within60(t), found[0].ID); !errors.Is(err, broker.ErrNoLetter) {
 			t.Errorf("another retry: %v, want ErrNoLetter", err)
 		}
-		if left := list(t, node); len(left) != 1 || left[0].ID != letters[0].ID {
-			t.Errorf("left are %+v, want %s", left, letters[0].ID)
-		}
 	}
-	wantTopic(t, b, 1, 2, 1)
-	if got := publish(t, b, messages(2, 3)...); !slices.Equal(got, []int64{3}) {
-		t.Errorf("after the retry the relay's numbers %v are new, want 3", got)
-	}
-}
-
-func testRetryAll(t *testing.T, s *server) {
-	t.Helper()
-	b := s.connect(t, newCell())
-	bury(t, b, 1, 2, 3)
-	if n, more, err := b.Letters().RetryAll(within60(t)); n != 3 || more || err != nil {
-		t.Errorf("retried %d, more %t, %v, want 3", n, more, err)
-	}
-	if left := list(t, b); len(left) > 0 {
-		t.Errorf("left are %+v", left)
-	}
-	wantTopic(t, b, 1, 2, 3, 1, 2, 3)
-}
-
-func testPages(t *testing.T, s *server) {
-	t.Helper()
-	b := s.connect(t, newCell())
-	letters := bury(t, b, 1, 2, 3)
-	first, more, err := b.Letters().List(within60(t), "", 2)
-	if err != nil || !more || len(first) != 2 {
-		t.Fatalf("%d letters, more %t, %v, want 2 of 3", len(first), more, err)
-	}
-	if _, err := b.Letters().Retry(within60(t), first[1].ID); err != nil { // between the pages
-		t.Fatal(err)
-	}
-	rest, more, err := b.Letters().List(within60(t), first[1].ID, 2)
-	if err != nil || more || len(rest) != 1 || rest[0].ID != letters[2].ID {
-		t.Fatalf("%d letters, more %t, %v, want the last one", len(rest), more, err)
+	wantTopic(t, b, 1, 1)
+	if got := publish(t, b, messages(1, 2)...); !slices.Equal(got, []int64{2}) {
+		t.Errorf("after the retry the relay's numbers %v are new, want 2", got)
 	}
 }
 
@@ -525,10 +307,11 @@ func testPartitions(t *testing.T, s *server) {
 }
 
 // Without deduplication, the service must not run.
-func TestDeduplicationIsOff(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "")
-	b, err := Connect("pulsar://"+s.broker, Settings{}, quiet)
+func testDeduplicationIsOff(t *testing.T, s *server) {
+	t.Helper()
+	s.admin(t, "PUT", "/namespaces/public/off", "")
+	s.admin(t, "POST", "/namespaces/public/off/deduplication", "false")
+	b, err := Connect("pulsar://"+s.broker+"/public/off", Settings{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -537,7 +320,7 @@ func TestDeduplicationIsOff(t *testing.T) {
 		!strings.Contains(err.Error(), "brokerDeduplicationEnabled=true") {
 		t.Errorf("opened with %v, want ErrForgets and the setting", err)
 	}
-	s.admin(t, "POST", "/namespaces/public/default/deduplication", "true")
+	s.admin(t, "POST", "/namespaces/public/off/deduplication", "true")
 	shoptest.Eventually(t, patience, "the namespace's deduplication is on", func() bool {
 		return b.Open(within60(t)) == nil
 	})

@@ -87,17 +87,21 @@ type server struct {
 	t         *testing.T
 	dir, jars string
 	settings  string
-	// Addresses of the ports.
-	broker, web string
-	kill        func()
+	// listen and web are the addresses of its ports, and broker that of a proxy, to which it sends
+	// its clients.
+	listen, web, broker string
+	proxy               *shoptest.Proxy
+	kill                func()
 }
 
 // startServer starts a server with more settings of broker.conf, such as "a=b\n". It is killed when
 // the test ends.
 func startServer(t *testing.T, settings string) *server {
 	t.Helper()
-	s := &server{t: t, jars: serverJars(t), dir: t.TempDir(), settings: settings, broker: shoptest.FreeAddr(t),
+	s := &server{t: t, jars: serverJars(t), dir: t.TempDir(), settings: settings, listen: shoptest.FreeAddr(t),
 		web: shoptest.FreeAddr(t), kill: func() {}}
+	s.proxy = shoptest.StartProxy(t, s.listen)
+	s.broker = s.proxy.Addr()
 	t.Cleanup(func() { s.kill() })
 	s.start()
 	return s
@@ -116,7 +120,7 @@ func (s *server) start() {
 brokerServicePort=%s
 webServicePort=%s
 bindAddress=127.0.0.1
-advertisedAddress=127.0.0.1
+advertisedListeners=plain:pulsar://%s
 listeningInterface=lo
 allowLoopback=true
 managedLedgerDefaultEnsembleSize=1
@@ -125,7 +129,7 @@ managedLedgerDefaultAckQuorum=1
 allowAutoTopicCreation=true
 allowAutoTopicCreationType=non-partitioned
 loadManagerClassName=org.apache.pulsar.broker.loadbalance.NoopLoadManager
-%s`, port(s.broker), port(s.web), s.settings)
+%s`, port(s.listen), port(s.web), s.broker, s.settings)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -137,8 +141,7 @@ loadManagerClassName=org.apache.pulsar.broker.loadbalance.NoopLoadManager
 	}
 	args = append(args, "-Dio.netty.tryReflectionSetAccessible=true", "-cp", filepath.Join(s.jars, "*"),
 		"org.apache.pulsar.PulsarStandaloneStarter", "--config", config, "-nfw", "-nss",
-		"--metadata-url", "rocksdb://"+filepath.Join(s.dir, "meta"), "--bookkeeper-dir", filepath.Join(s.dir, "bk"),
-		"--advertised-address", "127.0.0.1")
+		"--metadata-url", "rocksdb://"+filepath.Join(s.dir, "meta"), "--bookkeeper-dir", filepath.Join(s.dir, "bk"))
 	cmd := exec.Command("java", args...)
 	cmd.Dir = s.dir
 	out, err := os.Create(filepath.Join(s.dir, "log"))

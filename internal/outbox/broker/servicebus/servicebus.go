@@ -1,6 +1,6 @@
-// Package servicebus is the adapter for Azure Service Bus: a topic with duplicate detection, and a
-// subscription with the name of each consumer. It creates none of them, because only Azure's
-// management API can; deploy/azure has their description.
+// Package servicebus is the adapter for Azure Service Bus: a topic with duplicate detection, a
+// subscription with the name of each consumer, and one for probes. It creates none of them, because
+// only Azure's management API can; deploy/azure has their description.
 //
 // Service Bus compares message ids over the topic, inside a window that is set when the topic is
 // created. It confirms a duplicate like any other message.
@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -63,8 +64,12 @@ type Broker struct {
 	client   *azservicebus.Client
 	sender   *azservicebus.Sender
 	// dead are the consumers' dead-letter queues, to look into.
-	dead map[string]*azservicebus.Receiver
-	log  *slog.Logger
+	dead  map[string]*azservicebus.Receiver
+	log   *slog.Logger
+	probe struct {
+		sync.Mutex
+		passed bool
+	}
 }
 
 var _ broker.Broker = (*Broker)(nil)
@@ -142,8 +147,14 @@ func (b *Broker) Memory() broker.Memory {
 	return broker.Memory{Compares: broker.IDs, Scope: "the topic", Window: b.settings.Window, MaxAge: b.settings.MaxAge}
 }
 
-// Open returns an error if the topic or a subscription does not exist.
-func (b *Broker) Open(ctx context.Context) error { return b.Ready(ctx) }
+// Open returns an error if the topic or a subscription does not exist. The first time, it publishes
+// probes: see deduplicates.
+func (b *Broker) Open(ctx context.Context) error {
+	if err := b.Ready(ctx); err != nil {
+		return err
+	}
+	return b.deduplicates(ctx)
+}
 
 // Ready implements broker.Broker. It never returns ErrNotOpen: Open creates nothing.
 func (b *Broker) Ready(ctx context.Context) error {

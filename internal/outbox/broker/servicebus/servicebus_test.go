@@ -46,7 +46,8 @@ func newHarnessWithLock(t *testing.T, lock time.Duration) harness {
 	return harness{shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
 		Topic: servicebus.TopicOf(""), Window: window, Lock: lock, MaxDeliveries: maxDeliveries,
 		// One of them has no filter.
-		Subscriptions: map[string]string{brokertest.Receipts: brokertest.Paid, brokertest.Audit: ""},
+		Subscriptions: map[string]string{brokertest.Receipts: brokertest.Paid, brokertest.Audit: "",
+			broker.ProbeType: broker.ProbeType},
 	})}
 }
 
@@ -97,7 +98,9 @@ func (h harness) LosePublish(t *testing.T) { t.Helper(); h.Fault("lose-publish")
 
 func TestServiceBus(t *testing.T) {
 	t.Parallel()
-	brokertest.Run(t, func(t *testing.T) brokertest.Harness { return newHarness(t) })
+	newHarness := func(t *testing.T) brokertest.Harness { t.Helper(); return newHarness(t) }
+	brokertest.Run(t, newHarness)
+	brokertest.RunFaults(t, newHarness)
 }
 
 func message(eventType, id string) broker.Message {

@@ -1,15 +1,10 @@
-package brokers
+package brokers_test
 
 import (
 	"context"
-	"encoding/json"
-	"flag"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,12 +15,12 @@ import (
 	"github.com/onceshop/onceshop/internal/outbox/broker"
 	"github.com/onceshop/onceshop/internal/outbox/broker/nats"
 	"github.com/onceshop/onceshop/internal/outbox/broker/servicebus"
+	"github.com/onceshop/onceshop/internal/proof/lab/brokers"
+	"github.com/onceshop/onceshop/internal/proof/lab/brokers/brokerstest"
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 func TestMain(m *testing.M) { shoptest.Main(m) }
-
-var update = flag.Bool("update", false, "record what the brokers answer now")
 
 // window is longer than a restart takes.
 const window = 10 * time.Second
@@ -46,7 +41,7 @@ func TestNATS(t *testing.T) {
 		running = shoptest.StartNATS(t, &server.Options{Host: host, Port: number, StoreDir: dir, SyncAlways: true})
 	}
 	start()
-	compare(t, "nats", Target{
+	brokerstest.Compare(t, "recorded/nats.json", brokers.Target{
 		Broker: "NATS JetStream " + server.VERSION, Type: "order.paid", Consumer: "lab", Pool: shoptest.DB(t),
 		Connect: func(ctx context.Context, _ string) (broker.Broker, error) {
 			b, err := nats.Connect("nats://"+addr, nats.Settings{Window: window, MaxAge: time.Hour},
@@ -77,8 +72,9 @@ func TestServiceBus(t *testing.T) {
 	const eventType, consumer = "order.paid", "lab"
 	topic := servicebus.TopicOf("")
 	peer := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{Topic: topic, Window: window,
-		Lock: broker.HandleTimeout, MaxDeliveries: 10, Subscriptions: map[string]string{consumer: eventType}})
-	compare(t, "servicebus", Target{
+		Lock: broker.HandleTimeout, MaxDeliveries: 10,
+		Subscriptions: map[string]string{consumer: eventType, broker.ProbeType: broker.ProbeType}})
+	brokerstest.Compare(t, "recorded/servicebus.json", brokers.Target{
 		Broker: "Azure Service Bus (a peer of it)", Type: eventType, Consumer: consumer, Pool: shoptest.DB(t),
 		Connect: func(ctx context.Context, _ string) (broker.Broker, error) {
 			b, err := servicebus.Connect(peer.URL(), servicebus.Settings{Topic: topic, Window: window,
@@ -102,17 +98,17 @@ func TestServiceBus(t *testing.T) {
 // The document has the recorded answers, in the lab's order.
 func TestTableInDocs(t *testing.T) {
 	t.Parallel()
-	shoptest.DocsSection(t, "../../../../docs/brokers.md", "brokers", table(Recorded()), *update)
+	shoptest.DocsSection(t, "../../../../docs/brokers.md", "brokers", table(brokers.Recorded()), *brokerstest.Update)
 }
 
-func table(columns []Column) string {
+func table(columns []brokers.Column) string {
 	var md strings.Builder
 	md.WriteString("| published |")
 	for _, c := range columns {
 		fmt.Fprintf(&md, " %s, %s |", c.Broker, c.On)
 	}
 	md.WriteString("\n|" + strings.Repeat(" --- |", len(columns)+1) + "\n")
-	for _, q := range Questions() {
+	for _, q := range brokers.Questions() {
 		fmt.Fprintf(&md, "| %s |", q.Title)
 		for _, c := range columns {
 			fmt.Fprintf(&md, " %s |", c.Answers[q.ID])
@@ -120,40 +116,4 @@ func table(columns []Column) string {
 		md.WriteString("\n")
 	}
 	return md.String()
-}
-
-// compare asks a broker and compares its answers with the recorded ones.
-func compare(t *testing.T, name string, target Target) {
-	t.Helper()
-	now := Column{Broker: target.Broker, On: time.Now().UTC().Format(time.DateOnly), Answers: map[string]Answer{}}
-	err := Ask(t.Context(), target, func(q Question, a Answer) {
-		t.Logf("%s: %s", q.Title, a)
-		now.Answers[q.ID] = a
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join("recorded", name+".json")
-	if *update {
-		text, err := json.MarshalIndent(now, "", "  ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var before Column
-	if err := json.Unmarshal(text, &before); err != nil {
-		t.Fatal(err)
-	}
-	if !maps.Equal(now.Answers, before.Answers) {
-		t.Errorf("the answers changed: go test ./internal/proof/lab/brokers -update records them\n%+v\n%+v",
-			now.Answers, before.Answers)
-	}
 }

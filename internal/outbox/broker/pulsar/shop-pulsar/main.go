@@ -31,6 +31,9 @@ func main() {
 	}
 }
 
+// prepare runs before the service starts.
+var prepare = func(*slog.Logger) error { return nil }
+
 func serve(ctx context.Context, only string) error {
 	role, ok := map[string]app.Role{"": app.Everything, "web": app.OnlyWeb, "workers": app.OnlyWorker}[only]
 	if !ok || flag.NArg() > 0 {
@@ -42,6 +45,9 @@ func serve(ctx context.Context, only string) error {
 	}
 	config.Brokers = []app.BrokerClient{{Schemes: pulsar.Schemes(), Connect: connect}}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: config.LogLevel}))
+	if err := prepare(log); err != nil {
+		return app.UsageError{Err: err}
+	}
 	return app.Serve(ctx, config, role, log)
 }
 

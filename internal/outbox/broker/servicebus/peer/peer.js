@@ -5,8 +5,9 @@
 // node peer.js '{"port": 5672, "journal": "FILE", "topic": "NAME", "window": MS, "lock": MS,
 //   "maxDeliveries": N, "subscriptions": {"NAME": "SUBJECT"}}'
 //
-// A subscription receives the messages with its subject, or all if its subject is empty. A control
-// port takes POST /clock/MS, which sets the clock forward, POST /fault/NAME, which arms a fault
+// A subscription receives the messages with its subject, or all if its subject is empty. With a
+// window of 0, duplicate detection is off. Probes, which are messages with the subject "probe" and
+// have a subscription of that name, are counted apart. A control port takes POST /clock/MS, which sets the clock forward, POST /fault/NAME, which arms a fault
 // once, and GET /counts. The faults:
 //   lose-answer        store what is published next, and cut the connection instead of answering
 //   lose-publish       cut the connection instead of storing what is published next
@@ -28,7 +29,7 @@ let clock = 0;
 let sequence = 0;
 const seen = new Map(); // the time at which a message id was first published
 const queues = new Map(); // by address, in lower case
-const counts = { published: 0, dropped: 0, renewed: 0, dead: 0 };
+const counts = { published: 0, dropped: 0, renewed: 0, dead: 0 }; // without probes
 
 // Locks, links and faults do not survive a restart.
 const locked = new Map(); // {queue, entry} by lock token
@@ -73,10 +74,11 @@ function change(op) {
 }
 
 function publish(m) {
-  counts.published += 1;
+  const counted = m.subject === 'probe' ? 0 : 1;
+  counts.published += counted;
   const first = seen.get(m.message_id);
   if (first !== undefined && now() - first < config.window) {
-    counts.dropped += 1; // and the publisher is not told
+    counts.dropped += counted; // and the publisher is not told
     return sequence;
   }
   const due = Number((m.message_annotations || {})['x-opt-scheduled-enqueue-time'] || 0);
@@ -269,8 +271,9 @@ const control = http.createServer((request, response) => {
   const [, what, value] = request.url.split('/');
   if (what === 'clock') change({ clock: Number(value) });
   if (what === 'fault') faults.add(value);
-  const pending = [...queues.values()].reduce((sum, queue) => sum + (queue.dead ? queue.entries.size : 0), 0);
-  response.end(JSON.stringify({ ...counts, pending }));
+  const probes = queues.get(subscription('probe'))?.entries.size || 0;
+  const held = [...queues.values()].reduce((sum, queue) => sum + (queue.dead ? queue.entries.size : 0), 0);
+  response.end(JSON.stringify({ ...counts, pending: held - probes, probes }));
 });
 container.listen({ host: '127.0.0.1', port: config.port }).on('listening', () => {
   control.listen(0, '127.0.0.1', () => console.log(`control on http://127.0.0.1:${control.address().port}`));
