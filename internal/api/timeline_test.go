@@ -126,7 +126,7 @@ func TestTimelineOfAnEndedOrder(t *testing.T) {
 }
 
 // The relay repeats itself, and then a publisher forgets the message id: the broker knows the first
-// twin, Redis the second.
+// twin, Redis the second, or the row if Redis is too slow to tell.
 func TestTimelineOfRepeatedEvents(t *testing.T) {
 	t.Parallel()
 	shop := apptest.Start(t, 1)
@@ -147,7 +147,7 @@ func TestTimelineOfRepeatedEvents(t *testing.T) {
 	shop.Exec(t, "UPDATE outbox SET id = gen_random_uuid(), sent_at = NULL, claimed_until = '-infinity' WHERE type "+
 		"= 'order.paid'")
 	shoptest.Eventually(t, patience, "the receipt's twin is told", func() bool {
-		return missing(told(t, alice, order.ID), false, "redis: stopped: The paid event was delivered again") == ""
+		return missing(told(t, alice, order.ID), false, "stopped: The paid event was delivered again") == ""
 	})
 	if mails := shop.Mails(t, "alice@example.com"); len(mails) != 1 {
 		t.Errorf("mails %v", mails)
