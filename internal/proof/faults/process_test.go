@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,8 +29,6 @@ func TestMain(m *testing.M) {
 	if program := programs[os.Getenv(asProgram)]; program != nil {
 		os.Exit(run(program))
 	}
-	flag.Parse()
-	_ = flag.Set("test.parallel", "4") // most of these tests wait for leases and time-outs
 	shoptest.Main(m)
 }
 
