@@ -1,9 +1,14 @@
 package lab
 
 import (
+	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/onceshop/onceshop/internal/dedup"
 )
 
 func ran(verdict, expected Verdict, effects ...Effect) Outcome {
@@ -89,5 +94,20 @@ func TestLatency(t *testing.T) {
 		if strings.HasPrefix(name, "LAB-LATENCY") {
 			t.Errorf("the stream %s is left", name)
 		}
+	}
+}
+
+// A Redis that is too slow ends no measurement, as it ends no work.
+func TestClaimWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	mute, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing is accepted, and nothing answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	client := redis.NewClient(&redis.Options{Addr: mute.Addr().String()})
+	t.Cleanup(func() { _ = client.Close() })
+	if err := claim(t.Context(), dedup.NewClaims(client, "lab:"), "k"); err != nil {
+		t.Error(err)
 	}
 }
