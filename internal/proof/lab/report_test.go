@@ -6,9 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/onceshop/onceshop/internal/dedup"
+	"github.com/onceshop/onceshop/internal/redisclient"
 )
 
 func ran(verdict, expected Verdict, effects ...Effect) Outcome {
@@ -100,13 +99,16 @@ func TestLatency(t *testing.T) {
 // A Redis that is too slow ends no measurement, as it ends no work.
 func TestClaimWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
-	mute, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing is accepted, and nothing answers
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	client := redis.NewClient(&redis.Options{Addr: mute.Addr().String()})
-	t.Cleanup(func() { _ = client.Close() })
+	client, err := redisclient.Open("redis://" + mute.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
 	if err := claim(t.Context(), dedup.NewClaims(client, "lab:"), "k"); err != nil {
 		t.Error(err)
 	}
