@@ -21,7 +21,7 @@ const backupAfter = 4
 // restored is the fault's name.
 const restored = "postgres.restored"
 
-// recoverTime bounds one run of the command.
+// recoverTime bounds one run of the command, beside the time that the restore has lost.
 const recoverTime = 2 * time.Minute
 
 // backup is the copy that the database is restored to.
@@ -106,7 +106,7 @@ func (r *run) refused(ctx context.Context) error {
 }
 
 func (r *run) recoverDatabase(ctx context.Context) error {
-	state, err := r.runCommand(ctx, "recover", recoverTime, "recover", "--since",
+	state, err := r.runCommand(ctx, "recover", recoverTime+time.Since(r.backup.at), "recover", "--since",
 		r.backup.at.UTC().Format(time.RFC3339))
 	if err != nil {
 		return err
