@@ -18,14 +18,9 @@ import (
 	"github.com/onceshop/onceshop/internal/problem"
 )
 
-// Causes of a refund: a client asked for it, the order was canceled, the money was captured too
-// late for its order, or the provider made it without us.
-const (
-	causeRequested = "requested"
-	causeCanceled  = owedCanceled
-	causeLate      = owedLate
-	causeOutside   = "outside"
-)
+// causeRequested is the cause of a refund that a client asked for. A refund of what a charge owes
+// has the reason of the debt.
+const causeRequested = "requested"
 
 // RefundCharge is a request to give money back: Amount minor units, or the rest if Amount is nil.
 // Its JSON is what the idempotency key stands for.
