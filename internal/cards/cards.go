@@ -3,6 +3,7 @@
 package cards
 
 import (
+	"regexp"
 	"unicode"
 	"unicode/utf8"
 )
@@ -14,8 +15,8 @@ const (
 
 // In reports whether the text contains a card number: 13 to 19 digits of any script, with or
 // without one separator between groups, with the prefix of a known issuer and a valid check digit.
-// Digits in a UUID, a hash, a phone number or a decimal fraction do not count. Neither does a trade
-// item number (GTIN). The time grows with the length of the text, whatever is in it.
+// Digits in a UUID, a hash, a timestamp, a phone number or a decimal fraction do not count. Neither
+// does a trade item number (GTIN). The time grows with the length of the text, whatever is in it.
 func In(text string) bool {
 	if !mayHold(text) {
 		return false
@@ -173,11 +174,16 @@ func isTradeItem(digits []byte) bool {
 	return sum%10 == 0
 }
 
-// idAt returns the length of the UUID or hash at a position, or 0. Clients make their keys and ids
-// of them, and some have the digits of a card number.
+// idAt returns the length of the UUID, timestamp or hash at a position, or 0. Clients make their
+// keys and ids of them, and some have the digits of a card number.
 func idAt(text string, at int) int {
 	if isUUID(text[at:]) {
 		return uuidLength
+	}
+	if at == 0 || !isDigit(text[at-1]) {
+		if length := timeLength(text[at:]); length > 0 {
+			return length
+		}
 	}
 	if at > 0 && isAlphanumeric(text[at-1]) {
 		return 0
@@ -201,6 +207,23 @@ func isUUID(text string) bool {
 		}
 	}
 	return true
+}
+
+// moment is a time of day with colons, or any with its date before it. Its fraction has up to nine
+// digits.
+var moment = regexp.MustCompile(`^(?:(?:19|20)\d\d[-./_:](?:0[1-9]|1[0-2])[-./_:](?:0[1-9]|[12]\d|3[01])[-./_: Tt]` +
+	`(?:[01]\d|2[0-3])[-._:][0-5]\d[-._:][0-6]\d|(?:[01]\d|2[0-3]):[0-5]\d:[0-6]\d)(?:[-.,_:]\d{1,9})?`)
+
+// timeLength returns the length of the time that the text begins with, or 0.
+func timeLength(text string) int {
+	if len(text) < len("18:57:40") || !isDigit(text[0]) || !isDigit(text[1]) {
+		return 0
+	}
+	found := moment.FindStringIndex(text[:min(len(text), len("2006-01-02 15:04:05.123456789")+1)])
+	if found == nil || found[1] < len(text) && isDigit(text[found[1]]) {
+		return 0
+	}
+	return found[1]
 }
 
 // hashLength returns the length of the hash that the text begins with, or 0. A hash is a word of
@@ -262,5 +285,6 @@ func isSeparator(c rune) bool {
 	return c >= utf8.RuneSelf && unicode.In(c, unicode.Zs, unicode.Pd, unicode.Cf)
 }
 
+func isDigit(c byte) bool        { return c >= '0' && c <= '9' }
 func isHex(c byte) bool          { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f' }
 func isAlphanumeric(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' }

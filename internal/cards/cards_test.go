@@ -36,6 +36,7 @@ func TestFinds(t *testing.T) {
 			strings.ReplaceAll(four, " ", "\u00a0"), strings.ReplaceAll(four, " ", "\u2013"),
 			strings.ReplaceAll(four, " ", "\u200b"), strings.ReplaceAll(four, " ", "\t"),
 			strings.Join(strings.Split(number, ""), "."),
+			"2026-11-29T18:57:40 " + number, "2026-11-29T18:57:40.317260079Z-" + four, "18:57:40 " + number,
 			inScript(number, '０'), inScript(four, '٠'), inScript(number, '𝟘'),
 			strings.Repeat("1 ", 100) + number, "+49 " + number} {
 			if !cards.In(text) {
@@ -50,7 +51,7 @@ func TestLeavesAlone(t *testing.T) {
 	for _, text := range []string{"", "1", "4242424242424241", "1234567812345670", "42424242424242424242424242424242",
 		"4242  4242  4242  4242", "4242x4242x4242x4242",
 		"+4915112345678", "+4222222222222", "0.4242424242424242", "MUG-ONCE", inScript("4242424242424241", '０'),
-		time.Now().Format(time.RFC3339Nano), "1732500000000", "1732500000000000",
+		"2026-11-29T18:57:40.317260079Z", "1732500000000", "1732500000000000",
 		"4006381333931", "4006381333931 ", "5012345678900", "01a209a1-5904-7607-86fe-0d10d0f6ba14",
 		"42424242-4242-4242-9242-424242424242"} {
 		if cards.In(text) {
@@ -69,6 +70,27 @@ func TestNoUUIDIsACard(t *testing.T) {
 		for _, text := range []string{id, "order-" + id, id + "-1", `{"id":"` + id + `"}`} {
 			if cards.In(text) {
 				t.Fatalf("%q is taken for a card number", text)
+			}
+		}
+	})
+}
+
+// Clients name an attempt after its time, in one of many forms.
+func TestNoTimeIsACard(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		second := rapid.Int64Range(0, 4e9).Draw(t, "second") // until 2096
+		at := time.Unix(second, rapid.Int64Range(0, 999999999).Draw(t, "nanosecond"))
+		at = at.In(time.FixedZone("", 900*rapid.IntRange(-48, 56).Draw(t, "quarters of an hour")))
+		for _, form := range []string{time.RFC3339Nano, time.StampNano, time.RFC1123Z, "15:04:05.000000000",
+			"2006-01-02 15:04:05.999999-07", "2006-01-02 15:04:05.000000000 -0700 MST", "2006/01/02 15:04:05.000000",
+			"2006-01-02_15-04-05-000000", "2006-01-02-15-04-05-000", "2006.01.02-15.04.05.000000",
+			"2006-01-02T15:04:05,000000000", "20060102T150405.000000000Z", "20060102150405.000000"} {
+			text := at.Format(form)
+			for _, text := range []string{text, "order-" + text, text + "-1", "at " + text + ", try 2"} {
+				if cards.In(text) {
+					t.Fatalf("%q is taken for a card number", text)
+				}
 			}
 		}
 	})

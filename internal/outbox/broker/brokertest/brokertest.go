@@ -216,8 +216,8 @@ func (c *Consumer) Wait(t *testing.T, n int) []broker.Delivery {
 	return waitForAll(t, []*Consumer{c}, n)
 }
 
-// waitForAll returns the deliveries of all consumers, one consumer after the other, when there are n
-// at least.
+// waitForAll returns the deliveries of all consumers, one consumer after the other, when there are
+// at least n.
 func waitForAll(t *testing.T, consumers []*Consumer, n int) (all []broker.Delivery) {
 	t.Helper()
 	shoptest.Eventually(t, patience, fmt.Sprintf("%d deliveries", n), func() bool {
