@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -14,6 +13,8 @@ import (
 	"github.com/onceshop/onceshop/internal/accounts"
 )
 
+// adminCookie holds a session. Unlike the cart, it is not sent when the visitor follows a link from
+// another site.
 const adminCookie = "shop_admin"
 
 // adminOnly allows only operators, and in the demo every visitor. It redirects other visitors to
@@ -120,7 +121,7 @@ func (w *Web) logIn(c echo.Context) error {
 	}
 	c.Set(operatorKey, operator)
 	w.Log.InfoContext(ctx, "an operator signed in", "customer_id", operator.ID, "peer", c.RealIP())
-	w.setAdminCookie(c, w.Signer.Sign(adminCookie, session), accounts.SessionAge)
+	w.setCookie(c, adminCookie, w.Signer.Sign(adminCookie, session), accounts.SessionAge, http.SameSiteStrictMode)
 	return seeOther(c, next)
 }
 
@@ -130,23 +131,8 @@ func (w *Web) logOut(c echo.Context) error {
 			return err
 		}
 	}
-	w.setAdminCookie(c, "", -time.Second)
+	w.setCookie(c, adminCookie, "", gone, http.SameSiteStrictMode)
 	return seeOther(c, "/")
-}
-
-// setAdminCookie sets a SameSite=Strict cookie. Unlike the cart, a session must not be sent when
-// the visitor follows a link from another site.
-func (w *Web) setAdminCookie(c echo.Context, value string, age time.Duration) {
-	//nolint:gosec // the demo runs without https
-	c.SetCookie(&http.Cookie{
-		Name:     w.cookieName(adminCookie),
-		Value:    value,
-		Path:     "/",
-		MaxAge:   int(age.Seconds()),
-		HttpOnly: true,
-		Secure:   w.Secure,
-		SameSite: http.SameSiteStrictMode,
-	})
 }
 
 // operatorPage returns the page to show after a sign-in: next if it is a page for operators, or

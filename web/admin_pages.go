@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,20 +81,15 @@ func (w *Web) showStock(c echo.Context) error {
 }
 
 func (w *Web) showMovements(c echo.Context) error {
-	ctx := c.Request().Context()
-	products, err := w.Orders.Products(ctx)
+	product, err := w.productOf(c)
 	if err != nil {
 		return err
-	}
-	at := slices.IndexFunc(products, func(p orders.Product) bool { return p.SKU == c.Param("sku") })
-	if at < 0 {
-		return echo.ErrNotFound
 	}
 	var before *int64
 	if id, err := strconv.ParseInt(c.QueryParam("before"), 10, 64); err == nil {
 		before = &id
 	}
-	list, more, err := w.Orders.Movements(ctx, products[at].SKU, adminRows, before)
+	list, more, err := w.Orders.Movements(c.Request().Context(), product.SKU, adminRows, before)
 	if err != nil {
 		return err
 	}
@@ -103,7 +97,7 @@ func (w *Web) showMovements(c echo.Context) error {
 		orders.Product
 		Movements []orders.Movement
 		Older     string
-	}{Product: products[at], Movements: list}
+	}{Product: product, Movements: list}
 	if more {
 		content.Older = "?before=" + strconv.FormatInt(list[len(list)-1].ID, 10)
 	}

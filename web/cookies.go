@@ -16,6 +16,8 @@ const (
 
 	guestAge = 365 * 24 * time.Hour
 	cartAge  = 30 * 24 * time.Hour
+	// gone is the age of a cookie that the browser is to drop.
+	gone = -time.Second
 )
 
 // visitor is the guest and the cart of the request's signed cookies.
@@ -57,7 +59,7 @@ func (w *Web) saveGuest(c echo.Context) (uuid.UUID, error) {
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("make a guest id: %w", err)
 	}
-	w.setCookie(c, guestCookie, w.Signer.Sign(guestCookie, id.String()), guestAge)
+	w.setCookie(c, guestCookie, w.Signer.Sign(guestCookie, id.String()), guestAge, http.SameSiteLaxMode)
 	return id, nil
 }
 
@@ -70,12 +72,12 @@ func (w *Web) saveCart(c echo.Context, v visitor) error {
 	if err != nil {
 		return fmt.Errorf("encode the cart: %w", err)
 	}
-	w.setCookie(c, cartCookie, w.Signer.Sign(cartPurpose(v.ID), string(text)), cartAge)
+	w.setCookie(c, cartCookie, w.Signer.Sign(cartPurpose(v.ID), string(text)), cartAge, http.SameSiteLaxMode)
 	return nil
 }
 
 func (w *Web) dropCart(c echo.Context) {
-	w.setCookie(c, cartCookie, "", -time.Second)
+	w.setCookie(c, cartCookie, "", gone, http.SameSiteLaxMode)
 }
 
 func cartPurpose(guest uuid.UUID) string { return cartCookie + " of " + guest.String() }
@@ -89,7 +91,7 @@ func (w *Web) cookie(c echo.Context, name, purpose string) (string, bool) {
 	return value, err == nil
 }
 
-func (w *Web) setCookie(c echo.Context, name, value string, age time.Duration) {
+func (w *Web) setCookie(c echo.Context, name, value string, age time.Duration, sameSite http.SameSite) {
 	//nolint:gosec // the demo runs without https
 	c.SetCookie(&http.Cookie{
 		Name:     w.cookieName(name),
@@ -98,7 +100,7 @@ func (w *Web) setCookie(c echo.Context, name, value string, age time.Duration) {
 		MaxAge:   int(age.Seconds()),
 		HttpOnly: true,
 		Secure:   w.Secure,
-		SameSite: http.SameSiteLaxMode,
+		SameSite: sameSite,
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"html/template"
 	"io/fs"
-	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -59,7 +58,7 @@ func StartStream(c echo.Context) Stream { return Stream{startStream(c)} }
 // SendHTML sends HTML for the page. A browser that reconnects sends the id of its last event as
 // Last-Event-ID.
 func (s Stream) SendHTML(id, html string) error {
-	return s.send("id: " + id + "\ndata: " + strings.ReplaceAll(strings.TrimSpace(html), "\n", "\ndata: "))
+	return s.send("id: " + id + "\n" + asData(html))
 }
 
 // Done ends the page's updates.

@@ -90,53 +90,7 @@ func (w *Web) streamOrder(c echo.Context) error {
 	return nil
 }
 
-// One guest, and one address, may hold a share of the streams: the rest is for others.
-const (
-	streamsPerGuest   = 4
-	streamsPerAddress = 20
-)
-
-// Streams counts the open streams: all of them, and those of each guest and address.
-type Streams struct {
-	mu     sync.Mutex
-	max    int
-	open   int
-	shares map[any]int
-}
-
-// NewStreams allows this many streams at once.
-func NewStreams(limit int) *Streams { return &Streams{max: limit, shares: make(map[any]int)} }
-
-// Open returns the number of open streams.
-func (s *Streams) Open() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.open
-}
-
-func (s *Streams) take(guest uuid.UUID, address netip.Prefix) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open >= s.max || s.shares[guest] >= streamsPerGuest || s.shares[address] >= streamsPerAddress {
-		return false
-	}
-	s.open++
-	s.shares[guest]++
-	s.shares[address]++
-	return true
-}
-
-func (s *Streams) release(guest uuid.UUID, address netip.Prefix) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open--
-	for _, key := range []any{guest, address} {
-		if s.shares[key]--; s.shares[key] == 0 {
-			delete(s.shares, key)
-		}
-	}
-}
-
+// followOrder sends the page's news until there can be none, or, unless the stream lasts, once.
 func (w *Web) followOrder(ctx context.Context, s *stream, id uuid.UUID, lasts bool) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -187,4 +141,51 @@ func (w *Web) orderNews(ctx context.Context, id uuid.UUID) (html string, more bo
 		return "", false, fmt.Errorf("render the news: %w", err)
 	}
 	return page.String(), view.Live, nil
+}
+
+// One guest, and one address, may hold a share of the streams: the rest is for others.
+const (
+	streamsPerGuest   = 4
+	streamsPerAddress = 20
+)
+
+// Streams counts the open streams: all of them, and those of each guest and address.
+type Streams struct {
+	mu     sync.Mutex
+	max    int
+	open   int
+	shares map[any]int
+}
+
+// NewStreams allows this many streams at once.
+func NewStreams(limit int) *Streams { return &Streams{max: limit, shares: make(map[any]int)} }
+
+// Open returns the number of open streams.
+func (s *Streams) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+func (s *Streams) take(guest uuid.UUID, address netip.Prefix) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= s.max || s.shares[guest] >= streamsPerGuest || s.shares[address] >= streamsPerAddress {
+		return false
+	}
+	s.open++
+	s.shares[guest]++
+	s.shares[address]++
+	return true
+}
+
+func (s *Streams) release(guest uuid.UUID, address netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	for _, key := range []any{guest, address} {
+		if s.shares[key]--; s.shares[key] == 0 {
+			delete(s.shares, key)
+		}
+	}
 }

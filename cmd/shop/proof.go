@@ -124,7 +124,7 @@ func (c *tortureCommand) Run(p *program) error {
 		return proof.ListCrashPoints(p.stdout)
 	}
 	how := proof.TortureOptions{Seed: c.Seed, Duration: c.Duration, JSON: c.JSON, Keep: c.Keep,
-		BrokerURL: p.config.NATSURL, Node: c.Node}
+		BrokerURL: p.config.BrokerURL, Node: c.Node}
 	if c.Node != "" && how.BrokerURL == "" {
 		return app.UsageError{Err: errors.New("--node needs BROKER_URL: the run's own broker is a NATS server")}
 	}

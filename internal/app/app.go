@@ -123,7 +123,7 @@ func New(ctx context.Context, config Config, role Role, log *slog.Logger) (_ *Ap
 	a.replays = dedup.NewReplays(replayBytes, replayFor)
 	a.limits = config.limiter()
 	a.warnOfProxy(ctx)
-	if role.Workers || config.NATSURL != "" {
+	if role.Workers || config.BrokerURL != "" {
 		if err := a.connectBroker(); err != nil {
 			return nil, UsageError{err}
 		}

@@ -27,7 +27,7 @@ func TestCells(t *testing.T) {
 	north := apptest.Start(t, 1, func(c *app.Config) { c.DatabaseURL = database + join + "search_path=north" })
 	south := apptest.Start(t, 1, func(c *app.Config) {
 		c.DatabaseURL = database + join + "search_path=south"
-		c.RedisURL, c.NATSURL = north.Config.RedisURL, north.Config.NATSURL
+		c.RedisURL, c.BrokerURL = north.Config.RedisURL, north.Config.BrokerURL
 	})
 	cells := []*apptest.Shop{north, south}
 	for _, shop := range cells {
@@ -60,7 +60,7 @@ func TestCells(t *testing.T) {
 		}
 	}
 	want := []string{"SHOP_NORTH_DEAD", "SHOP_NORTH_EVENTS", "SHOP_SOUTH_DEAD", "SHOP_SOUTH_EVENTS"}
-	if got := streams(t, north.Config.NATSURL); !slices.Equal(got, want) {
+	if got := streams(t, north.Config.BrokerURL); !slices.Equal(got, want) {
 		t.Errorf("streams %v, want %v", got, want)
 	}
 }

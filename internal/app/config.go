@@ -34,7 +34,7 @@ type Config struct {
 	Secret           string `env:"SHOP_SECRET"`
 	DatabaseURL      string `env:"DATABASE_URL"`
 	RedisURL         string `env:"REDIS_URL"`
-	NATSURL          string `env:"BROKER_URL"` // NATS_URL is a second name
+	BrokerURL        string `env:"BROKER_URL"` // NATS_URL is a second name
 	SMTPURL          string `env:"SMTP_URL"`
 	PSPURL           string `env:"PSP_URL"`
 	PSPWebhookSecret string `env:"PSP_WEBHOOK_SECRET"`
@@ -141,7 +141,7 @@ func (c Config) Require(role Role) error {
 		{"STRIPE_WEBHOOK_SECRET", c.StripeWebhookSecret, role.Web && c.stripe()},
 		{"SHOP_SECRET", c.Secret, role.Web},
 		{"REDIS_URL", c.RedisURL, role.Workers},
-		{"BROKER_URL", c.NATSURL, role.Workers},
+		{"BROKER_URL", c.BrokerURL, role.Workers},
 		{"SMTP_URL", c.SMTPURL, role.Workers},
 		{"SHOP_URL", c.PublicURL, !c.Demo},
 	}

@@ -117,10 +117,10 @@ func TestSecretFiles(t *testing.T) {
 	}
 	got.PerToken, want.PerToken = nil, nil
 	for i, pair := range [][2]string{{got.Secret, want.Secret}, {got.DatabaseURL, want.DatabaseURL},
-		{got.RedisURL, want.RedisURL}, {got.NATSURL, want.NATSURL}, {got.SMTPURL, want.SMTPURL},
+		{got.RedisURL, want.RedisURL}, {got.BrokerURL, want.BrokerURL}, {got.SMTPURL, want.SMTPURL},
 		{got.PSPURL, want.PSPURL},
 		{got.PSPWebhookSecret, want.PSPWebhookSecret}, {got.StripeSecretKey, want.StripeSecretKey},
-		{got.StripeWebhookSecret, want.StripeWebhookSecret}, {got.NATSURL, want.NATSURL}} {
+		{got.StripeWebhookSecret, want.StripeWebhookSecret}, {got.BrokerURL, want.BrokerURL}} {
 		if pair[0] != pair[1] || pair[0] == "" {
 			t.Errorf("%s is %q, want %q", names[i], pair[0], pair[1])
 		}
@@ -148,8 +148,8 @@ func TestBrokerURL(t *testing.T) {
 	for broker, want := range map[string]string{"": "nats://127.0.0.1:1", "nats://127.0.0.1:2": "nats://127.0.0.1:2"} {
 		settings := serveSettings() // with NATS_URL
 		settings["BROKER_URL"] = broker
-		if config, err := require(settings); err != nil || config.NATSURL != want {
-			t.Errorf("BROKER_URL=%s: %q, %v, want %q", broker, config.NATSURL, err, want)
+		if config, err := require(settings); err != nil || config.BrokerURL != want {
+			t.Errorf("BROKER_URL=%s: %q, %v, want %q", broker, config.BrokerURL, err, want)
 		}
 	}
 	settings := serveSettings()

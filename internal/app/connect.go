@@ -53,14 +53,8 @@ func (a *App) connectProvider() error {
 	return nil
 }
 
-// brokerClient connects to a broker whose address has one of the schemes.
-type brokerClient struct {
-	schemes []string
-	connect func(*App) (broker.Broker, error)
-}
-
-// BrokerClient connects to a broker whose address has one of the schemes. Its package is linked by
-// another program than shop.
+// BrokerClient connects to a broker whose address has one of the schemes. A program can have more of
+// them than shop.
 type BrokerClient struct {
 	Schemes []string
 	Connect func(BrokerSettings) (broker.Broker, error)
@@ -74,14 +68,9 @@ type BrokerSettings struct {
 	// Window is how long the broker has to remember a message at least, and MaxAge how long it
 	// keeps one.
 	Window, MaxAge time.Duration
-	Log            *slog.Logger
-}
-
-func (c BrokerClient) of(a *App) brokerClient {
-	return brokerClient{c.Schemes, func(*App) (broker.Broker, error) {
-		return c.Connect(BrokerSettings{URL: a.config.NATSURL, Cell: a.cell, Consumers: []string{notify.ConsumerName},
-			Window: a.config.DuplicateWindow, MaxAge: a.config.StreamMaxAge, Log: a.log})
-	}}
+	// Replicas is the number of copies of each message, or 0 for what the broker can hold.
+	Replicas int
+	Log      *slog.Logger
 }
 
 // otherPrograms are the programs that have the clients that shop lacks.
@@ -91,41 +80,46 @@ var otherPrograms = map[string]string{
 
 const pulsarProgram = "shop-pulsar, from `go -C internal/outbox/broker/pulsar install ./shop-pulsar`"
 
-// brokerClients are those that this program has.
-var brokerClients = []brokerClient{{nats.Schemes(), connectNATS}, {servicebus.Schemes(), connectServiceBus}}
+// brokerClients are those that every program has.
+var brokerClients = []BrokerClient{{nats.Schemes(), connectNATS}, {servicebus.Schemes(), connectServiceBus}}
 
-func connectNATS(a *App) (broker.Broker, error) {
-	return nats.Connect(a.config.NATSURL, nats.Settings{Prefix: nats.PrefixOf(a.cell),
-		Window: a.config.DuplicateWindow, MaxAge: a.config.StreamMaxAge, Replicas: a.config.StreamReplicas}, a.log)
+func connectNATS(s BrokerSettings) (broker.Broker, error) {
+	return nats.Connect(s.URL, nats.Settings{Prefix: nats.PrefixOf(s.Cell), Window: s.Window, MaxAge: s.MaxAge,
+		Replicas: s.Replicas}, s.Log)
 }
 
-func connectServiceBus(a *App) (broker.Broker, error) {
-	return servicebus.Connect(a.config.NATSURL, servicebus.Settings{
-		Topic: servicebus.TopicOf(a.cell), Consumers: []string{notify.ConsumerName},
-		Window: a.config.DuplicateWindow, MaxAge: a.config.StreamMaxAge}, a.log)
+func connectServiceBus(s BrokerSettings) (broker.Broker, error) {
+	return servicebus.Connect(s.URL, servicebus.Settings{Topic: servicebus.TopicOf(s.Cell), Consumers: s.Consumers,
+		Window: s.Window, MaxAge: s.MaxAge}, s.Log)
 }
 
 // connectBroker does not wait for the broker: the client keeps trying to connect.
 func (a *App) connectBroker() error {
-	scheme := brokerScheme(a.config.NATSURL)
-	var known []string
-	clients := slices.Clone(brokerClients)
-	for _, client := range a.config.Brokers {
-		clients = append(clients, client.of(a))
+	c := a.config
+	scheme := brokerScheme(c.BrokerURL)
+	clients := slices.Concat(brokerClients, c.Brokers)
+	at := slices.IndexFunc(clients, func(client BrokerClient) bool { return slices.Contains(client.Schemes, scheme) })
+	if at < 0 {
+		return noClient(scheme, clients)
 	}
-	for _, client := range clients {
-		if known = append(known, client.schemes[0]+"://"); !slices.Contains(client.schemes, scheme) {
-			continue
-		}
-		connected, err := client.connect(a)
-		if err != nil {
-			return fmt.Errorf("BROKER_URL is %w", err)
-		}
-		a.broker, a.letters = connected, outbox.NewLetters(connected)
-		return nil
+	connected, err := clients[at].Connect(BrokerSettings{URL: c.BrokerURL, Cell: a.cell,
+		Consumers: []string{notify.ConsumerName}, Window: c.DuplicateWindow, MaxAge: c.StreamMaxAge,
+		Replicas: c.StreamReplicas, Log: a.log})
+	if err != nil {
+		return fmt.Errorf("BROKER_URL is %w", err)
 	}
+	a.broker, a.letters = connected, outbox.NewLetters(connected)
+	return nil
+}
+
+// noClient is the error for a scheme that none of the clients has.
+func noClient(scheme string, clients []BrokerClient) error {
 	if program := otherPrograms[scheme]; program != "" {
 		return fmt.Errorf("BROKER_URL: %s:// needs another program: %s", scheme, program)
+	}
+	var known []string
+	for _, client := range clients {
+		known = append(known, client.Schemes[0]+"://")
 	}
 	return fmt.Errorf("BROKER_URL: this program has no client for %s://, only for %s", scheme,
 		strings.Join(known, ", "))

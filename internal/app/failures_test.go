@@ -83,9 +83,9 @@ func TestErrorsHidePasswords(t *testing.T) {
 		"REDIS_URL, a port":     func(c *app.Config) { c.RedisURL = at("redis", "127.0.0.1:port") },
 		"REDIS_URL, a scheme":   func(c *app.Config) { c.RedisURL = at("rediss-", "127.0.0.1") },
 		"REDIS_URL, escapes":    func(c *app.Config) { c.RedisURL = at("redis", "%zz") },
-		"BROKER_URL, a port":    func(c *app.Config) { c.NATSURL = at("nats", "127.0.0.1:port") },
-		"BROKER_URL, Pulsar":    func(c *app.Config) { c.NATSURL = at("pulsar", "127.0.0.1:6650") },
-		"BROKER_URL, escapes":   func(c *app.Config) { c.NATSURL = at("nats", "%zz") },
+		"BROKER_URL, a port":    func(c *app.Config) { c.BrokerURL = at("nats", "127.0.0.1:port") },
+		"BROKER_URL, Pulsar":    func(c *app.Config) { c.BrokerURL = at("pulsar", "127.0.0.1:6650") },
+		"BROKER_URL, escapes":   func(c *app.Config) { c.BrokerURL = at("nats", "%zz") },
 		"SMTP_URL, a port":      func(c *app.Config) { c.SMTPURL = at("smtp", "127.0.0.1:port") },
 		"SMTP_URL, a scheme":    func(c *app.Config) { c.SMTPURL = at("mail", "127.0.0.1") },
 		"SMTP_URL, escapes":     func(c *app.Config) { c.SMTPURL = at("smtp", "%zz") },
@@ -95,7 +95,7 @@ func TestErrorsHidePasswords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config := webConfig(t, "postgres://127.0.0.1:1/shop")
-			config.RedisURL, config.NATSURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1",
+			config.RedisURL, config.BrokerURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1",
 				"smtp://127.0.0.1:1?tls=none"
 			change(&config)
 			var log shoptest.Transcript

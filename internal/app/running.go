@@ -48,7 +48,7 @@ func (c Config) WithDemo() (Config, error) {
 	}
 	c.DatabaseURL = running.DatabaseURL
 	c.RedisURL = cmp.Or(c.RedisURL, running.RedisURL)
-	c.NATSURL = cmp.Or(c.NATSURL, running.NATSURL)
+	c.BrokerURL = cmp.Or(c.BrokerURL, running.NATSURL)
 	c.PSPURL = cmp.Or(c.PSPURL, running.Provider)
 	c.MailboxAddr = cmp.Or(c.MailboxAddr, running.Mailbox)
 	return c, nil

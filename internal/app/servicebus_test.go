@@ -24,7 +24,7 @@ func TestWholeWayOnServiceBus(t *testing.T) {
 	broker := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
 		Topic: servicebus.TopicOf(""), Subscriptions: busSubscriptions,
 		Window: 10 * time.Minute, Lock: outboxbroker.HandleTimeout, MaxDeliveries: 100})
-	shop := apptest.Start(t, 2, func(c *app.Config) { c.NATSURL = broker.URL() })
+	shop := apptest.Start(t, 2, func(c *app.Config) { c.BrokerURL = broker.URL() })
 	const n = 6
 	for i := range n {
 		email := fmt.Sprintf("buyer-%d@example.com", i)

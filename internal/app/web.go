@@ -90,7 +90,7 @@ func (a *App) webHandler() http.Handler {
 	v1.Register(e)
 	pages.Register(e)
 	a.apiPages(pages).Register(e)
-	node := Node{Pool: a.pool, Broker: a.broker, BrokerURL: a.config.NATSURL, Log: a.log}
+	node := Node{Pool: a.pool, Broker: a.broker, BrokerURL: a.config.BrokerURL, Log: a.log}
 	if a.redis != nil {
 		node.RedisURL = a.config.RedisURL
 	}

@@ -121,7 +121,7 @@ func TestRedisDiesWhileReceiptsAreSent(t *testing.T) {
 func TestCheckoutWithoutBroker(t *testing.T) {
 	t.Parallel()
 	nats := newBroker(t)
-	shop := apptest.Start(t, 1, func(c *app.Config) { c.NATSURL = nats.url })
+	shop := apptest.Start(t, 1, func(c *app.Config) { c.BrokerURL = nats.url })
 	order := buy(t, shop, "patient@example.com")
 	if order.Status != orders.Paid {
 		t.Fatalf("the order is %s", order.Status)

@@ -134,7 +134,7 @@ func (d *demo) run(ctx context.Context, nodes int, begin time.Time) error {
 	running := app.Running{
 		Pid: os.Getpid(), Shop: visit(web.Addr()), Ops: visit(ops.Addr()),
 		Provider: d.config.PSPURL, Mailbox: d.config.MailboxAddr, DatabaseURL: d.config.DatabaseURL,
-		RedisURL: d.config.RedisURL, NATSURL: d.config.NATSURL, SMTPURL: d.config.SMTPURL,
+		RedisURL: d.config.RedisURL, NATSURL: d.config.BrokerURL, SMTPURL: d.config.SMTPURL,
 	}
 	d.bar.Show(running)
 	path := filepath.Join(d.config.DataDir, app.RunningFile)

@@ -107,7 +107,7 @@ func (d *demo) startDoomed(ctx context.Context) (node *exec.Cmd, address string,
 	node = exec.CommandContext(ctx, program, nodeCommand) //nolint:gosec // this program
 	c := d.config
 	node.Env = append(os.Environ(), "SHOP_ADDR="+at, "SHOP_OPS_ADDR=127.0.0.1:0", "SHOP_URL="+c.PublicURL,
-		"SHOP_SECRET="+c.Secret, "DATABASE_URL="+c.DatabaseURL, "REDIS_URL="+c.RedisURL, "BROKER_URL="+c.NATSURL,
+		"SHOP_SECRET="+c.Secret, "DATABASE_URL="+c.DatabaseURL, "REDIS_URL="+c.RedisURL, "BROKER_URL="+c.BrokerURL,
 		"PSP_URL="+c.PSPURL, "PSP_WEBHOOK_SECRET="+c.PSPWebhookSecret, crashAt+"="+string(crash.ChargeCaptured))
 	if err := node.Start(); err != nil {
 		return nil, "", fmt.Errorf("start a second node: %w", err)

@@ -76,7 +76,7 @@ func ServeMailbox(
 
 // ServeBroker runs a NATS server with JetStream on BROKER_URL until ctx ends.
 func ServeBroker(ctx context.Context, config app.Config, dir string) error {
-	broker, err := embedded.StartNATSAt(dir, config.NATSURL)
+	broker, err := embedded.StartNATSAt(dir, config.BrokerURL)
 	if err != nil {
 		return err
 	}

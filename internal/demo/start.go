@@ -33,7 +33,7 @@ func (d *demo) startServers(ctx context.Context, webhookURL string) error {
 	}{
 		{"Postgres", d.config.DatabaseURL, func() error { return d.startPostgres(ctx, secrets.Database) }},
 		{"Redis (in process)", d.config.RedisURL, d.startRedis},
-		{"NATS JetStream (in process)", d.config.NATSURL, d.startNATS},
+		{"NATS JetStream (in process)", d.config.BrokerURL, d.startNATS},
 		{"mailbox", d.config.SMTPURL, func() error { return d.startMailbox(ctx) }},
 		{
 			"payment provider", cmp.Or(d.config.PSPURL, d.config.StripeSecretKey),
@@ -127,7 +127,7 @@ func (d *demo) startNATS() error {
 		}
 		return err
 	}
-	d.config.NATSURL = server.URL()
+	d.config.BrokerURL = server.URL()
 	return nil
 }
 

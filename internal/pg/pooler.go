@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -24,8 +26,10 @@ func CheckPooler(ctx context.Context, pool *pgxpool.Pool) (lost []string, err er
 		return nil, nil // not now
 	}
 	defer conn.Release()
-	for name, want := range sessionSettings() {
+	settings := sessionSettings()
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		var is string
+		want := settings[name]
 		if pool.Config().ConnConfig.RuntimeParams[name] == want && name != "application_name" &&
 			setting(ctx, conn, name, &is) == nil && is != want {
 			lost = append(lost, name)

@@ -81,7 +81,7 @@ func withBenchServers(ctx context.Context, config app.Config, demo DemoServers, 
 	run func(ctx context.Context, databaseURL, natsURL string) error) error {
 	own := &servers{config: config, demo: demo, out: progress}
 	defer own.stop()
-	if config.DatabaseURL == "" || config.NATSURL == "" {
+	if config.DatabaseURL == "" || config.BrokerURL == "" {
 		fmt.Fprintln(progress, "Starting, for this run only, the servers that DATABASE_URL and BROKER_URL do not name:")
 	}
 	if config.DatabaseURL == "" {
@@ -89,10 +89,10 @@ func withBenchServers(ctx context.Context, config app.Config, demo DemoServers, 
 			return err
 		}
 	}
-	if config.NATSURL == "" {
+	if config.BrokerURL == "" {
 		if err := own.startNATS(); err != nil {
 			return err
 		}
 	}
-	return run(ctx, own.config.DatabaseURL, own.config.NATSURL)
+	return run(ctx, own.config.DatabaseURL, own.config.BrokerURL)
 }

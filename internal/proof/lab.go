@@ -147,7 +147,7 @@ func connectLab(ctx context.Context, config app.Config, demo DemoServers, log *s
 		return app.UsageError{Err: err}
 	}
 	defer client.Close()
-	broker, err := nats.Connect(config.NATSURL, nats.Name("onceshop lab"))
+	broker, err := nats.Connect(config.BrokerURL, nats.Name("onceshop lab"))
 	if err != nil {
 		return fmt.Errorf("connect to BROKER_URL: %w", err)
 	}

@@ -60,7 +60,7 @@ func (s *servers) startForLab(ctx context.Context) error {
 	}{
 		{s.config.DatabaseURL, func() error { return s.startPostgres(ctx) }},
 		{s.config.RedisURL, s.startRedis},
-		{s.config.NATSURL, s.startNATS},
+		{s.config.BrokerURL, s.startNATS},
 	}
 	for _, server := range missing {
 		if server.given != "" {
@@ -138,7 +138,7 @@ func (s *servers) startNATS() error {
 	if s.demo.NATS == nil {
 		return errWithout("NATS", "name one in BROKER_URL")
 	}
-	return s.step("NATS JetStream, synced", func() error { return s.startHere(s.demo.NATS, &s.config.NATSURL) })
+	return s.step("NATS JetStream, synced", func() error { return s.startHere(s.demo.NATS, &s.config.BrokerURL) })
 }
 
 func (s *servers) startHere(start func() (url string, stop func(), err error), url *string) error {

@@ -95,7 +95,7 @@ func (s *Shop) startServers(t testing.TB) {
 	t.Helper()
 	dir := t.TempDir()
 	s.Config.RedisURL = shoptest.Miniredis(t)
-	s.Config.NATSURL = shoptest.NATS(t, filepath.Join(dir, "nats")).URL()
+	s.Config.BrokerURL = shoptest.NATS(t, filepath.Join(dir, "nats")).URL()
 	s.PSPLog = filepath.Join(dir, "provider.jsonl")
 	s.Config.PSPURL = shoptest.Provider(t, shoptest.ProviderOptions{
 		Log: s.PSPLog, WebhookURL: s.Nodes[0] + app.WebhookPath, WebhookSecret: WebhookSecret,
@@ -196,7 +196,7 @@ func (s *Shop) Exec(t testing.TB, statement string, args ...any) {
 func (s *Shop) Pending(t testing.TB) int64 {
 	t.Helper()
 	settings := natsbroker.Settings{Prefix: natsbroker.PrefixOf(pg.Cell(s.Pool))}
-	broker, err := natsbroker.Connect(s.Config.NATSURL, settings, slog.New(slog.DiscardHandler))
+	broker, err := natsbroker.Connect(s.Config.BrokerURL, settings, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

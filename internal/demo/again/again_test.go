@@ -34,7 +34,7 @@ func start(t *testing.T, nodes int) *apptest.Shop {
 	}
 	t.Cleanup(func() { broker.Stop() })
 	shop = apptest.Start(t, nodes, func(c *app.Config) {
-		c.NATSURL = broker.URL()
+		c.BrokerURL = broker.URL()
 		provider := c.PSPURL
 		c.Sections = []app.Section{again.Section(func() again.Servers {
 			return again.Servers{

@@ -103,7 +103,7 @@ func TestLogs(t *testing.T) {
 			secrets = append(secrets, value)
 		}
 	}
-	for _, address := range []string{shop.Config.RedisURL, shop.Config.NATSURL} {
+	for _, address := range []string{shop.Config.RedisURL, shop.Config.BrokerURL} {
 		if u, err := url.Parse(address); err == nil && u.User != nil {
 			password, _ := u.User.Password()
 			secrets = append(secrets, password)

@@ -37,7 +37,7 @@ func TestShop(t *testing.T) {
 	s := startServer(t, deduplicates)
 	b := s.connect(t, "") // its subscriptions keep every event
 	shop := apptest.StartWeb(t, 2, func(c *app.Config) {
-		c.NATSURL = "pulsar://" + s.broker
+		c.BrokerURL = "pulsar://" + s.broker
 		c.Brokers = []app.BrokerClient{{Schemes: Schemes(), Connect: func(s app.BrokerSettings) (broker.Broker, error) {
 			return Connect(s.URL, Settings{Cell: s.Cell, Consumers: s.Consumers, MaxAge: s.MaxAge}, quiet)
 		}}}
