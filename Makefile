@@ -11,11 +11,11 @@ help: ## this list
 demo: ## the whole shop on this machine, until Ctrl-C
 	go run ./cmd/shop demo
 
-test: ## all tests
-	go test ./...
+test: ## all tests, also those that take long
+	go test -run . ./...
 
 race: ## all tests with the race detector, none from the cache
-	go test -race -count=1 ./...
+	go test -race -count=1 -run . ./...
 
 # What is fuzzed, as package:target.
 targets := dedup:FuzzParseKey dedup:FuzzFingerprint api:FuzzDecode orders:FuzzImport orders:FuzzImportFile payments/provider/psp:FuzzReceiver payments/provider/psp:FuzzBody cards:FuzzIn payments/provider/stripe:FuzzReceiver

@@ -16,6 +16,7 @@ import (
 // Ctrl-C in the middle of a run ends its server too.
 func TestBenchStops(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	needs(t, "bench", "demo")
 	temporary, output := dataDir(t), &shoptest.Transcript{}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "bench")

@@ -36,6 +36,7 @@ const (
 // answer stays true.
 func TestFlashSaleWithKilledNodes(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	dir := dataDir(t)
 	demo := startDemo(t, dir)
 	data, err := os.ReadFile(filepath.Join(dir, "running.json"))

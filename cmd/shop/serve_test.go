@@ -20,6 +20,7 @@ import (
 // open to real ones.
 func TestServeSplit(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	dir := dataDir(t)
 	demo := startDemo(t, dir)
 	data, err := os.ReadFile(filepath.Join(dir, "running.json"))

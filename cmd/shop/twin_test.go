@@ -29,6 +29,7 @@ until grep -q 'Ready in' %[1]s/log; do kill -0 $! || { cat %[1]s/log >&2; exit 1
 // The demo keeps its promises to the letter, also when it is killed before and after an answer.
 func TestTwinOnTheDemo(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	needs(t, "twin", "demo")
 	dir := dataDir(t)
 	data := filepath.Join(dir, "data")

@@ -53,8 +53,8 @@ func (a *App) connectProvider() error {
 	return nil
 }
 
-// BrokerClient connects to a broker whose address has one of the schemes. A program can have more of
-// them than shop.
+// BrokerClient connects to a broker whose address has one of the schemes. Another program than shop
+// can have more of them.
 type BrokerClient struct {
 	Schemes []string
 	Connect func(BrokerSettings) (broker.Broker, error)

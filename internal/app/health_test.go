@@ -116,7 +116,8 @@ func TestReadyWithoutTheOthers(t *testing.T) {
 	url := shoptest.DatabaseURL(t)
 	apptest.Seed(t, shoptest.Pool(t, url))
 	config := webConfig(t, url)
-	config.RedisURL, config.BrokerURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1", "smtp://127.0.0.1:1"
+	config.RedisURL, config.BrokerURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1"
+	config.SMTPURL = "smtp://127.0.0.1:1"
 	config.Demo = true // for its tokens
 	var log shoptest.Transcript
 	public, ops := startNode(t, config, &log)
@@ -161,7 +162,8 @@ func TestReadyIsOneProbeASecond(t *testing.T) {
 	url := shoptest.DatabaseURL(t)
 	pool := shoptest.Pool(t, url)
 	config := webConfig(t, url)
-	config.RedisURL, config.BrokerURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1", "smtp://127.0.0.1:1"
+	config.RedisURL, config.BrokerURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1"
+	config.SMTPURL = "smtp://127.0.0.1:1"
 	var log shoptest.Transcript
 	public, _ := startNode(t, config, &log)
 	if _, err := pool.Exec(t.Context(), `DO $$ BEGIN EXECUTE

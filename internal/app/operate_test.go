@@ -93,7 +93,8 @@ func ask(t *testing.T, method, address, body string) (status int, closes bool, e
 func TestMetricsWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
 	config := webConfig(t, "postgres://shop@127.0.0.1:1/shop")
-	config.RedisURL, config.BrokerURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1", "smtp://127.0.0.1:1"
+	config.RedisURL, config.BrokerURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1"
+	config.SMTPURL = "smtp://127.0.0.1:1"
 	var log shoptest.Transcript
 	_, ops := startNode(t, config, &log)
 	status, metrics := read(t, ops+"/metrics")
@@ -117,7 +118,8 @@ func TestRequestMetrics(t *testing.T) {
 	url := shoptest.DatabaseURL(t)
 	apptest.Seed(t, shoptest.Pool(t, url))
 	config := webConfig(t, url)
-	config.RedisURL, config.BrokerURL, config.SMTPURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1", "smtp://127.0.0.1:1"
+	config.RedisURL, config.BrokerURL = "redis://127.0.0.1:1", "nats://127.0.0.1:1"
+	config.SMTPURL = "smtp://127.0.0.1:1"
 	config.Demo = true
 	var log shoptest.Transcript
 	public, ops := startNode(t, config, &log)

@@ -55,6 +55,7 @@ func (b *bundle) keepTrying(ctx context.Context, c orders.PlaceOrder) {
 //nolint:paralleltest,tparallel // one measurement at a time
 func TestOneBadBuyerDoesNotStopTheOthers(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	for name, disturb := range map[string]func(t *testing.T, b *bundle) []orders.PlaceOrder{
 		"255 meanings of one key, of which none is in stock": func(t *testing.T, b *bundle) (bad []orders.PlaceOrder) {
 			b.deliver(t, line("CUP", 1))

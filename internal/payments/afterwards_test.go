@@ -47,6 +47,7 @@ var afterwards = []struct {
 // agrees.
 func TestEveryPaymentMethodEnds(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	shop := apptest.Start(t, 2, impatient)
 	t.Cleanup(func() {
 		consistent(t, check.Sources{DB: shop.Pool, ProviderURL: shop.Config.PSPURL, MailboxURL: shop.Mailbox})

@@ -41,6 +41,7 @@ func (b *bundle) hold(t testing.TB, sql string, args ...any) (release func()) {
 //nolint:paralleltest,tparallel // one measurement at a time
 func TestOneBadChargeDoesNotStopTheOthers(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	const forUpdate = "SELECT FROM orders WHERE id = $1 FOR UPDATE"
 	for name, disturb := range map[string]func(t *testing.T, b *bundle) []payments.ChargeOrder{
 		"a locked order": func(t *testing.T, b *bundle) (bad []payments.ChargeOrder) {

@@ -16,6 +16,7 @@ import (
 	"github.com/onceshop/onceshop/internal/dedup"
 	"github.com/onceshop/onceshop/internal/orders"
 	"github.com/onceshop/onceshop/internal/payments"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // How the line to the provider can be.
@@ -176,6 +177,7 @@ type machine struct {
 // money of the paid orders and no other.
 func TestShopIsItsModel(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	b := setup(t)
 	rapid.Check(t, func(r *rapid.T) {
 		m := &machine{t: t, b: b, sku: "S-" + uuid.NewString()}

@@ -80,6 +80,15 @@ func Missing(t testing.TB, what string) {
 	t.Skip(what)
 }
 
+// Long skips a test that would make `go test ./...` take minutes more. It runs in CI, and elsewhere
+// if -run asks for it.
+func Long(t testing.TB) {
+	t.Helper()
+	if os.Getenv("CI") == "" && flag.Lookup("test.run").Value.String() == "" {
+		t.Skip("it takes long; -run . runs all")
+	}
+}
+
 // DatabaseURL returns the address of a migrated, empty database that only this test uses.
 func DatabaseURL(t testing.TB) string {
 	t.Helper()

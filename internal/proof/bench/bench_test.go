@@ -34,6 +34,7 @@ func left(t *testing.T, db *pgxpool.Pool) (n int) {
 // A short run has every row, verifies what it did, and leaves nothing. Its figures say nothing.
 func TestRun(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	steps := 0
 	broker := startBroker(t)
@@ -85,6 +86,7 @@ func TestRun(t *testing.T) {
 
 func TestCanceledRunLeavesNothing(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -217,6 +219,7 @@ func TestJudgeFinds(t *testing.T) {
 // A run on few orders has every row and holds every invariant. What it says of growth is nothing.
 func TestRunGrowth(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	db := shoptest.Pool(t, shoptest.DatabaseURL(t))
 	const grown = MinGrown
 	report, err := RunGrowth(t.Context(), Config{DB: db, Broker: startBroker(t), Duration: 2 * time.Second}, grown)
@@ -274,6 +277,7 @@ func deletedEvents(t *testing.T) (sum float64) {
 // and nothing that a check finds.
 func TestGrownTablesKeepTheirGuards(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	tables, err := openGrowth(t.Context(), shoptest.Pool(t, shoptest.DatabaseURL(t)))
 	if err != nil {
 		t.Fatal(err)

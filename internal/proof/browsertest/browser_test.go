@@ -34,6 +34,7 @@ var browser struct {
 // chromium returns the context of the running browser.
 func chromium(t *testing.T) context.Context {
 	t.Helper()
+	shoptest.Long(t)
 	path := shoptest.Chromium(t)
 	browser.Lock()
 	defer browser.Unlock()

@@ -44,6 +44,7 @@ type settings struct {
 // setup starts the servers and seeds the shop. No node runs yet.
 func setup(t *testing.T, s settings) *world {
 	t.Helper()
+	shoptest.Long(t)
 	if s.database == "" {
 		s.database = shoptest.DatabaseURL(t)
 	}

@@ -97,6 +97,7 @@ func (b *balancer) state(t *testing.T, node int) string {
 // fails.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	w := setup(t, nil)
 	w.environ["SHOP_DRAIN_DELAY"] = "2s" // longer than the balancer takes to notice
 	for range 4 {

@@ -146,6 +146,7 @@ func (b *brokers) leader(whole bool) (name string, copies int) {
 // receipt is sent once.
 func TestBrokerLeaderKilled(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	b := startBrokers(t)
 	w := setup(t, map[string]string{"BROKER_URL": b.url})
 	nodes := []*node{w.serve(), w.serve()}

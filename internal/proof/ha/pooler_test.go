@@ -109,6 +109,7 @@ const cacheDescribe = "&default_query_exec_mode=cache_describe"
 // statements and without. What cannot work is refused at the start, by the name of the setting.
 func TestPooler(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	w := setup(t, nil)
 	pooled := w.role("SUPERUSER")
 	session := w.pool(pooled, "session")
@@ -159,6 +160,7 @@ func (w *world) refuses(setting, text string) {
 // Two nodes fill the connections that their role may have. Requests wait for one of them.
 func TestRoleLimit(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	w := setup(t, nil)
 	role := w.role("CONNECTION LIMIT 6") // superusers have no limit
 	w.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+role)

@@ -197,6 +197,7 @@ func owner(t *testing.T, path string) *syscall.Credential {
 // it by themselves, and no acknowledged order is lost.
 func TestPostgresFailOver(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	for name, lose := range map[string]func(p *pair, b *buyers){
 		"killed": func(p *pair, _ *buyers) {
 			if err := syscall.Kill(p.primary.Pid(), syscall.SIGKILL); err != nil {

@@ -85,6 +85,7 @@ func (w *world) claimed(client redis.UniversalClient, after time.Time) bool {
 // Three Sentinels, which have a password of their own, replace a killed master.
 func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	master, replica := shoptest.FreeAddr(t), shoptest.FreeAddr(t)
 	password := []string{"--requirepass", redisPassword, "--masterauth", redisPassword}
 	first := startRedis(t, master, append(password, "--port", port(t, master))...)
@@ -141,6 +142,7 @@ func awaitReplica(t *testing.T, client *redis.Client) {
 // REDIS_URL has one of its addresses.
 func TestRedisCluster(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	ca := makeCertificates(t)
 	var servers []*fleet.Process
 	var addrs, buses []string

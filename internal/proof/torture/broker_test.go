@@ -23,6 +23,7 @@ import (
 // The nodes are another program, and get the settings of the broker.
 func TestOnServiceBus(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	bus := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
 		Topic:         servicebus.TopicOf("torture"),
 		Subscriptions: map[string]string{notify.ConsumerName: orders.EventPaid, broker.ProbeType: broker.ProbeType},

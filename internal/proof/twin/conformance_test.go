@@ -48,6 +48,7 @@ var onPurpose = map[string]map[string]string{
 // docs/conformance.md is what the shop does.
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	shop := apptest.Start(t, 3)
 	var page bytes.Buffer
 	head, err := os.ReadFile("testdata/conformance.md")
