@@ -28,10 +28,17 @@ const (
 	shareOfRounds = 0.85
 )
 
-// callerCounts are how many call at once.
-var callerCounts = []int{1, 8, maxCallers}
+// callerCounts are how many call at once. Crowds show the peak, and what queueing costs a caller.
+var (
+	callerCounts = []int{1, 8, maxCallers}
+	crowds       = []int{1, 8, maxCallers, 256, 1024}
+)
 
+// maxCallers is the number of buyers, too. In a crowd, several callers act for one of them.
 const maxCallers = 64
+
+// weight is how many rounds of usual length a round takes: each of a crowd has to call a few times.
+func weight(callers int) int { return 1 + callers/256 }
 
 // Config says what a run works with.
 type Config struct {
@@ -98,7 +105,9 @@ type scenario struct {
 func roundLength(left time.Duration, scenarios []scenario) time.Duration {
 	measurements := 0
 	for _, s := range scenarios {
-		measurements += 2 * len(s.callers)
+		for _, callers := range s.callers {
+			measurements += 2 * weight(callers)
+		}
 	}
 	left -= time.Duration(len(scenarios)) * besides
 	return max(minRound, time.Duration(float64(left)*shareOfRounds/float64(measurements*rounds)))
@@ -135,7 +144,7 @@ func (s scenario) measure(ctx context.Context, length time.Duration) ([]Row, err
 		var samples [2][]sample
 		for round := -1; round < last; round++ {
 			for i, side := range sides {
-				took := length
+				took := length * time.Duration(weight(callers))
 				if round < 0 { // to warm up
 					if took /= 4; side.run != nil {
 						continue

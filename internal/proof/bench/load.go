@@ -32,9 +32,9 @@ type side struct {
 type sample struct {
 	calls int
 	rate  float64
-	// median is of the time between a call and its answer; it is 0 with more than one caller, who
-	// wait for each other.
-	median time.Duration
+	// median and p99 are of the time between a call and its answer. They are 0 with several
+	// callers, who wait for each other, unless these are a crowd: there the wait is the question.
+	median, p99 time.Duration
 }
 
 // load lets the callers call for the length of time, each its next when the last is answered. A
@@ -52,8 +52,8 @@ func (s side) load(ctx context.Context, callers int, length time.Duration) (samp
 		defer done()
 		calls[n] = call
 	}
-	counts, failures := make([]int, callers), make([]error, callers)
-	var took []time.Duration
+	counts, failures, times := make([]int, callers), make([]error, callers), make([][]time.Duration, callers)
+	timed := callers == 1 || callers > maxCallers
 	var group sync.WaitGroup
 	begin := time.Now()
 	end := begin.Add(length)
@@ -65,8 +65,8 @@ func (s side) load(ctx context.Context, callers int, length time.Duration) (samp
 				}
 				counts[n]++
 				now := time.Now()
-				if callers == 1 {
-					took = append(took, now.Sub(last))
+				if timed {
+					times[n] = append(times[n], now.Sub(last))
 				}
 				if last = now; now.After(end) || ctx.Err() != nil {
 					return
@@ -84,8 +84,9 @@ func (s side) load(ctx context.Context, callers int, length time.Duration) (samp
 		result.calls += count
 	}
 	result.rate = float64(result.calls) / elapsed.Seconds()
-	if len(took) > 0 {
-		result.median = middle(took)
+	if timed {
+		took := slices.Sorted(slices.Values(slices.Concat(times...)))
+		result.median, result.p99 = took[len(took)/2], took[len(took)*99/100]
 	}
 	return result, nil
 }

@@ -40,8 +40,10 @@ type Row struct {
 // Figure is the median of a side's rounds.
 type Figure struct {
 	PerSecond float64 `json:"per_second"`
-	// MedianMicroseconds is the time between a call and its answer; it is told for one caller only.
+	// MedianMicroseconds and P99Microseconds are the time between a call and its answer. They are
+	// told for one caller and for a crowd only.
 	MedianMicroseconds float64 `json:"median_us,omitempty"`
+	P99Microseconds    float64 `json:"p99_us,omitempty"`
 }
 
 func newRow(scenario string, callers int, naive, ours []sample) Row {
@@ -54,11 +56,12 @@ func newRow(scenario string, callers int, naive, ours []sample) Row {
 
 func figure(samples []sample) Figure {
 	var rates []float64
-	var medians []time.Duration
+	var medians, p99s []time.Duration
 	for _, s := range samples {
-		rates, medians = append(rates, s.rate), append(medians, s.median)
+		rates, medians, p99s = append(rates, s.rate), append(medians, s.median), append(p99s, s.p99)
 	}
-	return Figure{PerSecond: middle(rates), MedianMicroseconds: float64(middle(medians)) / float64(time.Microsecond)}
+	return Figure{PerSecond: middle(rates), MedianMicroseconds: float64(middle(medians)) / float64(time.Microsecond),
+		P99Microseconds: float64(middle(p99s)) / float64(time.Microsecond)}
 }
 
 // Write writes the report for people: the table, its bars, and what was verified.
@@ -81,11 +84,13 @@ func (m Machine) String() string {
 }
 
 func writeTable(out io.Writer, naive, ours string, rows []Row) {
-	const header, line = "%-28s %8s %9s %9s %7s %11s %11s\n", "%-28s %8d %9s %9s %7.2f %11s %11s\n"
-	fmt.Fprintf(out, header, "SCENARIO", "CALLERS", naive+"/S", ours+"/S", "RATIO", naive+" P50", ours+" P50")
+	const header, line = "%-28s %7s %8s %8s %6s %10s %10s %10s %10s\n", "%-28s %7d %8s %8s %6.2f %10s %10s %10s %10s\n"
+	fmt.Fprintf(out, header, "SCENARIO", "CALLERS", naive+"/S", ours+"/S", "RATIO", naive+" P50", ours+" P50",
+		naive+" P99", ours+" P99")
 	for _, row := range rows {
 		fmt.Fprintf(out, line, row.Scenario, row.Callers, grouped(row.Naive.PerSecond), grouped(row.Ours.PerSecond),
-			row.Ratio, row.Naive.latency(), row.Ours.latency())
+			row.Ratio, milliseconds(row.Naive.MedianMicroseconds), milliseconds(row.Ours.MedianMicroseconds),
+			milliseconds(row.Naive.P99Microseconds), milliseconds(row.Ours.P99Microseconds))
 	}
 	fmt.Fprintln(out)
 }
@@ -132,11 +137,14 @@ func (g Growth) Write(out io.Writer) {
 	}
 }
 
-func (f Figure) latency() string {
-	if f.MedianMicroseconds == 0 {
+func milliseconds(microseconds float64) string {
+	switch {
+	case microseconds == 0:
 		return ""
+	case microseconds < 10_000:
+		return fmt.Sprintf("%.3f ms", microseconds/1000)
 	}
-	return fmt.Sprintf("%.3f ms", f.MedianMicroseconds/1000)
+	return fmt.Sprintf("%.0f ms", microseconds/1000)
 }
 
 // chartWidth is how long the longest bar is.

@@ -45,10 +45,15 @@ func (b *bench) scenarios() []scenario {
 	two, one := entry{Orders: 1, Units: 2}, entry{Orders: 1, Units: 1}
 	constant := pair("replay, HTTP, of a constant", b.constant, b.replayHTTP, entry{})
 	constant.naive.books = nil
+	crowded := func(s scenario) scenario {
+		s.callers = crowds
+		return s
+	}
 	return []scenario{
-		pair("place uniform, service", b.placeNaive(uniform), b.place(uniform), two),
+		crowded(pair("place uniform, service", b.placeNaive(uniform), b.place(uniform), two)),
 		pair("place hot, service", b.placeNaive(hot), b.place(hot), one),
-		pair("place uniform, HTTP", b.placeHTTP(&b.naiveServer, uniform), b.placeHTTP(&b.ourServer, uniform), two),
+		crowded(pair("place uniform, HTTP", b.placeHTTP(&b.naiveServer, uniform), b.placeHTTP(&b.ourServer, uniform),
+			two)),
 		pair("place hot, HTTP", b.placeHTTP(&b.naiveServer, hot), b.placeHTTP(&b.ourServer, hot), one),
 		pair("replay, service", b.readNaive, b.replay, entry{}),
 		constant,
@@ -64,9 +69,9 @@ func nothing() {}
 
 func (b *bench) placeNaive(baskets func() basket) opener {
 	return func(_ context.Context, n int) (caller, func(), error) {
-		next := baskets()
+		next, buyer := baskets(), b.buyers[n%maxCallers]
 		return func(ctx context.Context) error {
-			_, err := b.naiveShop.place(ctx, b.buyers[n].naive, email, next())
+			_, err := b.naiveShop.place(ctx, buyer.naive, email, next())
 			return err
 		}, nothing, nil
 	}
@@ -74,10 +79,10 @@ func (b *bench) placeNaive(baskets func() basket) opener {
 
 func (b *bench) place(baskets func() basket) opener {
 	return func(_ context.Context, n int) (caller, func(), error) {
-		next := baskets()
+		next, buyer := baskets(), b.buyers[n%maxCallers]
 		return func(ctx context.Context) error {
 			got, err := b.orders.Place(ctx,
-				orders.PlaceOrder{CustomerID: b.buyers[n].id, Key: dedup.Key(b.newKey()), Email: email, Lines: next()})
+				orders.PlaceOrder{CustomerID: buyer.id, Key: dedup.Key(b.newKey()), Email: email, Lines: next()})
 			if err == nil && (got.Status != http.StatusCreated || got.Replayed) {
 				err = fmt.Errorf("status %d, replayed: %t", got.Status, got.Replayed)
 			}
@@ -126,8 +131,9 @@ func (b *bench) placeHTTP(to **server, baskets func() basket) opener {
 		if err != nil {
 			return nil, nil, err
 		}
+		buyer := b.buyers[n%maxCallers]
 		return func(context.Context) error {
-			got, err := client.post("/v1/orders", b.buyers[n].token, b.newKey(), body())
+			got, err := client.post("/v1/orders", buyer.token, b.newKey(), body())
 			if err != nil {
 				return err
 			}
