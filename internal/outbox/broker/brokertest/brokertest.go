@@ -84,12 +84,25 @@ func run(t *testing.T, newHarness func(t *testing.T) Harness, tests map[string]f
 			t.Parallel()
 			h := newHarness(t)
 			client := h.Connect(t)
-			if err := client.Open(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			Open(t, client)
 			test(t, &bundle{Harness: h, client: client, numbers: map[string]int64{}})
 		})
 	}
+}
+
+// Open opens the client, as a node does: it tries again while the broker is too busy to answer.
+func Open(t *testing.T, client broker.Broker) {
+	t.Helper()
+	shoptest.Eventually(t, patience, "the broker is open", func() bool {
+		err := client.Open(within(t))
+		if errors.Is(err, broker.ErrForgets) {
+			t.Fatal(err)
+		}
+		if err != nil {
+			t.Log(err)
+		}
+		return err == nil
+	})
 }
 
 type bundle struct {
@@ -360,9 +373,7 @@ func testTwoConsumers(t *testing.T, b *bundle) {
 
 func testTwoNodes(t *testing.T, b *bundle) {
 	other := b.Connect(t)
-	if err := other.Open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	Open(t, other)
 	nodes := []*Consumer{Consume(t, b.client, Receipts, Ack), Consume(t, other, Receipts, Ack)}
 	const n = 200
 	for i := range n {
@@ -401,9 +412,7 @@ func testRedelivery(t *testing.T, b *bundle) {
 
 func testLateAck(t *testing.T, b *bundle) {
 	other := b.Connect(t)
-	if err := other.Open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	Open(t, other)
 	held := make(chan struct{})
 	release := sync.OnceFunc(func() { close(held) })
 	var first atomic.Bool

@@ -45,9 +45,7 @@ func (s *server) connect(t *testing.T, cell string) *Broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	if err := b.Open(within60(t)); err != nil {
-		t.Fatal(err)
-	}
+	brokertest.Open(t, b)
 	return b
 }
 
