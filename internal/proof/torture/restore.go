@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -114,8 +115,9 @@ func (r *run) recoverDatabase(ctx context.Context) error {
 	if !state.Success() {
 		r.fail("restore", fmt.Sprintf("shop recover: %s; see recover.log", state))
 	}
-	report, err := os.ReadFile(filepath.Join(r.dir, "recover.log"))
-	r.tell("recovered\n%s", report)
+	log, err := os.ReadFile(filepath.Join(r.dir, "recover.log"))
+	_, report, _ := strings.Cut(string(log), "\nevents ") // its last lines, below one line for each event
+	r.tell("recovered: events %s", strings.TrimSpace(report))
 	return err
 }
 
