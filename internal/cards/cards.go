@@ -209,8 +209,8 @@ func isUUID(text string) bool {
 	return true
 }
 
-// moment is a time of day with colons, or any with its date before it. Its fraction has up to nine
-// digits.
+// moment is a date and a time of day, or a time of day alone if its separators are colons. It may
+// have a fraction of up to nine digits.
 var moment = regexp.MustCompile(`^(?:(?:19|20)\d\d[-./_:](?:0[1-9]|1[0-2])[-./_:](?:0[1-9]|[12]\d|3[01])[-./_: Tt]` +
 	`(?:[01]\d|2[0-3])[-._:][0-5]\d[-._:][0-6]\d|(?:[01]\d|2[0-3]):[0-5]\d:[0-6]\d)(?:[-.,_:]\d{1,9})?`)
 

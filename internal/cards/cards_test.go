@@ -37,6 +37,7 @@ func TestFinds(t *testing.T) {
 			strings.ReplaceAll(four, " ", "\u200b"), strings.ReplaceAll(four, " ", "\t"),
 			strings.Join(strings.Split(number, ""), "."),
 			"2026-11-29T18:57:40 " + number, "2026-11-29T18:57:40.317260079Z-" + four, "18:57:40 " + number,
+			number + " 2026-11-29T18:57:40Z", four + "-18:57:40.317260079",
 			inScript(number, '０'), inScript(four, '٠'), inScript(number, '𝟘'),
 			strings.Repeat("1 ", 100) + number, "+49 " + number} {
 			if !cards.In(text) {
