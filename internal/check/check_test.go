@@ -289,7 +289,7 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			UPDATE charges SET status = 'pending', answer = NULL, answer_status = NULL, settled_at = NULL
 				WHERE order_id = '$declined'`, "I6 database"},
 		{"paid without a capture", `UPDATE provider_events SET state = 'dismissed';
-			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`, "I6 database"},
+			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`, "I6 database, I9 database"},
 		{"refunded and owed, which is forgotten", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET amount_refunded = 0 WHERE order_id = '$returned';
 			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges
@@ -365,6 +365,8 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 
 		{"a change without its event", `DELETE FROM outbox WHERE order_id = '$paid' AND type = 'order.paid'`,
 			"I9 database"},
+		{"a decline without its event", `UPDATE outbox SET payload = payload - 'origin'
+			WHERE order_id = '$declined' AND type = 'order.payment_declined'`, "I9 database"},
 		{"an event without its order", `INSERT INTO outbox (id, type, order_id, payload)
 			VALUES ($new, 'order.placed', gen_random_uuid(), '{"status":"placed"}')`, "I9 database"},
 		{"an event of another total", `UPDATE outbox SET payload = payload || '{"total":1}'

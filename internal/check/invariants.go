@@ -337,7 +337,12 @@ const eventsTell = `
 	SELECT e.id::text, format('%s tells of an order of %s %s, order %s is about %s %s', e.type, e.payload->>'total',
 		e.payload->>'currency', o.id, o.total, o.currency)
 	FROM steps e JOIN orders o ON o.id = e.order_id
-	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)`
+	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)
+	UNION ALL
+	SELECT c.id::text, format('the charge for order %s was declined, and no event tells so', o.id)
+	FROM charges c JOIN orders o ON o.id = c.order_id LEFT JOIN outbox e ON e.order_id = c.order_id
+		AND e.type IN ('order.payment_declined', 'payment.declined_late') AND e.payload->'origin'->>'charge_id' = c.id::text
+	WHERE c.status = 'declined' AND e.id IS NULL AND o.erased_at IS NULL AND NOT coalesce(` + partly + `, false)`
 
 const eventsConsumed = `
 	SELECT id::text, format('%s of order %s waits to be sent for %s s', type, order_id,

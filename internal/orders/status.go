@@ -38,6 +38,10 @@ const (
 	EventExpired         = "order.expired"
 )
 
+// EventDeclinedLate tells of a payment that was declined when its order had ended. The order stays as
+// it is.
+const EventDeclinedLate = "payment.declined_late"
+
 // edge is a change of status that an order may make.
 type edge struct{ from, to Status }
 
@@ -155,6 +159,20 @@ func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locke
 	return outbox.EnqueueTx(ctx, tx, events...)
 }
 
+// TellDeclinedLateTx queues the event of a payment that was declined when its locked order had ended.
+// Origin is that of a Change.
+func (s *Service) TellDeclinedLateTx(ctx context.Context, tx *pg.Pipe, locked *Locked, id uuid.UUID, origin any) error {
+	order, err := locked.Order(id)
+	if err != nil {
+		return err
+	}
+	event, err := newEvent(EventDeclinedLate, order, origin)
+	if err != nil {
+		return err
+	}
+	return outbox.EnqueueTx(ctx, tx, event)
+}
+
 // ReturnStockTx queues the return of a sold order's units, once.
 func (s *Service) ReturnStockTx(ctx context.Context, tx *pg.Pipe, orderID uuid.UUID) error {
 	return moveStockTx(ctx, tx, ordersdb.MoveStockParams{OrderIds: []uuid.UUID{orderID}, Kinds: []string{"returned"}})
@@ -179,7 +197,7 @@ func moveStockTx(ctx context.Context, tx *pg.Pipe, moves ordersdb.MoveStockParam
 	return nil
 }
 
-// newEvent returns the event of a change to the order.
+// newEvent returns an event about the order.
 func newEvent(eventType string, order Order, origin any) (outbox.NewEvent, error) {
 	id, err := uuid.NewV7()
 	if err != nil {

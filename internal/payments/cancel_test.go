@@ -76,7 +76,8 @@ func TestCancelInEveryState(t *testing.T) {
 			b.line.cut()
 			b.charge(t, o, dedup.Key(o.ID.String()), 202)
 			b.started(t, "charges", "1 minute")
-		}, nil, "canceled | declined not_captured 0 | reserved released | placed paying canceled"},
+		}, nil, "canceled | declined not_captured 0 | reserved released | " +
+			"placed paying canceled payment.declined_late"},
 		"unknown, captured": {func(o orders.Order) {
 			b.line.onCapture(loseAnswer)
 			b.charge(t, o, dedup.Key(o.ID.String()), 202)
@@ -167,7 +168,8 @@ func TestCanceledWhileUnknownIsNeverCapturedAnew(t *testing.T) {
 	b.canceled(t, order, "k", orders.Canceled)
 	b.timePasses(t)
 	b.reconcile(t)
-	b.expectTrail(t, order, "canceled | declined not_captured 0 | reserved released | placed paying canceled")
+	b.expectTrail(t, order, "canceled | declined not_captured 0 | reserved released | "+
+		"placed paying canceled payment.declined_late")
 	if asked, captures := b.line.asked.captures.Load(), b.line.captures(t, charge.ID); asked != 0 ||
 		len(captures) != 0 {
 		t.Errorf("asked %d times, captures %+v", asked, captures)

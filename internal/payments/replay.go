@@ -26,7 +26,7 @@ func (s *Service) ReplayTx(ctx context.Context, tx *pg.Pipe, event outbox.Event)
 	switch event.Type {
 	case orders.EventPaying:
 		return s.replayStartTx(ctx, tx, event)
-	case orders.EventPaid, orders.EventPaymentDeclined:
+	case orders.EventPaid, orders.EventPaymentDeclined, orders.EventDeclinedLate:
 		return s.replaySettleTx(ctx, tx, event)
 	}
 	var from cancellation
@@ -72,7 +72,7 @@ func (s *Service) replaySettleTx(ctx context.Context, tx *pg.Pipe, event outbox.
 		return err
 	}
 	capture := Capture{ID: from.ProviderID, Status: CaptureSucceeded}
-	if event.Type == orders.EventPaymentDeclined {
+	if event.Type != orders.EventPaid {
 		capture.Status, capture.DeclineCode = CaptureDeclined, from.DeclineCode
 	}
 	settled, err := s.settleTx(ctx, tx, outcome{from.ChargeID, event.OrderID, capture, unfenced})

@@ -253,6 +253,9 @@ func finalAnswer(charge Charge) (status int32, body []byte, err error) {
 type effects struct {
 	charges map[uuid.UUID]paymentsdb.Charge // one outcome can follow another for the same charge
 	changes []orders.Change
+	// declinedLate are charges that were declined when their order had ended. Their event is what a
+	// restore answers their keys from.
+	declinedLate []paymentsdb.Charge
 }
 
 func (e *effects) add(orderID uuid.UUID, v verdict) {
@@ -262,8 +265,11 @@ func (e *effects) add(orderID uuid.UUID, v verdict) {
 		}
 		e.charges[v.charge.ID] = v.charge
 	}
-	if v.order != "" {
+	switch {
+	case v.order != "":
 		e.changes = append(e.changes, orders.Change{OrderID: orderID, To: v.order, Origin: settledOf(v.charge)})
+	case v.write && v.charge.Status == string(Declined):
+		e.declinedLate = append(e.declinedLate, v.charge)
 	}
 }
 
@@ -287,6 +293,11 @@ func (s *Service) writeTx(ctx context.Context, tx *pg.Pipe, locked *orders.Locke
 	}
 	if err := paymentsdb.New(tx).SettleCharges(ctx, p); err != nil {
 		return fmt.Errorf("settle the charges: %w", err)
+	}
+	for _, charge := range e.declinedLate {
+		if err := s.orders.TellDeclinedLateTx(ctx, tx, locked, charge.OrderID, settledOf(charge)); err != nil {
+			return err
+		}
 	}
 	if len(e.changes) == 0 {
 		return nil
