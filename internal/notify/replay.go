@@ -52,7 +52,8 @@ func (s *Service) Recover(ctx context.Context, orderID uuid.UUID, paidAt time.Ti
 	if err != nil {
 		return 0, false, fmt.Errorf("store what became of a receipt: %w", err)
 	}
-	return fate, stored > 0, claim.Release(ctx)
+	s.warn(ctx, claim.Release(ctx)) // it ends by itself, too
+	return fate, stored > 0, nil
 }
 
 // redisPatience is how long a recovery waits for Redis, which has no say otherwise.

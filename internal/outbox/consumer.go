@@ -24,6 +24,9 @@ const (
 	handlers = 8
 	// fetchWait bounds how long RunOnce waits for an event.
 	fetchWait = 5 * time.Second
+	// settleTimeout is how long a consumer may take to end a delivery. A broker that dies never
+	// answers. What it has not confirmed is delivered again.
+	settleTimeout = 5 * time.Second
 	// consumerRetry is the pause after a failure of the broker.
 	consumerRetry = time.Second
 )
@@ -105,6 +108,8 @@ func (c *Consumer) process(ctx context.Context, d broker.Delivery) error {
 	ctx, span := c.startProcessing(ctx, d.Message)
 	err := c.call(ctx, d.Data)
 	tracing.End(span, err)
+	ctx, settled := context.WithTimeout(ctx, settleTimeout)
+	defer settled()
 	if err == nil {
 		handled.WithLabelValues(c.name, "done").Inc()
 		if d.Count > 1 {
