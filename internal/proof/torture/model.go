@@ -66,7 +66,9 @@ func step(s keyState, variant int, c call) (bool, keyState) {
 }
 
 // operations are the calls under a key, as Porcupine wants them. Of unanswered calls with one
-// meaning only the first matters: whatever a later one could have done, it could have.
+// meaning only the first matters: whatever a later one could have done, it could have. A call that
+// was not replayed stands for two: it binds the key, and at its end it has the answer. Between the
+// two, another call can be told with 202 how far it is.
 func operations(calls []call) []porcupine.Operation {
 	var all []porcupine.Operation
 	unanswered := map[int]int{}
@@ -84,6 +86,10 @@ func operations(calls []call) []porcupine.Operation {
 			unanswered[c.variant] = len(all)
 		}
 		all = append(all, op)
+		if c.bound() && !c.replayed {
+			op.Output = call{client: c.client, at: c.at, returned: c.returned, variant: c.variant}
+			all = append(all, op)
+		}
 	}
 	return all
 }

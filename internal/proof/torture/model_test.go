@@ -21,10 +21,14 @@ func withCode(c call, code string) call {
 	return c
 }
 
+func replayed(c call) call {
+	c.replayed = true
+	return c
+}
+
 func TestKeyHistories(t *testing.T) {
 	t.Parallel()
-	replay := said(5, 6, 0, 201, "a")
-	replay.replayed = true
+	replay := replayed(said(5, 6, 0, 201, "a"))
 	otherBytes := said(5, 6, 0, 201, "a")
 	otherBytes.body[1] = 1
 	for name, c := range map[string]struct {
@@ -48,6 +52,11 @@ func TestKeyHistories(t *testing.T) {
 			withCode(said(3, 4, 0, 409, ""), "out_of_stock")}, false},
 		"placed while another call is told to wait": {[]call{said(1, 4, 0, 201, "a"),
 			withCode(said(2, 3, 0, 409, ""), "request_in_progress")}, true},
+		"told how far the first call is": {[]call{said(1, 4, 0, 201, "a"),
+			replayed(said(2, 3, 0, 202, "a"))}, true},
+		"told of a call that has not begun": {[]call{replayed(said(1, 2, 0, 202, "a")), said(3, 4, 0, 201, "a")}, false},
+		"told of another call's row": {[]call{said(1, 4, 0, 201, "a"),
+			replayed(said(2, 3, 0, 202, "bb"))}, false},
 		"unknown, then final":      {[]call{said(1, 2, 0, 202, "a"), said(3, 4, 0, 201, "a")}, true},
 		"final, then unknown":      {[]call{said(1, 2, 0, 201, "a"), said(3, 4, 0, 202, "a")}, false},
 		"declined, then succeeded": {[]call{said(1, 2, 0, 402, "a"), said(3, 4, 0, 201, "a")}, false},
