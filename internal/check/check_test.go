@@ -289,7 +289,8 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			UPDATE charges SET status = 'pending', answer = NULL, answer_status = NULL, settled_at = NULL
 				WHERE order_id = '$declined'`, "I6 database"},
 		{"paid without a capture", `UPDATE provider_events SET state = 'dismissed';
-			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`, "I6 database, I9 database"},
+			UPDATE charges SET status = 'declined', answer_status = 402 WHERE order_id = '$paid'`,
+			"I6 database, I9 database"},
 		{"refunded and owed, which is forgotten", `UPDATE provider_events SET state = 'dismissed';
 			UPDATE charges SET amount_refunded = 0 WHERE order_id = '$returned';
 			DELETE FROM refunds WHERE charge_id = (SELECT id FROM charges

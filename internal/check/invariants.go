@@ -340,8 +340,9 @@ const eventsTell = `
 	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)
 	UNION ALL
 	SELECT c.id::text, format('the charge for order %s was declined, and no event tells so', o.id)
-	FROM charges c JOIN orders o ON o.id = c.order_id LEFT JOIN outbox e ON e.order_id = c.order_id
-		AND e.type IN ('order.payment_declined', 'payment.declined_late') AND e.payload->'origin'->>'charge_id' = c.id::text
+	FROM charges c JOIN orders o ON o.id = c.order_id
+		LEFT JOIN outbox e ON e.order_id = c.order_id AND e.payload->'origin'->>'charge_id' = c.id::text
+			AND e.type IN ('order.payment_declined', 'payment.declined_late')
 	WHERE c.status = 'declined' AND e.id IS NULL AND o.erased_at IS NULL AND NOT coalesce(` + partly + `, false)`
 
 const eventsConsumed = `

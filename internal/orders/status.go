@@ -38,8 +38,8 @@ const (
 	EventExpired         = "order.expired"
 )
 
-// EventDeclinedLate tells of a payment that was declined when its order had ended. The order stays as
-// it is.
+// EventDeclinedLate tells of a payment that was declined when its order had ended. The order stays
+// as it is.
 const EventDeclinedLate = "payment.declined_late"
 
 // edge is a change of status that an order may make.
@@ -159,8 +159,8 @@ func (s *Service) ChangeStatusTx(ctx context.Context, tx *pg.Pipe, locked *Locke
 	return outbox.EnqueueTx(ctx, tx, events...)
 }
 
-// TellDeclinedLateTx queues the event of a payment that was declined when its locked order had ended.
-// Origin is that of a Change.
+// TellDeclinedLateTx queues the event of a payment that was declined when its locked order had
+// ended. Origin is that of a Change.
 func (s *Service) TellDeclinedLateTx(ctx context.Context, tx *pg.Pipe, locked *Locked, id uuid.UUID, origin any) error {
 	order, err := locked.Order(id)
 	if err != nil {
