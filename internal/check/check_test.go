@@ -368,6 +368,9 @@ func breakData(t *testing.T, h *history, fired map[string]bool) {
 			"I9 database"},
 		{"a decline without its event", `UPDATE outbox SET payload = payload - 'origin'
 			WHERE order_id = '$declined' AND type = 'order.payment_declined'`, "I9 database"},
+		{"a late decline of an order that goes on", `INSERT INTO outbox (id, type, order_id, payload, sent_at)
+			SELECT $new, 'payment.declined_late', id, jsonb_build_object('status', status, 'total', total), now()
+			FROM orders WHERE id = '$placed'`, "I9 database"},
 		{"an event without its order", `INSERT INTO outbox (id, type, order_id, payload)
 			VALUES ($new, 'order.placed', gen_random_uuid(), '{"status":"placed"}')`, "I9 database"},
 		{"an event of another total", `UPDATE outbox SET payload = payload || '{"total":1}'

@@ -339,6 +339,12 @@ const eventsTell = `
 	FROM steps e JOIN orders o ON o.id = e.order_id
 	WHERE (e.payload->>'total', e.payload->>'currency') IS DISTINCT FROM (o.total::text, o.currency)
 	UNION ALL
+	SELECT e.id::text, format('%s tells of an order that is %s and costs %s, order %s is %s and costs %s', e.type,
+		e.payload->>'status', e.payload->>'total', o.id, o.status, o.total)
+	FROM outbox e JOIN orders o ON o.id = e.order_id
+	WHERE e.type = 'payment.declined_late' AND NOT (o.status IN ('canceled', 'expired')
+		AND (e.payload->>'status', e.payload->>'total') IS NOT DISTINCT FROM (o.status, o.total::text))
+	UNION ALL
 	SELECT c.id::text, format('the charge for order %s was declined, and no event tells so', o.id)
 	FROM charges c JOIN orders o ON o.id = c.order_id
 		LEFT JOIN outbox e ON e.order_id = c.order_id AND e.payload->'origin'->>'charge_id' = c.id::text

@@ -24,9 +24,11 @@ const (
 	handlers = 8
 	// fetchWait bounds how long RunOnce waits for an event.
 	fetchWait = 5 * time.Second
-	// settleTimeout is how long a consumer may take to end a delivery. A broker that dies never
-	// answers. What it has not confirmed is delivered again.
-	settleTimeout = 5 * time.Second
+	// settleTimeout bounds the broker's confirmation that a delivery has ended: a broker that dies
+	// never answers. What it has not confirmed is delivered again. An adapter may try twice.
+	settleTimeout = 10 * time.Second
+	// countTimeout bounds the count of an event's failures.
+	countTimeout = 5 * time.Second
 	// consumerRetry is the pause after a failure of the broker.
 	consumerRetry = time.Second
 )
@@ -108,8 +110,7 @@ func (c *Consumer) process(ctx context.Context, d broker.Delivery) error {
 	ctx, span := c.startProcessing(ctx, d.Message)
 	err := c.call(ctx, d.Data)
 	tracing.End(span, err)
-	ctx, settled := context.WithTimeout(ctx, settleTimeout)
-	defer settled()
+	d.Settlement = prompt{d.Settlement}
 	if err == nil {
 		handled.WithLabelValues(c.name, "done").Inc()
 		if d.Count > 1 {
@@ -147,6 +148,21 @@ func (c *Consumer) process(ctx context.Context, d broker.Delivery) error {
 	return nil
 }
 
+// prompt waits for the broker's confirmation no longer than settleTimeout.
+type prompt struct{ broker.Settlement }
+
+func (p prompt) Ack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	return p.Settlement.Ack(ctx)
+}
+
+func (p prompt) Dead(ctx context.Context, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	return p.Settlement.Dead(ctx, reason)
+}
+
 // call decodes the event and calls the handler. A panic is an error, so that one event cannot stop
 // the others.
 func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
@@ -165,6 +181,8 @@ func (c *Consumer) call(ctx context.Context, data []byte) (err error) {
 // countFailure adds a failure of the event and returns how many it has had. See docs/decisions.md,
 // D34.
 func (c *Consumer) countFailure(ctx context.Context, at broker.Place) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
 	n, err := c.db.CountFailure(ctx, outboxdb.CountFailureParams{Consumer: c.name, StreamSeq: at.Seq, StoredAt: at.At})
 	if err != nil {
 		return 0, fmt.Errorf("count the failure: %w", err)
@@ -174,6 +192,8 @@ func (c *Consumer) countFailure(ctx context.Context, at broker.Place) (uint64, e
 
 // forget drops the count of an event that has ended. A count that is left does no harm.
 func (c *Consumer) forget(ctx context.Context, at broker.Place) {
+	ctx, cancel := context.WithTimeout(ctx, countTimeout)
+	defer cancel()
 	err := c.db.ForgetFailures(ctx, outboxdb.ForgetFailuresParams{Consumer: c.name, StreamSeq: at.Seq, StoredAt: at.At})
 	if err != nil {
 		c.log.WarnContext(ctx, "a count of failures stays until its event is too old", "consumer", c.name, "error", err)
