@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +57,9 @@ func Run(m *testing.M) int {
 	if draws := flag.Lookup("rapid.checks"); raceDetector && draws != nil {
 		_ = draws.Value.Set("20") // the detector watches each step; the full number runs without it
 	}
+	// Tests wait for servers and deadlines more than they compute. A -parallel of the command line
+	// wins: m.Run reads it.
+	_ = flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 	code := m.Run()
 	if cluster.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -44,6 +44,7 @@ func TestLabPages(t *testing.T) {
 	// The tab asks for less motion, so the playback waits.
 	const hidden = `[...document.querySelectorAll('.step, .parting, .answer, .result, .counts')].filter(e =>
 		getComputedStyle(e).visibility == 'hidden').length`
+	b.await("the playback is set up", hidden+" > 0")
 	steps := eval[int](b, "document.querySelectorAll('.step').length")
 	if before := eval[int](b, hidden); steps < 8 || before != steps+7 {
 		t.Errorf("%d elements are hidden before the playback of %d steps", before, steps)

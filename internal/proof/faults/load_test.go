@@ -71,6 +71,11 @@ func (l *load) visit(client *apitest.Client, key string) {
 	var order struct{ ID string }
 	placed.JSON(l.w.t, &order)
 	l.insist(client, "pay-"+key, request{"/v1/orders/" + order.ID + "/charges", `{"payment_method":"pm_ok"}`})
+	// A crowd that never pauses would measure the machine.
+	select {
+	case <-l.leaving.Done():
+	case <-time.After(rand.N(60 * time.Millisecond)):
+	}
 }
 
 // insist sends the request until it is answered for good or the buyer leaves.
