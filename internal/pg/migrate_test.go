@@ -176,6 +176,7 @@ func schema(t *testing.T, pool *pgxpool.Pool) []string {
 // the migration ends once the report has, and an index is built beside them without any time-out.
 func TestMigrateUnderLoad(t *testing.T) {
 	t.Parallel()
+	shoptest.Long(t)
 	pool := shoptest.Pool(t, emptyDatabase(t))
 	exec(t, pool, `CREATE TABLE big AS SELECT n FROM generate_series(1, 1000000) n`)
 	files := fstest.MapFS{

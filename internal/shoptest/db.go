@@ -59,7 +59,7 @@ func Run(m *testing.M) int {
 	}
 	// Tests wait for servers and deadlines more than they compute. A -parallel of the command line
 	// wins: m.Run reads it.
-	_ = flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
+	_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	code := m.Run()
 	if cluster.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
