@@ -5,8 +5,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/fnv"
+	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
+	"github.com/onceshop/onceshop/db/migrations"
 	"github.com/onceshop/onceshop/internal/pg"
 	"github.com/onceshop/onceshop/internal/pg/pglocal"
 )
@@ -175,14 +180,104 @@ func startCluster() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cluster.server, cluster.err = pglocal.Start(ctx, pglocal.Config{
+	cluster.err = startFromTemplate(ctx, filepath.Join(cluster.dir, "data"))
+}
+
+// startFromTemplate starts the server on a copy of prepared data, which have the migrated database
+// template_shop. The test binaries of a checkout share the original. It is made anew if the schema
+// or the code that creates data has changed, or if no Postgres here can read it.
+func startFromTemplate(ctx context.Context, data string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	key, err := templateKey(root)
+	if err != nil {
+		return err
+	}
+	shared, unlock, err := sharedFolder("postgres", root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	original := filepath.Join(shared, key)
+	if copyData(ctx, original, data) == nil && startServer(ctx) == nil {
+		return nil
+	}
+	if err := os.RemoveAll(data); err != nil {
+		return err
+	}
+	if err := startServer(ctx); err != nil {
+		return err
+	}
+	if err := makeTemplate(ctx); err != nil {
+		return err
+	}
+	if err := cluster.server.Stop(ctx); err != nil {
+		return err
+	}
+	if err := keepOriginal(ctx, data, original); err != nil {
+		return err
+	}
+	return startServer(ctx)
+}
+
+// templateKey names the prepared data after all that shaped them.
+func templateKey(root string) (string, error) {
+	hash := fnv.New64a()
+	pglocalCode := os.DirFS(filepath.Join(root, "internal", "pg", "pglocal"))
+	for _, source := range []struct {
+		files   fs.FS
+		pattern string
+	}{{migrations.FS, "*.sql"}, {pglocalCode, "cluster.go"}} {
+		names, err := fs.Glob(source.files, source.pattern)
+		if err != nil {
+			return "", err
+		}
+		for _, name := range names {
+			text, err := fs.ReadFile(source.files, name)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(hash, "%s %d\n%s", name, len(text), text)
+		}
+	}
+	return fmt.Sprintf("data-%x", hash.Sum64()), nil
+}
+
+// keepOriginal replaces what is kept by a copy of the data of a stopped server.
+func keepOriginal(ctx context.Context, data, original string) error {
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(original), "*data-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range old {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	incomplete := filepath.Join(filepath.Dir(original), "new-"+filepath.Base(original))
+	if err := copyData(ctx, data, incomplete); err != nil {
+		return err
+	}
+	return os.Rename(incomplete, original)
+}
+
+// copyData copies the folder to a new one. Under root, the files keep the user who runs the server.
+func copyData(ctx context.Context, from, to string) error {
+	if out, err := exec.CommandContext(ctx, "cp", "-Rp", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy %s: %w\n%s", from, err, out)
+	}
+	return nil
+}
+
+func startServer(ctx context.Context) (err error) {
+	cluster.server, err = pglocal.Start(ctx, pglocal.Config{
 		Dir:      cluster.dir,
 		Volatile: true,
 		Settings: []string{"max_connections=300", "log_min_messages=fatal"},
 	})
-	if cluster.err == nil {
-		cluster.err = makeTemplate(ctx)
-	}
+	return err
 }
 
 // makeTemplate migrates one database; the tests' databases are copies of it.

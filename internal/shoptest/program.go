@@ -41,21 +41,12 @@ func buildProgram() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	hash := fnv.New64a()
-	hash.Write([]byte(root))
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("onceshop-program-%d-%x", os.Getuid(), hash.Sum64()))
-	if err := ownFolder(dir); err != nil {
-		return "", err
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	dir, unlock, err := sharedFolder("program", root)
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close()
 	// If several test binaries start together, one builds and the others wait for it.
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", dir, err)
-	}
+	defer unlock()
 	path := filepath.Join(dir, "shop")
 	build := exec.Command("go", "build", "-o", path, "./cmd/shop")
 	build.Dir = root
@@ -63,6 +54,26 @@ func buildProgram() (string, error) {
 		return "", fmt.Errorf("build the program: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// sharedFolder returns a folder for this purpose that all test binaries of the checkout share. The
+// caller has it alone until unlock.
+func sharedFolder(purpose, root string) (dir string, unlock func(), err error) {
+	hash := fnv.New64a()
+	hash.Write([]byte(root))
+	dir = filepath.Join(os.TempDir(), fmt.Sprintf("onceshop-%s-%d-%x", purpose, os.Getuid(), hash.Sum64()))
+	if err := ownFolder(dir); err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		lock.Close()
+		return "", nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return dir, func() { lock.Close() }, nil
 }
 
 // ownFolder makes the folder unless it exists. Its name is known to every user of the machine, so a
