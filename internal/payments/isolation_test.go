@@ -33,7 +33,23 @@ func (b *bundle) hold(t testing.TB, sql string, args ...any) (release func()) {
 	}
 	release = func() { _ = conn.Close(context.WithoutCancel(t.Context())) }
 	t.Cleanup(release)
+	b.held = append(b.held, release)
 	return release
+}
+
+// letGo frees what hold has kept and settles the charges that begin then: the statements of a buyer
+// who has left may still wait at the server.
+func (b *bundle) letGo(t testing.TB) {
+	t.Helper()
+	for _, release := range b.held {
+		release()
+	}
+	b.pool.Reset()
+	shoptest.Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
+		return b.count(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "+
+			"pg_backend_pid()") == 0
+	})
+	b.settleAll(t)
 }
 
 // One bad buyer or row leaves the other buyers most of their speed.
@@ -100,6 +116,7 @@ func TestOneBadChargeDoesNotStopTheOthers(t *testing.T) {
 					return true
 				})
 			}))
+			b.letGo(t)
 		})
 	}
 }

@@ -42,6 +42,7 @@ type bundle struct {
 	line   *line
 	log    *shoptest.Transcript
 	alice  uuid.UUID
+	held   []func() // ends what hold keeps
 }
 
 // setup returns a shop that sells 1,000,000 COINs at 1.00. When the test ends, the invariants must
