@@ -14,10 +14,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/onceshop/onceshop/internal/app"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // The check finds the running demo, is clean after an order, and finds what somebody broke.
 func TestCheckOnTheDemo(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	dir := dataDir(t)
 	d := startDemo(t, dir)

@@ -195,6 +195,7 @@ func TestDemoLifeCycle(t *testing.T) {
 
 // A second demo takes other ports, and not the first one's data.
 func TestTwoDemos(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	dir := dataDir(t)
 	first, second := startDemo(t, dir), startDemo(t, dataDir(t))
@@ -235,6 +236,7 @@ func TestNamedPortIsTaken(t *testing.T) {
 
 // Tools find the running demo by its data folder.
 func TestToolsOnTheDemo(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	dir := dataDir(t)
 	d := startDemo(t, dir)
@@ -292,6 +294,7 @@ func TestToolsOnTheDemo(t *testing.T) {
 
 // A site that points its own name at this machine gets nothing from any of the demo's ports.
 func TestDemoRefusesForeignHosts(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	dir := dataDir(t)
 	d := startDemo(t, dir)

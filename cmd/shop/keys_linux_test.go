@@ -16,6 +16,7 @@ import (
 // On a terminal the demo takes keys: it checks itself, and kills a node between the charge and its
 // record, after which the payment is final and everything happened once.
 func TestKeysOfTheDemo(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	needs(t, "demo")
 	shoptest.DatabaseURL(t) // skips without Postgres

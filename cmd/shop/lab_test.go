@@ -15,6 +15,7 @@ import (
 )
 
 func TestLabOnTheDemo(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	needs(t, "lab", "demo")
 	dir := dataDir(t)
@@ -80,6 +81,7 @@ func labProcess(t *testing.T, args ...string) (cmd *exec.Cmd, output *shoptest.T
 }
 
 func TestLabAlone(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	cmd, output, left := labProcess(t, "redis-two-nodes", "unique-double-click")
 	err := cmd.Run()
@@ -112,6 +114,7 @@ func plainText(t *testing.T, output string) {
 
 // Ctrl-C in the middle of an experiment ends its servers too.
 func TestLabStops(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	cmd, output, left := labProcess(t)
 	if err := cmd.Start(); err != nil {

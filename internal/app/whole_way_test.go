@@ -119,6 +119,7 @@ func TestRedisDiesWhileReceiptsAreSent(t *testing.T) {
 
 // The broker is away: checkout goes on, and the backlog drains when it is back.
 func TestCheckoutWithoutBroker(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	nats := newBroker(t)
 	shop := apptest.Start(t, 1, func(c *app.Config) { c.BrokerURL = nats.url })

@@ -633,6 +633,7 @@ func lookWithoutWitnesses(t *testing.T, h *history) {
 
 // A check between any two statements of a busy shop finds nothing.
 func TestBusyShop(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	shop := apptest.Start(t, 2, func(c *app.Config) { c.ProviderTimeout = 300 * time.Millisecond })
 	ctx, stop := context.WithCancel(t.Context())

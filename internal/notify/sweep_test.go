@@ -176,6 +176,7 @@ func start(t *testing.T, n node) (stop func()) {
 // A thousand mails that are put off for ever: their events are acknowledged, other buyers get their
 // receipts beside them, the pauses grow in the rows, and each ends as a dead letter.
 func TestReceiptsPutOffForEver(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	s := newShop(t)
 	o, smtpURL := openOffice(t)
@@ -428,6 +429,7 @@ func TestReasonsAreTextWithoutTheBuyer(t *testing.T) {
 
 // Receipts that are put off or refused leave the others their throughput.
 func TestOneReceiptDoesNotStopTheOthers(t *testing.T) { //nolint:paralleltest // it measures
+	shoptest.Long(t)
 	const many = 400
 	s := newShop(t)
 	o, smtpURL := openOffice(t)

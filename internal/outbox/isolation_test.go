@@ -36,6 +36,7 @@ func runRelay(t *testing.T, r *Relay) {
 // A thousand events that cannot be published, older than all others: the others are sent, and the
 // pauses of the thousand grow in their rows until they can be published after all.
 func TestRelayGoesRoundWhatCannotBePublished(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	const many = relayBatch
 	for name, poison := range map[string]struct{ spoil, repair string }{
@@ -280,6 +281,7 @@ func TestBacklogIsCountedInPart(t *testing.T) {
 
 // One event in a thousand that cannot be published leaves the others their throughput.
 func TestOneEventDoesNotStopTheOthers(t *testing.T) { //nolint:paralleltest // it measures
+	shoptest.Long(t)
 	b := setup(t)
 	round := 0
 	shoptest.Isolated(t, 1, func(_ int, poisoned bool) time.Duration {
@@ -314,6 +316,7 @@ func TestOneEventDoesNotStopTheOthers(t *testing.T) { //nolint:paralleltest // i
 // A thousand poison events and more that wait for their next try do not keep others from delivery,
 // and each is buried after five tries, over nodes and restarts.
 func TestConsumerBuriesAThousandPoisons(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := setup(t)
 	const many = 1100

@@ -392,6 +392,7 @@ func TestRelayOfABacklogKeepsItsOrder(t *testing.T) {
 }
 
 func TestRelayOfABacklogLosesTheBroker(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := setup(t)
 	const events = 5 * relayBatch / 2

@@ -152,6 +152,7 @@ func TestChargeOfALockedOrder(t *testing.T) {
 
 // A charge that cannot be settled leaves the others most of their speed.
 func TestOneChargeDoesNotStopTheReconcilerOfOthers(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := setup(t)
 	poisoned := b.place(t)

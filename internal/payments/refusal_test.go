@@ -223,6 +223,7 @@ func TestRefundOutsideThenTheRest(t *testing.T) {
 // Eight keys meet at each of a thousand orders, and the provider answers at once: no refusal is
 // untrue of its order.
 func TestEightKeysOfOneOrder(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	const many, keys = 500, 8
 	for _, method := range []string{"pm_ok", "pm_declined"} {

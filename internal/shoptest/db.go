@@ -32,6 +32,7 @@ import (
 var cluster struct {
 	once   sync.Once
 	server *pglocal.Server
+	admin  *pgxpool.Pool
 	dir    string
 	err    error
 	count  atomic.Int64
@@ -68,7 +69,7 @@ func Run(m *testing.M) int {
 	code := m.Run()
 	if cluster.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		if err := cluster.server.Stop(ctx); err != nil {
+		if err := stopServer(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "stop the tests' Postgres:", err)
 			code = 1
 		}
@@ -202,7 +203,7 @@ func startFromTemplate(ctx context.Context, data string) error {
 	defer unlock()
 	original := filepath.Join(shared, key)
 	if copyData(ctx, original, data) == nil && startServer(ctx) == nil {
-		return nil
+		return enterTemplate(ctx)
 	}
 	if err := os.RemoveAll(data); err != nil {
 		return err
@@ -213,13 +214,26 @@ func startFromTemplate(ctx context.Context, data string) error {
 	if err := makeTemplate(ctx); err != nil {
 		return err
 	}
-	if err := cluster.server.Stop(ctx); err != nil {
+	if err := stopServer(ctx); err != nil {
 		return err
 	}
 	if err := keepOriginal(ctx, data, original); err != nil {
 		return err
 	}
-	return startServer(ctx)
+	if err := startServer(ctx); err != nil {
+		return err
+	}
+	return enterTemplate(ctx)
+}
+
+// enterTemplate makes the server write its catalogue cache of template_shop. The copies have it
+// too; without it, the first session of each test would read the catalogue.
+func enterTemplate(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, urlOf("template_shop"))
+	if err != nil {
+		return fmt.Errorf("connect to the tests' Postgres: %w", err)
+	}
+	return conn.Close(ctx)
 }
 
 // templateKey names the prepared data after all that shaped them.
@@ -277,7 +291,16 @@ func startServer(ctx context.Context) (err error) {
 		Volatile: true,
 		Settings: []string{"max_connections=300", "log_min_messages=fatal"},
 	})
+	if err != nil {
+		return err
+	}
+	cluster.admin, err = pgxpool.New(ctx, cluster.server.URL())
 	return err
+}
+
+func stopServer(ctx context.Context) error {
+	cluster.admin.Close()
+	return cluster.server.Stop(ctx)
 }
 
 // makeTemplate migrates one database; the tests' databases are copies of it.
@@ -306,12 +329,7 @@ func urlOf(database string) string {
 func admin(statement string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, cluster.server.URL())
-	if err != nil {
-		return fmt.Errorf("connect to the tests' Postgres: %w", err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, statement); err != nil {
+	if _, err := cluster.admin.Exec(ctx, statement); err != nil {
 		return fmt.Errorf("%s: %w", statement, err)
 	}
 	return nil

@@ -26,17 +26,21 @@ func Race[T any](n int, run func(i int) T) []T {
 }
 
 // Eventually waits until the condition holds. It fails the test if it does not hold within the
-// time.
+// time. It looks every ten milliseconds, and less often if a look takes long, to leave the machine
+// to what the test waits for.
 func Eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.After(within)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
+	for {
+		begin := time.Now()
+		if holds() {
+			return
+		}
+		pause := min(max(4*time.Since(begin), 10*time.Millisecond), 100*time.Millisecond)
 		select {
 		case <-deadline:
 			t.Fatalf("not within %s: %s", within, what)
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }

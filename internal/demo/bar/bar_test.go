@@ -35,6 +35,7 @@ func get(t *testing.T, url string) string {
 // The bar counts what the witnesses hold, turns red when an invariant breaks, and leads to the rows
 // that break it.
 func TestBarShowsWhatIsBroken(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := bar.New(nil)
 	shop := apptest.Start(t, 1, func(c *app.Config) { c.Sections = []app.Section{b.Section()} })

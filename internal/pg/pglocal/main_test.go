@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -113,6 +114,14 @@ func needPostgres(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 	t.Skip(err)
+}
+
+// long does what shoptest.Long does. That package needs this one and cannot be imported here.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CI") == "" && flag.Lookup("test.run").Value.String() == "" {
+		t.Skip("it takes long; -run . runs all")
+	}
 }
 
 // wantError fails unless err mentions every one of the words.

@@ -184,6 +184,7 @@ func TestNextStartRecovers(t *testing.T) {
 }
 
 func TestHalfFinishedInitdbIsRedone(t *testing.T) {
+	long(t)
 	t.Parallel()
 	_, err := machine(t.Context()).find(deadline(t), 0, nil, func(string) {})
 	needPostgres(t, err)
@@ -205,6 +206,7 @@ func TestHalfFinishedInitdbIsRedone(t *testing.T) {
 }
 
 func TestCancelLeavesNothing(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, moment := range []string{"creating the database", "starting Postgres"} {
 		t.Run(moment, func(t *testing.T) {
@@ -253,6 +255,7 @@ func mentioned(t *testing.T, dir string) bool {
 }
 
 func TestStopInAHurry(t *testing.T) {
+	long(t)
 	t.Parallel()
 	c := Config{Dir: folder(t)}
 	p := mustStart(t, c)
@@ -300,6 +303,7 @@ func TestLeftoverServerIsStopped(t *testing.T) {
 }
 
 func TestStaleNote(t *testing.T) {
+	long(t)
 	t.Parallel()
 	dir := folder(t)
 	c := Config{Dir: dir, Volatile: true}
@@ -342,6 +346,7 @@ func TestStaleNote(t *testing.T) {
 
 // TestLiveServerIsNeverDoubled holds even when its note has lost its process id.
 func TestLiveServerIsNeverDoubled(t *testing.T) {
+	long(t)
 	t.Parallel()
 	dir := folder(t)
 	mustStop(t, mustStart(t, Config{Dir: dir}))

@@ -185,6 +185,7 @@ func TestBodies(t *testing.T) {
 // Whoever sends a byte now and then holds no connection open for long. The times are those of `shop
 // serve`.
 func TestSlowClients(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	shop := apptest.Start(t, 1)
 	const margin = 2 * time.Second

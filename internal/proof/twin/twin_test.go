@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/onceshop/onceshop/internal/proof/twin"
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // config tests s with all that a service can give.
@@ -171,6 +172,7 @@ func TestACP(t *testing.T) {
 
 // A service without ids in its answers is judged by the witness alone.
 func TestWithoutIDs(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	for name, c := range map[string]struct {
 		mistakes
