@@ -63,6 +63,7 @@ func next(t *testing.T, events <-chan string) string {
 }
 
 func TestNewsOfAnOrder(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	s := open(t, nil)
 	b := s.browser()

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { shoptest.Main(m) }
 
 // window is longer than a restart takes.
-const window = 10 * time.Second
+const window = 5 * time.Second
 
 func TestNATS(t *testing.T) {
 	t.Parallel()

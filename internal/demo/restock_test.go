@@ -1,4 +1,4 @@
-package restock_test
+package demo_test
 
 import (
 	"log/slog"

@@ -1,4 +1,4 @@
-package again_test
+package demo_test
 
 import (
 	"fmt"
@@ -19,12 +19,10 @@ import (
 	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
-func TestMain(m *testing.M) { shoptest.Main(m) }
-
 const patience = 30 * time.Second
 
-// start runs a shop whose nodes have the panel.
-func start(t *testing.T, nodes int) *apptest.Shop {
+// startWithPanel runs a shop whose nodes have the panel.
+func startWithPanel(t *testing.T, nodes int) *apptest.Shop {
 	t.Helper()
 	var shop *apptest.Shop
 	dir := t.TempDir()
@@ -186,7 +184,7 @@ func TestEveryButton(t *testing.T) {
 	for nodes := 1; nodes <= 2; nodes++ {
 		t.Run(strconv.Itoa(nodes), func(t *testing.T) {
 			t.Parallel()
-			shop := start(t, nodes)
+			shop := startWithPanel(t, nodes)
 			g := newGuest(t, shop.Nodes[0])
 			order := g.buy("pm_ok")
 			g.awaitReceipt(order)
@@ -216,7 +214,7 @@ func TestEveryButton(t *testing.T) {
 
 func TestPressesOfOthers(t *testing.T) {
 	t.Parallel()
-	shop := start(t, 1)
+	shop := startWithPanel(t, 1)
 	g := newGuest(t, shop.Nodes[0])
 	order := g.buy("pm_ok")
 	g.awaitReceipt(order)
@@ -251,7 +249,7 @@ func TestPressesOfOthers(t *testing.T) {
 // The presses that the page's script held back are attempts.
 func TestHeldBack(t *testing.T) {
 	t.Parallel()
-	shop := start(t, 1)
+	shop := startWithPanel(t, 1)
 	g := newGuest(t, shop.Nodes[0])
 	order := g.buy("pm_ok")
 	g.awaitReceipt(order)
@@ -269,7 +267,7 @@ func TestHeldBack(t *testing.T) {
 // An order that is not paid has only those buttons that cannot pay for it.
 func TestUnpaidOrder(t *testing.T) {
 	t.Parallel()
-	shop := start(t, 1)
+	shop := startWithPanel(t, 1)
 	g := newGuest(t, shop.Nodes[0])
 	order := g.buy("pm_declined")
 	panel := strings.Replace(order, "/orders", "/again", 1)

@@ -1,7 +1,6 @@
-package twice_test
+package demo_test
 
 import (
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,30 +9,8 @@ import (
 	"github.com/onceshop/onceshop/internal/app"
 	"github.com/onceshop/onceshop/internal/app/apptest"
 	"github.com/onceshop/onceshop/internal/demo/twice"
-	"github.com/onceshop/onceshop/internal/shoptest"
 	"github.com/onceshop/onceshop/web/docs"
 )
-
-func TestMain(m *testing.M) { shoptest.Main(m) }
-
-func send(t *testing.T, method, address string) (status int, body string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, address, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Close = true
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer.StatusCode, string(text)
-}
 
 // TestSendTwice presses the button of every call that needs a key.
 func TestSendTwice(t *testing.T) {
