@@ -123,6 +123,7 @@ func TestStreamsEndWithTheDrain(t *testing.T) {
 // One guest holds no more than a share of the streams, and one address no more than a larger one. A
 // stream that ends gives its place back.
 func TestShareOfTheStreams(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	draining := make(chan struct{})
 	s := open(t, func(w *web.Web) { w.Streams, w.Draining = web.NewStreams(100), draining })

@@ -20,6 +20,7 @@ var busSubscriptions = map[string]string{notify.ConsumerName: orders.EventPaid,
 // The whole shop with Service Bus as its broker, which crashes while orders are paid: each paid
 // order gets one receipt.
 func TestWholeWayOnServiceBus(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	broker := shoptest.StartServiceBus(t, shoptest.ServiceBusOptions{
 		Topic: servicebus.TopicOf(""), Subscriptions: busSubscriptions,

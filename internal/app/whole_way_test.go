@@ -93,6 +93,7 @@ func settledTwins[T any](t *testing.T, shop *apptest.Shop, path, key, body strin
 
 // Redis dies in the middle of sending: every paid order still gets exactly one receipt.
 func TestRedisDiesWhileReceiptsAreSent(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	redis := shoptest.StartRedis(t)
 	shop := apptest.Start(t, 2, func(c *app.Config) { c.RedisURL = redis.URL() })

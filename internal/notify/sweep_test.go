@@ -240,6 +240,7 @@ func TestReceiptsPutOffForEver(t *testing.T) {
 // A mail server that refuses the shop is no recipient's fault: the circuit holds all receipts, none
 // becomes a dead letter, few are tried, and all are sent when the server takes mail again.
 func TestReceiptsWhenTheServerRefusesTheShop(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		prefix string

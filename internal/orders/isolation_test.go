@@ -156,6 +156,7 @@ func TestBuyersOfALockedRow(t *testing.T) {
 
 // Orders that cannot expire keep no other from it, however many they are.
 func TestOrdersThatCannotExpire(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := setup(t)
 	const bad, good = 250, 10

@@ -14,6 +14,7 @@ import (
 // Lists of one customer or product step down their index, even if the statistics have seen only
 // another: the primary key would lead through all rows of the other.
 func TestListsOfOneStayOnTheirIndex(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	pool := shoptest.DB(t)
 	busy, other := uuid.New(), uuid.New()

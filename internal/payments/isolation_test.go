@@ -181,6 +181,7 @@ func TestOneChargeDoesNotStopTheReconcilerOfOthers(t *testing.T) {
 
 // Charges that cannot be settled do not keep the reconciler from the others.
 func TestReconcilePoison(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	b := setup(t)
 	const bad, good = 50, 50

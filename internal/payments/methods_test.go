@@ -201,6 +201,7 @@ func outage(t *testing.T, down *atomic.Bool) func(*app.Config) {
 // again, and all is settled when it is back. The outage lasts until the reconciler has looked in
 // vain.
 func TestProviderDown(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	var down atomic.Bool
 	shop := apptest.Start(t, 2, impatient, outage(t, &down))

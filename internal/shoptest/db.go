@@ -60,8 +60,8 @@ func Main(m *testing.M) {
 
 // Run is Main for tests whose libraries leave goroutines behind. It returns the exit code.
 func Run(m *testing.M) int {
-	if draws := flag.Lookup("rapid.checks"); raceDetector && draws != nil {
-		_ = draws.Value.Set("20") // the detector watches each step; the full number runs without it
+	if draws := flag.Lookup("rapid.checks"); draws != nil && (raceDetector || os.Getenv("CI") == "") {
+		_ = draws.Value.Set("20") // CI draws the full number, without the race detector
 	}
 	// Tests wait for servers and deadlines more than they compute. A -parallel of the command line
 	// wins: m.Run reads it.
@@ -226,8 +226,8 @@ func startFromTemplate(ctx context.Context, data string) error {
 	return enterTemplate(ctx)
 }
 
-// enterTemplate makes the server write its catalogue cache of template_shop. The copies have it
-// too; without it, the first session of each test would read the catalogue.
+// enterTemplate makes the server write its catalog cache of template_shop. The copies have it
+// too; without it, the first session of each test would read the catalog.
 func enterTemplate(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, urlOf("template_shop"))
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // What must be seen of the experiments with receipts: how often each effect of the naive twin
@@ -99,6 +101,7 @@ func wantSteps(t *testing.T, side Side, steps []Step, texts []string) {
 
 // Relays and consumers take whatever they find: those of one run must not find what is another's.
 func TestRelaysDoNotDisturbEachOther(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	l := setup(t)
 	var group sync.WaitGroup

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // How often each effect of the naive twin happens, and who stops the guarded one's duplicates.
@@ -70,6 +72,7 @@ func TestDiagrams(t *testing.T) {
 
 // Reconcilers meet the charges of other runs, and races share the connections.
 func TestRunsDoNotDisturbEachOther(t *testing.T) {
+	shoptest.Long(t)
 	t.Parallel()
 	l := setup(t)
 	var group sync.WaitGroup
