@@ -26,7 +26,7 @@ func startWithPanel(t *testing.T, nodes int) *apptest.Shop {
 	t.Helper()
 	var shop *apptest.Shop
 	dir := t.TempDir()
-	broker, err := embedded.StartNATS(dir)
+	broker, err := embedded.StartNATSAt(dir, "nats://shop:secret@"+shoptest.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,6 +155,7 @@ func (l *load) verify() {
 			t.Errorf("%d answers with the status %d", l.statuses[status], status)
 		}
 	}
+	l.w.Pool.Reset() // a fault may have ended its sessions
 	client := l.w.Alice(t)
 	for key, r := range l.requests {
 		if _, told := l.answers[key]; !told {

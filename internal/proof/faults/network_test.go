@@ -1,13 +1,18 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"github.com/onceshop/onceshop/internal/shoptest"
 )
 
 // network lies between the nodes and one server, and can be slow, silent or cut.
@@ -24,7 +29,9 @@ func through(t *testing.T, server string) (*network, string) {
 		t.Fatal(err)
 	}
 	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	n := &network{t: t, proxy: toxiproxy.NewProxy(api, t.Name(), "127.0.0.1:0", u.Host)}
+	// The network comes back on its address, which must not be an ephemeral port: a connection of
+	// another program could have it meanwhile.
+	n := &network{t: t, proxy: toxiproxy.NewProxy(api, t.Name(), shoptest.FreeAddr(t), u.Host)}
 	if err := n.proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -40,9 +47,7 @@ func (n *network) redirect(server string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.proxy.Update(&toxiproxy.Proxy{Listen: n.proxy.Listen, Upstream: u.Host, Enabled: true}); err != nil {
-		n.t.Fatal(err)
-	}
+	n.update(u.Host, true)
 }
 
 // down lets nobody through until up.
@@ -51,8 +56,19 @@ func (n *network) up()   { n.enable(true) }
 
 func (n *network) enable(enabled bool) {
 	n.t.Helper()
-	if err := n.proxy.Update(&toxiproxy.Proxy{Listen: n.proxy.Listen, Upstream: n.proxy.Upstream,
-		Enabled: enabled}); err != nil {
+	n.update(n.proxy.Upstream, enabled)
+}
+
+// update closes the proxy's port and opens it again. The kernel may need a moment to free a port to
+// which clients connect meanwhile.
+func (n *network) update(upstream string, enabled bool) {
+	n.t.Helper()
+	var err error
+	shoptest.Eventually(n.t, 10*time.Second, "the network has its port again", func() bool {
+		err = n.proxy.Update(&toxiproxy.Proxy{Listen: n.proxy.Listen, Upstream: upstream, Enabled: enabled})
+		return !errors.Is(err, syscall.EADDRINUSE)
+	})
+	if err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -29,14 +29,10 @@ func TestStreamsOfACluster(t *testing.T) {
 	}
 	cluster.wantReplicas(t, 3)
 
-	late, err := net.Listen("tcp", "127.0.0.1:0") // keeps a port free
-	if err != nil {
-		t.Fatal(err)
-	}
-	late.Close()
+	late := shoptest.FreeAddr(t)
 	settings := Settings{Window: 2 * time.Minute, MaxAge: time.Hour}
-	opened := opening(t, "nats://"+late.Addr().String(), settings)
-	forward(t, late.Addr().String(), cluster.servers[0].URL())
+	opened := opening(t, "nats://"+late, settings)
+	forward(t, late, cluster.servers[0].URL())
 	if err := <-opened; err != nil {
 		t.Fatal(err)
 	}
@@ -111,12 +107,11 @@ func newCluster(t *testing.T) *natsCluster {
 	for n := range 3 {
 		var ports [2]int
 		for i := range ports {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			addr, err := net.ResolveTCPAddr("tcp", shoptest.FreeAddr(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer listener.Close() // after all ports are taken
-			ports[i] = listener.Addr().(*net.TCPAddr).Port
+			ports[i] = addr.Port
 		}
 		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", ports[1])})
 		c.options = append(c.options, &server.Options{
