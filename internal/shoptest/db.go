@@ -186,7 +186,7 @@ func startCluster() {
 
 // startFromTemplate starts the server on a copy of prepared data, which have the migrated database
 // template_shop. The test binaries of a checkout share the original. It is made anew if the schema
-// or the code that creates data has changed, or if no Postgres here can read it.
+// or the code that creates data has changed, or if the Postgres here cannot read it.
 func startFromTemplate(ctx context.Context, data string) error {
 	root, err := moduleRoot()
 	if err != nil {
@@ -203,7 +203,12 @@ func startFromTemplate(ctx context.Context, data string) error {
 	defer unlock()
 	original := filepath.Join(shared, key)
 	if copyData(ctx, original, data) == nil && startServer(ctx) == nil {
-		return enterTemplate(ctx)
+		if enterTemplate(ctx) == nil {
+			return nil
+		}
+		if err := stopServer(ctx); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(data); err != nil {
 		return err
