@@ -129,7 +129,7 @@ var bugs = []struct {
 
 // longer is how long the runs with some bugs take, because their situation is rare. Refunds seldom
 // fail, and the next retry takes most of the keys that are freed.
-var longer = map[string]time.Duration{"a key freed after a failed refund": 90 * time.Second}
+var longer = map[string]time.Duration{"a key freed after a failed refund": time.Minute}
 
 // TestPlantedBugsAreFound builds the shop with each bug and tortures it, which takes one to two
 // minutes a bug: run it by make torture-bugs. A name in SHOP_TORTURE_BUGS picks one. While one shop

@@ -25,6 +25,10 @@ const maxPending = 100_000
 // it has heard nothing for twice as long, so a request that was lost delays events by that.
 const heartbeat = 5 * time.Second
 
+// recheck is when a subscription to which nothing has come looks again whether it has asked the
+// broker. See next.
+const recheck = 200 * time.Millisecond
+
 // subscription is a durable consumer of the event stream.
 type subscription struct {
 	*Broker
@@ -122,10 +126,15 @@ func (s *subscription) consume(ctx context.Context, atOnce int, handle func(cont
 	}
 }
 
-// next waits for a message until the subscription ends.
+// next waits for a message until the subscription ends. The client does not ask for more while its
+// last request is still on its way out, although the broker may have answered it already. It would
+// then wait for an answer to nothing, and notice after two heartbeats: so next calls it twice.
 func (s *subscription) next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	for {
-		msg, err := messages.Next()
+		msg, err := messages.Next(jetstream.NextMaxWait(recheck))
+		if errors.Is(err, nats.ErrTimeout) {
+			msg, err = messages.Next()
+		}
 		if err == nil {
 			return msg, nil
 		}
