@@ -136,13 +136,7 @@ func decode[T any](t testing.TB, body []byte) (v T) {
 // ends.
 func (b *bundle) deadlocks(t testing.TB) int {
 	t.Helper()
-	for _, pool := range append(b.nodes, b.pool) {
-		pool.Reset()
-	}
-	shoptest.Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
-		return b.count(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "+
-			"pg_backend_pid()") == 0
-	})
+	shoptest.EndSessions(t, append(b.nodes, b.pool)...)
 	return b.count(t, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 }
 

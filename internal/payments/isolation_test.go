@@ -44,11 +44,7 @@ func (b *bundle) letGo(t testing.TB) {
 	for _, release := range b.held {
 		release()
 	}
-	b.pool.Reset()
-	shoptest.Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
-		return b.count(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "+
-			"pg_backend_pid()") == 0
-	})
+	shoptest.EndSessions(t, b.pool)
 	b.settleAll(t)
 }
 

@@ -166,6 +166,23 @@ func Pool(t testing.TB, databaseURL string) *pgxpool.Pool {
 	return pool
 }
 
+// EndSessions returns when the database of the pools has no sessions but the one that looks. A
+// caller that has left may have a statement under way, and a pool may open one more for it.
+func EndSessions(t testing.TB, pools ...*pgxpool.Pool) {
+	t.Helper()
+	Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
+		var others int
+		if err := pools[0].QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity "+
+			"WHERE datname = current_database() AND pid <> pg_backend_pid()").Scan(&others); err != nil {
+			t.Fatal(err)
+		}
+		for _, pool := range pools {
+			pool.Reset()
+		}
+		return others == 0
+	})
+}
+
 func startCluster() {
 	base := ""
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
