@@ -115,6 +115,7 @@ func TestRefusedPoolKeepsTwo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	shoptest.Eventually(t, soon, "the others are closed", func() bool { return few.Stat().AcquiredConns() == 0 })
 	if n := few.Stat().TotalConns(); n != 2 {
 		t.Errorf("the pool has %d connections, want 2", n)
 	}
