@@ -166,8 +166,8 @@ func Pool(t testing.TB, databaseURL string) *pgxpool.Pool {
 	return pool
 }
 
-// EndSessions returns when the database of the pools has no sessions but the one that looks. A
-// caller that has left may have a statement under way, and a pool may open one more for it.
+// EndSessions closes the pools' sessions, also those that a pool still opens for a caller that has
+// left, and returns when their database has none but the one that looks.
 func EndSessions(t testing.TB, pools ...*pgxpool.Pool) {
 	t.Helper()
 	Eventually(t, 20*time.Second, "the other sessions have ended", func() bool {
