@@ -119,6 +119,11 @@ func (s *Service) settleRefundTx(ctx context.Context, tx *pg.Pipe, charge paymen
 		AnswerStatus: refund.AnswerStatus, Pause: pendingPause(refund.Attempt)}); err != nil {
 		return refund, fmt.Errorf("settle the refund: %w", err)
 	}
+	if given.Status == RefundFailed { // another refund may have waited for what this one had reserved
+		if err := db.HurryEvents(ctx, charge.ID); err != nil {
+			return refund, fmt.Errorf("hurry the events: %w", err)
+		}
+	}
 	outcomes.WithLabelValues("refund", refund.Status).Inc()
 	return refund, s.afterRefundTx(ctx, tx, locked, charge)
 }

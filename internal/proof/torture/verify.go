@@ -73,6 +73,7 @@ func (r *run) drain(ctx context.Context) (healed bool) {
 		err := pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM charges WHERE settled_at IS NULL)
 			+ (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown')) + (SELECT count(*) FROM outbox
 				WHERE sent_at IS NULL)
+			+ (SELECT count(*) FROM provider_events WHERE state = 'received' AND type LIKE 'refund.%')
 			+ (SELECT count(*) FROM outbox e WHERE e.type = 'order.paid' AND NOT EXISTS (SELECT FROM receipts r
 				WHERE r.order_id = e.order_id AND r.sent_at IS NOT NULL))`).Scan(&open)
 		return err == nil && open == 0, err

@@ -34,6 +34,19 @@ func (q *Queries) EventState(ctx context.Context, id string) (string, error) {
 	return state, err
 }
 
+const HurryEvents = `-- name: HurryEvents :exec
+UPDATE provider_events SET due_at = now() WHERE id IN (
+    SELECT id FROM provider_events WHERE charge_id = $1::uuid AND state = 'received' AND due_at > now()
+    FOR UPDATE SKIP LOCKED)
+`
+
+// HurryEvents makes the events due that wait for something of the charge. A worker that has locked
+// one of them will see what has changed.
+func (q *Queries) HurryEvents(ctx context.Context, chargeID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, HurryEvents, chargeID)
+	return err
+}
+
 const InsertEvent = `-- name: InsertEvent :one
 INSERT INTO provider_events (id, type, payload, facts, state, reason, charge_id, received_at)
 SELECT e.id, e.type, e.payload, e.facts, e.state, e.reason, coalesce(e.charge_id, c.id), clock_timestamp()
