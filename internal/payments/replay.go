@@ -89,7 +89,8 @@ func (s *Service) replaySettleTx(ctx context.Context, tx *pg.Pipe, event outbox.
 // Compared counts what the provider's records had.
 type Compared struct {
 	// Moved are the captures and refunds that moved money since the time, and Booked those that the
-	// tables lacked. Open are those of them that wait for an operator, or for their charge.
+	// tables lacked. Open are those of them that wait for an operator, for their charge, or for
+	// another refund of it to fail.
 	Moved, Booked, Open int
 }
 

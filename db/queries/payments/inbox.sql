@@ -42,8 +42,8 @@ UPDATE provider_events AS e SET tries = e.tries + 1, due_at = later.due_at,
     reason = CASE WHEN e.tries + 1 < sqlc.arg(max_tries)::int THEN e.reason ELSE sqlc.arg(reason)::text END
 FROM later WHERE e.id = later.id AND e.state = 'received';
 
--- HurryEvents makes the events due that wait for something of the charge. A worker that has locked
--- one of them will see what has changed.
+-- HurryEvents makes the events due that wait for something of the charge. It skips those
+-- that a worker has locked, which waits for the charge and will see the change.
 -- name: HurryEvents :exec
 UPDATE provider_events SET due_at = now() WHERE id IN (
     SELECT id FROM provider_events WHERE charge_id = sqlc.arg(charge_id)::uuid AND state = 'received' AND due_at > now()

@@ -40,8 +40,8 @@ UPDATE provider_events SET due_at = now() WHERE id IN (
     FOR UPDATE SKIP LOCKED)
 `
 
-// HurryEvents makes the events due that wait for something of the charge. A worker that has locked
-// one of them will see what has changed.
+// HurryEvents makes the events due that wait for something of the charge. It skips those
+// that a worker has locked, which waits for the charge and will see the change.
 func (q *Queries) HurryEvents(ctx context.Context, chargeID uuid.UUID) error {
 	_, err := q.db.Exec(ctx, HurryEvents, chargeID)
 	return err
