@@ -2,8 +2,10 @@ package browsertest
 
 import (
 	"bytes"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -55,4 +57,36 @@ func cutOrders(proxy *shoptest.Proxy, fate shoptest.Fate) *atomic.Int64 {
 		return fate
 	})
 	return &cut
+}
+
+// While the connection for a page's news is slow to open, nothing of the buyer's is in flight: the
+// button to pay looks ready.
+func TestPayButtonWhileNewsIsAskedFor(t *testing.T) {
+	t.Parallel()
+	// The demo's page follows its order for an hour, however slow the machine is.
+	proxy, base := proxied(t, shoptest.Demo(t, shoptest.DatabaseURL(t), 1)[0])
+	b := newGuest(t, base)
+	b.toOrderButton("pm_declined")
+	asked, answer := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(answer) })
+	ask := sync.OnceFunc(func() { close(asked) })
+	proxy.OnSend(func(request []byte) shoptest.Fate {
+		line, _, _ := bytes.Cut(request, []byte("\r\n"))
+		if bytes.HasPrefix(line, []byte("GET /orders/")) && bytes.Contains(line, []byte("/events ")) {
+			ask()
+			<-answer
+		}
+		return shoptest.Pass
+	})
+	b.click(orderButton)
+	b.awaitPage("/orders/")
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("the page does not ask for news")
+	}
+	const pay = `document.querySelector('form[action$="/pay"] button')`
+	if opacity := eval[string](b, "getComputedStyle("+pay+").opacity"); opacity != "1" {
+		t.Errorf("the button's opacity is %s", opacity)
+	}
 }

@@ -57,9 +57,10 @@ func (b *tab) visit(v visit) {
 	b.inspect(v.name)
 }
 
-// inspect looks at the page that the tab shows in every way.
+// inspect looks at the page that the tab shows in every way, once no form is in flight.
 func (b *tab) inspect(name string) {
 	b.t.Helper()
+	b.await("no form is in flight", "document.querySelector('form.htmx-request') == null")
 	if n := eval[int](b, "document.querySelectorAll('[aria-current]').length"); n > 1 {
 		b.t.Errorf("%s: %d links are marked as the current page", name, n)
 	}
