@@ -25,7 +25,11 @@ func TestLab(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return b, b.Open(ctx)
+			if err := b.Open(ctx); err != nil {
+				b.Close()
+				return nil, err
+			}
+			return b, nil
 		},
 		Restart: func(context.Context) error {
 			s.Restart()

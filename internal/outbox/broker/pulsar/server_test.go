@@ -102,7 +102,12 @@ func startServer(t *testing.T, settings string) *server {
 		web: shoptest.FreeAddr(t), kill: func() {}}
 	s.proxy = shoptest.StartProxy(t, s.listen)
 	s.broker = s.proxy.Addr()
-	t.Cleanup(func() { s.kill() })
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			t.Logf("Pulsar's log:\n%s", s.log())
+		}
+	})
 	s.start()
 	return s
 }

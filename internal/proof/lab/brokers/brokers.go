@@ -22,7 +22,8 @@ type Target struct {
 	// Broker names the program and its version, as in "NATS JetStream 2.12.2".
 	Broker         string
 	Type, Consumer string
-	// Connect returns an open client that publishes under a name, where publishers have names.
+	// Connect returns an open client that publishes under a name, where publishers have names. It
+	// is called again after an error.
 	Connect func(ctx context.Context, publisher string) (broker.Broker, error)
 	// PassWindow returns when the broker has forgotten what was published before. It is nil if time
 	// does not make it forget.
@@ -133,7 +134,7 @@ type session struct {
 func base() int64 { return time.Now().UnixMicro() }
 
 func ask(ctx context.Context, target Target, q Question) (Answer, error) {
-	client, err := target.Connect(ctx, "shop")
+	client, err := target.connect(ctx, "shop")
 	if err != nil {
 		return Answer{}, err
 	}
@@ -175,20 +176,42 @@ func (s *session) publish(ctx context.Context, client broker.Broker, messages ..
 	return nil
 }
 
-func publishUntilTaken(ctx context.Context, client broker.Broker, m broker.Message) (broker.Ack, error) {
+func publishUntilTaken(ctx context.Context, client broker.Broker, m broker.Message) (ack broker.Ack, err error) {
+	err = untilTaken(ctx, func(ctx context.Context) error {
+		try, end := context.WithTimeout(ctx, answerTimeout/6)
+		defer end()
+		ack = client.Publish(try, []broker.Message{m})[0]
+		return ack.Err
+	})
+	if err != nil {
+		return ack, fmt.Errorf("publish: %w", err)
+	}
+	return ack, nil
+}
+
+// connect connects as Connect does, and tries again while the broker is starting.
+func (t Target) connect(ctx context.Context, publisher string) (client broker.Broker, err error) {
+	err = untilTaken(ctx, func(ctx context.Context) error {
+		client, err = t.Connect(ctx, publisher)
+		return err
+	})
+	return client, err
+}
+
+// untilTaken tries until the broker takes it. A broker that was killed may be starting, and Pulsar
+// says for a while that it has nowhere to store.
+func untilTaken(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for {
-		try, end := context.WithTimeout(ctx, answerTimeout/6)
-		ack := client.Publish(try, []broker.Message{m})[0]
-		end()
-		if ack.Err == nil {
-			return ack, nil
+		err := try(ctx)
+		if err == nil || errors.Is(err, broker.ErrForgets) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return ack, fmt.Errorf("publish: %w", ack.Err)
-		case <-time.After(200 * time.Millisecond): // the broker may be starting
+			return err
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }

@@ -49,7 +49,11 @@ func TestNATS(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return b, b.Open(ctx)
+			if err := b.Open(ctx); err != nil {
+				b.Close()
+				return nil, err
+			}
+			return b, nil
 		},
 		PassWindow: func(ctx context.Context) error {
 			select {
@@ -82,7 +86,11 @@ func TestServiceBus(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return b, b.Open(ctx)
+			if err := b.Open(ctx); err != nil {
+				b.Close()
+				return nil, err
+			}
+			return b, nil
 		},
 		PassWindow: func(context.Context) error {
 			peer.Forward(window)

@@ -53,7 +53,7 @@ func (s *session) restart(ctx context.Context) error {
 }
 
 func otherPublisher(ctx context.Context, s *session) error {
-	other, err := s.Connect(ctx, "other")
+	other, err := s.connect(ctx, "other")
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func ourRelays(ctx context.Context, s *session) error {
 	if s.Pool == nil {
 		return notAskedError("no database here")
 	}
-	client, err := s.Connect(ctx, "relay")
+	client, err := s.connect(ctx, "relay")
 	if err != nil {
 		return err
 	}
