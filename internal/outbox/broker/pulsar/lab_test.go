@@ -25,11 +25,7 @@ func TestLab(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			if err := b.Open(ctx); err != nil {
-				b.Close()
-				return nil, err
-			}
-			return b, nil
+			return b, b.Open(ctx)
 		},
 		Restart: func(context.Context) error {
 			s.Restart()

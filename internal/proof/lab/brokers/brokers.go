@@ -22,8 +22,8 @@ type Target struct {
 	// Broker names the program and its version, as in "NATS JetStream 2.12.2".
 	Broker         string
 	Type, Consumer string
-	// Connect returns an open client that publishes under a name, where publishers have names. It
-	// is called again after an error.
+	// Connect returns an open client that publishes under a name, where publishers have names. With
+	// an error it may return a client to close.
 	Connect func(ctx context.Context, publisher string) (broker.Broker, error)
 	// PassWindow returns when the broker has forgotten what was published before. It is nil if time
 	// does not make it forget.
@@ -193,6 +193,9 @@ func publishUntilTaken(ctx context.Context, client broker.Broker, m broker.Messa
 func (t Target) connect(ctx context.Context, publisher string) (client broker.Broker, err error) {
 	err = untilTaken(ctx, func(ctx context.Context) error {
 		client, err = t.Connect(ctx, publisher)
+		if err != nil && client != nil {
+			client.Close()
+		}
 		return err
 	})
 	return client, err

@@ -49,11 +49,7 @@ func TestNATS(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			if err := b.Open(ctx); err != nil {
-				b.Close()
-				return nil, err
-			}
-			return b, nil
+			return b, b.Open(ctx)
 		},
 		PassWindow: func(ctx context.Context) error {
 			select {
@@ -86,11 +82,7 @@ func TestServiceBus(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			if err := b.Open(ctx); err != nil {
-				b.Close()
-				return nil, err
-			}
-			return b, nil
+			return b, b.Open(ctx)
 		},
 		PassWindow: func(context.Context) error {
 			peer.Forward(window)
