@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,7 +21,7 @@ const natsReady = 30 * time.Second
 type NATS struct {
 	server *server.Server
 	url    string
-	lock   *os.File
+	lock   *pglocal.FolderLock
 }
 
 // oneStart keeps servers that tests start at the same time apart: the library sets package

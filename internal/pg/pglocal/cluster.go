@@ -22,7 +22,7 @@ const leftoverPatience = 10 * time.Second // for a leftover server to stop, befo
 type cluster struct {
 	config   Config
 	dir      string              // absolute, without symbolic links
-	lock     *os.File            // held while a server may run
+	lock     *FolderLock         // held while a server may run
 	owner    *syscall.Credential // owns the data and runs the programs; nil: this process's user
 	binaries binaries
 }

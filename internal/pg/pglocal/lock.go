@@ -8,9 +8,19 @@ import (
 	"syscall"
 )
 
-// LockFolder creates dir if it is missing and locks it until the returned file is closed or the
-// process ends, even by a crash. Two servers on one data folder would destroy the data.
-func LockFolder(dir string) (*os.File, error) {
+// FolderLock is the lock of a folder.
+type FolderLock struct{ file *os.File }
+
+// Close unlocks the folder. To close the file would not do: a program that this process is starting
+// has a copy of it for a moment.
+func (l *FolderLock) Close() {
+	_ = syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN) // cannot fail for a file that is open
+	l.file.Close()
+}
+
+// LockFolder creates dir if it is missing and locks it until the lock is closed or the process
+// ends, even by a crash. Two servers on one data folder would destroy the data.
+func LockFolder(dir string) (*FolderLock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create the data folder (SHOP_DATA_DIR): %w", err)
 	}
@@ -20,7 +30,7 @@ func LockFolder(dir string) (*os.File, error) {
 	}
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
-		return file, nil
+		return &FolderLock{file}, nil
 	}
 	file.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
