@@ -144,9 +144,11 @@ loadManagerClassName=org.apache.pulsar.broker.loadbalance.NoopLoadManager
 		"java.base/jdk.internal.platform"} {
 		args = append(args, "--add-opens", opened+"=ALL-UNNAMED")
 	}
-	args = append(args, "-Dio.netty.tryReflectionSetAccessible=true", "-cp", filepath.Join(s.jars, "*"),
-		"org.apache.pulsar.PulsarStandaloneStarter", "--config", config, "-nfw", "-nss",
-		"--metadata-url", "rocksdb://"+filepath.Join(s.dir, "meta"), "--bookkeeper-dir", filepath.Join(s.dir, "bk"))
+	// A killed server leaves 13 MB of native libraries in its directory for temporary files.
+	args = append(args, "-Djava.io.tmpdir="+s.dir, "-Dio.netty.tryReflectionSetAccessible=true",
+		"-cp", filepath.Join(s.jars, "*"), "org.apache.pulsar.PulsarStandaloneStarter", "--config", config,
+		"-nfw", "-nss", "--metadata-url", "rocksdb://"+filepath.Join(s.dir, "meta"),
+		"--bookkeeper-dir", filepath.Join(s.dir, "bk"))
 	cmd := exec.Command("java", args...)
 	cmd.Dir = s.dir
 	out, err := os.Create(filepath.Join(s.dir, "log"))
