@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // FolderLock is the lock of a folder.
@@ -18,8 +19,12 @@ func (l *FolderLock) Close() {
 	l.file.Close()
 }
 
+// dying is how long a process that was just killed may still hold its files.
+const dying = 2 * time.Second
+
 // LockFolder creates dir if it is missing and locks it until the lock is closed or the process
-// ends, even by a crash. Two servers on one data folder would destroy the data.
+// ends, even by a crash. Two servers on one data folder would destroy the data. If another process
+// has the lock, LockFolder waits two seconds for its end.
 func LockFolder(dir string) (*FolderLock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create the data folder (SHOP_DATA_DIR): %w", err)
@@ -28,7 +33,12 @@ func LockFolder(dir string) (*FolderLock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder (SHOP_DATA_DIR): %w", err)
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	until := time.Now().Add(dying)
+	err = tryLock(file)
+	for errors.Is(err, syscall.EWOULDBLOCK) && time.Now().Before(until) {
+		<-time.After(10 * time.Millisecond)
+		err = tryLock(file)
+	}
 	if err == nil {
 		return &FolderLock{file}, nil
 	}
@@ -38,4 +48,8 @@ func LockFolder(dir string) (*FolderLock, error) {
 			"another folder", dir)
 	}
 	return nil, fmt.Errorf("lock %s: %w", dir, err)
+}
+
+func tryLock(file *os.File) error {
+	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
