@@ -17,17 +17,23 @@ import (
 )
 
 const (
-	serverVersion = "4.0.7"
-	// downloadTimeout bounds the download of the server, of about 235 MB.
+	// serverVersion has BookKeeper 4.17.3 or newer. After a crash, a server with an older one may
+	// register its bookie again and again without end, and refuse producers in between.
+	serverVersion = "4.2.4"
+	// downloadTimeout bounds the download of the server, of about 245 MB.
 	downloadTimeout = 8 * time.Minute
 	// readyWithin bounds the start of a server, on a busy machine.
 	readyWithin = 2 * time.Minute
 )
 
-// pom names the server. Its dependencies are the program.
+// pom names the server. Its dependencies are the program, in the versions that the parent sets.
 const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
-  <groupId>onceshop</groupId><artifactId>pulsar</artifactId><version>1</version>
+  <parent>
+    <groupId>org.apache.pulsar</groupId><artifactId>pulsar</artifactId><version>` + serverVersion + `</version>
+    <relativePath/>
+  </parent>
+  <artifactId>onceshop</artifactId>
   <dependencies><dependency>
     <groupId>org.apache.pulsar</groupId><artifactId>pulsar-broker</artifactId><version>` + serverVersion + `</version>
   </dependency></dependencies>
